@@ -1,0 +1,90 @@
+//! `metadata` of a request on the task, broadcast or mux queue, and of an engine's reply.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::wire::WireError;
+
+/// What the task scheduler reads from a request's metadata (ipyparallel `LoadBalancedView._really_apply`). Fields keep
+/// the shape in which they came; whether they make sense is for the scheduler to say, in a reply.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct TaskMetadata {
+    #[serde(default)]
+    pub targets: Option<Value>,
+    #[serde(default)]
+    pub after: Option<Value>,
+    #[serde(default)]
+    pub follow: Option<Value>,
+    #[serde(default)]
+    pub retries: Option<Value>,
+    #[serde(default)]
+    pub timeout: Option<Value>,
+    #[serde(default)]
+    pub label: Option<Value>,
+}
+
+impl TaskMetadata {
+    pub fn parse(json: &[u8]) -> Result<Self, WireError> {
+        if matches!(json, b"{}" | b"null") {
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(json).map_err(|_| WireError::Json)
+    }
+}
+
+/// What a scheduler reads from the metadata of an engine's reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct ReplyMetadata<'a> {
+    #[serde(borrow, default)]
+    pub status: Option<Cow<'a, str>>,
+    /// Absent means met.
+    #[serde(default)]
+    pub dependencies_met: Option<bool>,
+    #[serde(borrow, default)]
+    pub engine: Option<Cow<'a, str>>,
+    #[serde(default)]
+    pub is_coalescing: Option<bool>,
+    #[serde(borrow, default)]
+    pub original_msg_id: Option<Cow<'a, str>>,
+}
+
+impl<'a> ReplyMetadata<'a> {
+    pub fn parse(json: &'a [u8]) -> Result<Self, WireError> {
+        serde_json::from_slice(json).map_err(|_| WireError::Json)
+    }
+
+    pub fn is_ok(&self) -> bool {
+        self.status.as_deref() == Some("ok")
+    }
+
+    pub fn is_unmet(&self) -> bool {
+        self.dependencies_met == Some(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_fields_are_none_and_odd_ones_are_kept() {
+        assert_eq!(TaskMetadata::parse(b"{}").unwrap(), TaskMetadata::default());
+        let metadata = TaskMetadata::parse(br#"{"timeout":"soon","retries":2,"x":1}"#).unwrap();
+        assert_eq!(metadata.timeout, Some(Value::from("soon")));
+        assert_eq!(metadata.retries, Some(Value::from(2)));
+        assert!(TaskMetadata::parse(b"[1").is_err());
+    }
+
+    #[test]
+    fn a_reply_without_dependencies_met_has_them_met() {
+        let metadata = ReplyMetadata::parse(br#"{"status":"ok","engine":"e"}"#).unwrap();
+        assert!(metadata.is_ok() && !metadata.is_unmet());
+        assert!(
+            ReplyMetadata::parse(br#"{"status":"error","dependencies_met":false}"#)
+                .unwrap()
+                .is_unmet()
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! What travels between clients, controller and engines, and nothing else: frames, signatures, headers, ids and the
+//! documents of hub requests. Pure: no sockets, clocks or randomness, and no input of a peer can make it panic.
+//!
+//! The facts are those of ipyparallel 9.2 and of the Jupyter messaging specification that it extends.
+
+pub mod digests;
+pub mod engine_info;
+pub mod error;
+pub mod header;
+pub mod ids;
+pub mod message;
+pub mod metadata;
+pub mod signature;
+pub mod time;
+pub mod wire;
+
+pub use error::RemoteError;
+pub use header::Header;
+pub use ids::{ClusterId, EngineId, EngineUuid, Identity, MsgId};
+pub use message::{Composer, Outgoing};
+pub use metadata::TaskMetadata;
+pub use signature::Signer;
+pub use time::Timestamp;
+pub use wire::{DELIMITER, Wire, WireError};
