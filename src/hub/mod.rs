@@ -1,1 +1,248 @@
-//! (to be written)
+//! The registry of engines and the answers to clients' queries. Pure: requests and events go in, [`Action`]s come out.
+//!
+//! What the schedulers know (queues, loads, which task is where) stays with them: a query about it asks each of them for
+//! an answer and puts the answers together. So the hub is never behind, and costs nothing per task.
+
+mod inspection;
+mod queries;
+mod registry;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::protocol::{EngineId, EngineUuid, Identity};
+
+pub use inspection::{Inspection, QueueReport, Report, ReportedStatus};
+pub use registry::Departure;
+
+use inspection::Inspections;
+use registry::Registry;
+
+/// Names one question that was put to all schedulers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Told to engines, in milliseconds.
+    pub heartbeat_period_ms: u64,
+    /// A registration that shows no heartbeat for so long is dropped.
+    pub registration_timeout: Duration,
+    /// Schedulers that answer to changes of the registry and to inspections.
+    pub schedulers: usize,
+    /// What an engine's connection file says; part of the registration reply.
+    pub connection_info: Value,
+    pub database: Database,
+}
+
+/// Who answers queries about task records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// NoDB: nobody, and nothing is stored.
+    None,
+    /// The recorder, in its own thread.
+    Recorder,
+}
+
+/// A request, as it came from a client or an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub from: Identity,
+    pub msg_type: String,
+    /// Raw JSON; the reply's parent.
+    pub header: Bytes,
+    pub content: Bytes,
+}
+
+/// What the hub's thread has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Answer a request.
+    Reply {
+        to: Identity,
+        msg_type: String,
+        parent: Bytes,
+        content: Value,
+    },
+    /// Publish to all clients.
+    Notify {
+        msg_type: &'static str,
+        content: Value,
+    },
+    /// Report that engine's heart from now on.
+    AcceptHeart(EngineUuid),
+    ForgetHeart(EngineUuid),
+    /// Every scheduler takes the engine into service, and then says so with [`Hub::on_scheduler_done`].
+    TakeIn {
+        token: Token,
+        engine: EngineUuid,
+        id: EngineId,
+    },
+    /// Every scheduler lets go of the engine, and then says so.
+    LetGo {
+        token: Token,
+        engine: EngineUuid,
+        id: EngineId,
+        how: String,
+    },
+    /// Every scheduler answers with [`Hub::on_report`].
+    Inspect {
+        token: Token,
+        what: Inspection,
+    },
+    /// The recorder answers the client.
+    AskRecorder {
+        request: Request,
+        engines: Vec<(EngineId, EngineUuid)>,
+    },
+    /// The set of engines has changed: it is written down for a later `--restore`.
+    SaveEngines {
+        engines: Vec<(EngineId, EngineUuid)>,
+        next_id: u32,
+    },
+    /// A line for the log.
+    Log(Event),
+    /// A client asked for the end of the controller.
+    ShutDown,
+}
+
+/// What happened, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    EngineRegistering {
+        id: EngineId,
+        uuid: EngineUuid,
+    },
+    EngineRegistered {
+        id: EngineId,
+        uuid: EngineUuid,
+        took: Duration,
+    },
+    EngineRefused {
+        uuid: String,
+        why: String,
+    },
+    EngineLeft {
+        id: EngineId,
+        uuid: EngineUuid,
+        how: String,
+    },
+    RegistrationStalled {
+        id: EngineId,
+        uuid: EngineUuid,
+    },
+    ClientConnected {
+        client: Identity,
+    },
+    BadRequest {
+        client: Identity,
+        why: String,
+    },
+    ShutdownRequested {
+        client: Identity,
+    },
+}
+
+/// The hub of one controller.
+#[derive(Debug)]
+pub struct Hub {
+    config: Config,
+    registry: Registry,
+    inspections: Inspections,
+    next_token: u64,
+}
+
+impl Hub {
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            registry: Registry::default(),
+            inspections: Inspections::default(),
+            next_token: 0,
+        }
+    }
+
+    /// A request of a client or an engine. Every request gets exactly one reply, now or after an inspection.
+    pub fn on_request(&mut self, now: Instant, request: Request, out: &mut Vec<Action>) {
+        self.answer(now, request, out);
+    }
+
+    /// A heart beats for the first time: if an engine is registering under this uuid, it is alive.
+    pub fn on_heart_started(&mut self, heart: &Identity, out: &mut Vec<Action>) {
+        let Some(uuid) = self.registry.registering(heart) else {
+            return;
+        };
+        out.push(Action::AcceptHeart(uuid.clone()));
+        let token = self.token();
+        self.registry
+            .on_alive(&uuid, token, self.config.schedulers, out);
+    }
+
+    pub fn on_heart_stopped(
+        &mut self,
+        now: Instant,
+        heart: &Identity,
+        how: &str,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(id) = self.registry.id_of(heart) {
+            self.on_engine_gone(now, id, how, out);
+        }
+    }
+
+    /// An engine said on its iopub channel that it shuts down.
+    pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
+        if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
+            self.on_engine_gone(now, id, "it shut down", out);
+        }
+    }
+
+    pub fn on_engine_gone(&mut self, now: Instant, id: EngineId, how: &str, out: &mut Vec<Action>) {
+        let token = self.token();
+        self.registry
+            .on_gone(now, id, how, token, self.config.schedulers, out);
+    }
+
+    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`]; `answered` says that it told clients of
+    /// requests that failed with the engine.
+    pub fn on_scheduler_done(
+        &mut self,
+        now: Instant,
+        token: Token,
+        answered: bool,
+        out: &mut Vec<Action>,
+    ) {
+        self.registry.on_scheduler_done(now, token, answered, out);
+    }
+
+    /// A scheduler's answer to [`Action::Inspect`].
+    pub fn on_report(&mut self, token: Token, report: Report, out: &mut Vec<Action>) {
+        self.inspections
+            .on_report(token, report, self.config.schedulers, out);
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.registry
+            .next_deadline(self.config.registration_timeout)
+    }
+
+    pub fn on_time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.registry
+            .on_time(now, self.config.registration_timeout, out);
+    }
+
+    /// Engines that clients know of.
+    pub fn engines(&self) -> Vec<(EngineId, EngineUuid)> {
+        self.registry.published()
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,342 @@
+//! Requests of clients and engines, one function each (ipyparallel `Hub.query_handlers`).
+
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::inspection::Purpose;
+use super::{Action, Database, Event, Hub, Request};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
+
+/// `KeyError` of every access to records with NoDB, in ipyparallel's words.
+const NO_DATABASE: &str = "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable \
+                           resubmission / result persistence.";
+
+impl Hub {
+    pub(super) fn answer(&mut self, now: Instant, request: Request, out: &mut Vec<Action>) {
+        let answered = match request.msg_type.as_str() {
+            "registration_request" => self.registration(now, &request, out),
+            "unregistration_request" => self.unregistration(now, &request, out),
+            "connection_request" => self.connection(&request, out),
+            "queue_request" => self.queue_status(&request, out),
+            "load_request" => self.load(&request, out),
+            "result_request" => self.results(&request, out),
+            "history_request" | "db_request" | "resubmit_request" => self.records(&request, out),
+            "purge_request" => self.purge(&request, out),
+            "shutdown_request" => shutdown(&request, out),
+            "become_dask_request" | "stop_distributed_request" => Err(RemoteError::new(
+                "NotImplementedError",
+                "this controller cannot start a dask.distributed scheduler",
+            )),
+            other => Err(RemoteError::new(
+                "KeyError",
+                format!("Bad Message Type: '{other}'"),
+            )),
+        };
+        if let Err(error) = answered {
+            out.push(Action::Log(Event::BadRequest {
+                client: request.from.clone(),
+                why: format!("{}: {}: {}", request.msg_type, error.ename, error.evalue),
+            }));
+            reply(&request, "hub_error", error.to_content(), out);
+        }
+    }
+
+    fn registration(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        out: &mut Vec<Action>,
+    ) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            uuid: String,
+            #[serde(default)]
+            id: Option<u32>,
+        }
+        let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
+            out.push(Action::Log(Event::EngineRefused {
+                uuid: uuid.to_owned(),
+                why: error.evalue.clone(),
+            }));
+            reply(request, "registration_reply", error.to_content(), out);
+        };
+        let Content { uuid, id } = match parse(request) {
+            Ok(content) => content,
+            Err(error) => {
+                refused("", &error, out);
+                return Ok(());
+            }
+        };
+        // The uuid becomes the routing id of the engine's sockets.
+        if uuid.is_empty() || uuid.len() > 255 {
+            refused(
+                &uuid,
+                &RemoteError::new("ValueError", "an engine's uuid has 1 to 255 bytes"),
+                out,
+            );
+            return Ok(());
+        }
+        let uuid = EngineUuid::from(uuid);
+        match self.registry.register(now, &uuid, id) {
+            Some(id) => {
+                out.push(Action::Log(Event::EngineRegistering { id, uuid }));
+                let content = json!({
+                    "status": "ok",
+                    "id": id,
+                    "hb_period": self.config.heartbeat_period_ms,
+                    "connection_info": self.config.connection_info,
+                });
+                reply(request, "registration_reply", content, out);
+            }
+            None => {
+                let error = RemoteError::new("KeyError", format!("uuid '{uuid}' in use"));
+                refused(uuid.as_str(), &error, out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` is ours.
+    fn unregistration(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        out: &mut Vec<Action>,
+    ) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            id: EngineId,
+            #[serde(default)]
+            uuid: Option<EngineUuid>,
+            #[serde(default)]
+            reason: Option<String>,
+        }
+        let content: Content = parse(request)?;
+        // An id may have been given to another engine since; the uuid, where it is told, is not mistaken.
+        if let Some(uuid) = &content.uuid
+            && self.registry.id_of(&Identity::from(uuid)) != Some(content.id)
+        {
+            return Ok(());
+        }
+        let how = content.reason.as_deref().unwrap_or("it unregistered");
+        self.on_engine_gone(now, content.id, how, out);
+        Ok(())
+    }
+
+    fn connection(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        let engines: serde_json::Map<String, Value> = self
+            .registry
+            .published()
+            .into_iter()
+            .map(|(id, uuid)| (id.to_string(), json!(uuid)))
+            .collect();
+        out.push(Action::Log(Event::ClientConnected {
+            client: request.from.clone(),
+        }));
+        reply(
+            request,
+            "connection_reply",
+            json!({ "status": "ok", "engines": engines }),
+            out,
+        );
+        Ok(())
+    }
+
+    fn queue_status(
+        &mut self,
+        request: &Request,
+        out: &mut Vec<Action>,
+    ) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            targets: Value,
+            #[serde(default)]
+            verbose: Value,
+        }
+        let content: Content = parse(request)?;
+        let targets = self.targets(&content.targets)?;
+        let token = self.token();
+        let purpose = Purpose::QueueStatus {
+            targets,
+            verbose: is_true(&content.verbose),
+        };
+        self.inspections.begin(token, request, purpose, out);
+        Ok(())
+    }
+
+    fn load(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            targets: Value,
+        }
+        let targets = self.targets(&parse::<Content>(request)?.targets)?;
+        let token = self.token();
+        self.inspections
+            .begin(token, request, Purpose::Load { targets }, out);
+        Ok(())
+    }
+
+    fn results(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            msg_ids: Vec<MsgId>,
+            #[serde(default)]
+            status_only: Value,
+        }
+        if self.config.database == Database::Recorder {
+            return self.records(request, out);
+        }
+        let content: Content = parse(request)?;
+        if !is_true(&content.status_only) {
+            reply(request, "result_reply", no_database().to_content(), out);
+            return Ok(());
+        }
+        let token = self.token();
+        self.inspections.begin(
+            token,
+            request,
+            Purpose::ResultStatus {
+                msg_ids: content.msg_ids,
+            },
+            out,
+        );
+        Ok(())
+    }
+
+    fn purge(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            msg_ids: Value,
+            #[serde(default)]
+            engine_ids: Vec<u32>,
+        }
+        if self.config.database == Database::Recorder {
+            return self.records(request, out);
+        }
+        let content: Content = parse(request)?;
+        let known = self.registry.published();
+        if let Some(id) = content
+            .engine_ids
+            .iter()
+            .find(|id| !known.iter().any(|(known, _)| known.0 == **id))
+        {
+            let error = RemoteError::new("IndexError", format!("No such engine: {id}"));
+            reply(request, "purge_reply", error.to_content(), out);
+            return Ok(());
+        }
+        let msg_ids: Vec<MsgId> = serde_json::from_value(content.msg_ids).unwrap_or_default();
+        let token = self.token();
+        self.inspections
+            .begin(token, request, Purpose::Purge { msg_ids }, out);
+        Ok(())
+    }
+
+    /// Queries about records: the recorder's, if there is one.
+    fn records(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        match self.config.database {
+            Database::Recorder => {
+                let engines = self.registry.published();
+                out.push(Action::AskRecorder {
+                    request: request.clone(),
+                    engines,
+                });
+            }
+            Database::None => {
+                let msg_type = crate::protocol::header::reply_type(&request.msg_type);
+                reply(request, &msg_type, no_database().to_content(), out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Any way of naming engines, as ids with uuids (ipyparallel `Hub._validate_targets`).
+    fn targets(&self, targets: &Value) -> Result<Vec<(EngineId, EngineUuid)>, RemoteError> {
+        let known = self.registry.published();
+        let named: Vec<Value> = match targets {
+            Value::Null => return Ok(known),
+            Value::Array(several) => several.clone(),
+            one => vec![one.clone()],
+        };
+        if named.is_empty() {
+            return Err(RemoteError::new("IndexError", "No Engines Registered"));
+        }
+        let mut found = Vec::new();
+        let mut bad = Vec::new();
+        for target in named {
+            let engine = known.iter().find(|(id, uuid)| match &target {
+                Value::String(text) => uuid.as_str() == text,
+                Value::Number(number) => number.as_u64() == Some(u64::from(id.0)),
+                _ => false,
+            });
+            match engine {
+                Some(engine) => found.push(engine.clone()),
+                None => bad.push(target),
+            }
+        }
+        if bad.is_empty() {
+            Ok(found)
+        } else {
+            Err(no_such_engines(&bad))
+        }
+    }
+}
+
+fn shutdown(request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+    out.push(Action::Log(Event::ShutdownRequested {
+        client: request.from.clone(),
+    }));
+    reply(request, "shutdown_reply", json!({ "status": "ok" }), out);
+    out.push(Action::Notify {
+        msg_type: "shutdown_notification",
+        content: json!({ "status": "ok" }),
+    });
+    out.push(Action::ShutDown);
+    Ok(())
+}
+
+fn parse<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, RemoteError> {
+    serde_json::from_slice(&request.content).map_err(|error| {
+        RemoteError::new(
+            "ValueError",
+            format!("bad content of a {}: {error}", request.msg_type),
+        )
+    })
+}
+
+fn reply(request: &Request, msg_type: &str, content: Value, out: &mut Vec<Action>) {
+    out.push(Action::Reply {
+        to: request.from.clone(),
+        msg_type: msg_type.to_owned(),
+        parent: request.header.clone(),
+        content,
+    });
+}
+
+fn no_database() -> RemoteError {
+    // Python shows a KeyError's message in quotes.
+    RemoteError::new("KeyError", format!("\"{NO_DATABASE}\""))
+}
+
+fn no_such_engines(bad: &[Value]) -> RemoteError {
+    RemoteError::new(
+        "IndexError",
+        format!("No Such Engine: {}", Value::from(bad.to_vec())),
+    )
+}
+
+/// What Python takes as true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}

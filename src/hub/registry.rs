@@ -1,0 +1,345 @@
+//! Engines from registration to departure.
+//!
+//! An engine is *registering* until its heart beats, then *entering* until every scheduler has taken it in, then *ready*
+//! until it is announced. Announcements go out in ascending order of ids, because a client of the `pure` scheme that
+//! sees a gap stops using the task queue for good; a registration that stalls holds the others back for [`PATIENCE`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use serde_json::json;
+
+use super::{Action, Event, Token};
+use crate::protocol::{EngineId, EngineUuid, Identity};
+
+/// How long an engine that is ready waits for one with a lower id.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A client that learns of a departure fails the requests that it has at that engine by itself, and is confused by a
+/// reply that comes later. So the schedulers' replies get this head start.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    engines: BTreeMap<EngineId, Engine>,
+    by_heart: HashMap<Identity, EngineId>,
+    /// Changes that schedulers are carrying out.
+    changes: HashMap<Token, Change>,
+    departures: Vec<Departure>,
+    next_id: u32,
+    /// Engines that are ready wait for one with a lower id, at most until then.
+    patience_ends: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Engine {
+    uuid: EngineUuid,
+    since: Instant,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Registering,
+    Entering,
+    Ready,
+    Published,
+}
+
+#[derive(Debug)]
+struct Change {
+    waiting_for: usize,
+    engine: EngineId,
+    kind: ChangeKind,
+}
+
+#[derive(Debug)]
+enum ChangeKind {
+    Entering,
+    Leaving {
+        uuid: EngineUuid,
+        published: bool,
+        answered: bool,
+    },
+}
+
+/// An engine that has left, and when clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    pub at: Instant,
+    pub id: EngineId,
+    pub uuid: EngineUuid,
+}
+
+impl Registry {
+    /// Begins a registration. A requested id is granted if it is free. Fails if the uuid is in use.
+    pub(super) fn register(
+        &mut self,
+        now: Instant,
+        uuid: &EngineUuid,
+        requested: Option<u32>,
+    ) -> Option<EngineId> {
+        let heart = Identity::from(uuid);
+        if self.by_heart.contains_key(&heart) {
+            return None;
+        }
+        let id = match requested.map(EngineId) {
+            Some(id) if !self.engines.contains_key(&id) => id,
+            _ => EngineId(self.next_id),
+        };
+        self.next_id = self.next_id.max(id.0.saturating_add(1));
+        self.by_heart.insert(heart, id);
+        self.engines.insert(
+            id,
+            Engine {
+                uuid: uuid.clone(),
+                since: now,
+                state: State::Registering,
+            },
+        );
+        Some(id)
+    }
+
+    /// The uuid that is registering with this heart.
+    pub(super) fn registering(&self, heart: &Identity) -> Option<EngineUuid> {
+        let engine = self.engines.get(self.by_heart.get(heart)?)?;
+        (engine.state == State::Registering).then(|| engine.uuid.clone())
+    }
+
+    pub(super) fn id_of(&self, heart: &Identity) -> Option<EngineId> {
+        self.by_heart.get(heart).copied()
+    }
+
+    pub(super) fn on_alive(
+        &mut self,
+        uuid: &EngineUuid,
+        token: Token,
+        schedulers: usize,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(id) = self.id_of(&Identity::from(uuid)) else {
+            return;
+        };
+        let Some(engine) = self.engines.get_mut(&id) else {
+            return;
+        };
+        engine.state = State::Entering;
+        self.changes.insert(
+            token,
+            Change {
+                waiting_for: schedulers,
+                engine: id,
+                kind: ChangeKind::Entering,
+            },
+        );
+        out.push(Action::TakeIn {
+            token,
+            engine: uuid.clone(),
+            id,
+        });
+    }
+
+    pub(super) fn on_gone(
+        &mut self,
+        now: Instant,
+        id: EngineId,
+        how: &str,
+        token: Token,
+        schedulers: usize,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(engine) = self.engines.remove(&id) else {
+            return;
+        };
+        let uuid = engine.uuid;
+        self.by_heart.remove(&Identity::from(&uuid));
+        out.push(Action::ForgetHeart(uuid.clone()));
+        out.push(Action::Log(Event::EngineLeft {
+            id,
+            uuid: uuid.clone(),
+            how: how.to_owned(),
+        }));
+        if engine.state != State::Registering {
+            let published = engine.state == State::Published;
+            let kind = ChangeKind::Leaving {
+                uuid: uuid.clone(),
+                published,
+                answered: false,
+            };
+            self.changes.insert(
+                token,
+                Change {
+                    waiting_for: schedulers,
+                    engine: id,
+                    kind,
+                },
+            );
+            out.push(Action::LetGo {
+                token,
+                engine: uuid,
+                id,
+                how: how.to_owned(),
+            });
+        }
+        // It may have been the one that held others back.
+        self.publish_ready(now, out);
+    }
+
+    pub(super) fn on_scheduler_done(
+        &mut self,
+        now: Instant,
+        token: Token,
+        did_answer: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(change) = self.changes.get_mut(&token) else {
+            return;
+        };
+        if let ChangeKind::Leaving { answered, .. } = &mut change.kind {
+            *answered |= did_answer;
+        }
+        change.waiting_for = change.waiting_for.saturating_sub(1);
+        if change.waiting_for > 0 {
+            return;
+        }
+        let Some(Change {
+            engine: id, kind, ..
+        }) = self.changes.remove(&token)
+        else {
+            return;
+        };
+        match kind {
+            ChangeKind::Entering => {
+                if let Some(engine) = self.engines.get_mut(&id)
+                    && engine.state == State::Entering
+                {
+                    engine.state = State::Ready;
+                    self.publish_ready(now, out);
+                }
+            }
+            ChangeKind::Leaving {
+                uuid,
+                published: true,
+                answered,
+            } => {
+                let at = if answered { now + HEAD_START } else { now };
+                self.departures.push(Departure { at, id, uuid });
+                self.announce_departures(now, out);
+            }
+            ChangeKind::Leaving {
+                published: false, ..
+            } => {}
+        }
+    }
+
+    pub(super) fn next_deadline(&self, registration_timeout: Duration) -> Option<Instant> {
+        let registering = self
+            .engines
+            .values()
+            .filter(|engine| engine.state == State::Registering);
+        let stalled = registering
+            .map(|engine| engine.since + registration_timeout)
+            .min();
+        let departing = self.departures.iter().map(|departure| departure.at).min();
+        [stalled, self.patience_ends, departing]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn on_time(
+        &mut self,
+        now: Instant,
+        registration_timeout: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let stalled: Vec<EngineId> = self
+            .engines
+            .iter()
+            .filter(|(_, engine)| {
+                engine.state == State::Registering && now >= engine.since + registration_timeout
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stalled {
+            if let Some(engine) = self.engines.remove(&id) {
+                self.by_heart.remove(&Identity::from(&engine.uuid));
+                out.push(Action::Log(Event::RegistrationStalled {
+                    id,
+                    uuid: engine.uuid,
+                }));
+            }
+        }
+        self.publish_ready(now, out);
+        self.announce_departures(now, out);
+    }
+
+    /// Engines that clients know of, in ascending order.
+    pub(super) fn published(&self) -> Vec<(EngineId, EngineUuid)> {
+        self.engines
+            .iter()
+            .filter(|(_, engine)| engine.state == State::Published)
+            .map(|(id, engine)| (*id, engine.uuid.clone()))
+            .collect()
+    }
+
+    /// Announces engines that are ready, up to the first one that is still on its way and may yet be waited for.
+    fn publish_ready(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.patience_ends = None;
+        let mut published = false;
+        for (id, engine) in &mut self.engines {
+            match engine.state {
+                State::Published => {}
+                State::Ready if self.patience_ends.is_some() => {}
+                State::Ready => {
+                    engine.state = State::Published;
+                    published = true;
+                    out.push(Action::Notify {
+                        msg_type: "registration_notification",
+                        content: json!({ "id": id, "uuid": engine.uuid }),
+                    });
+                    out.push(Action::Log(Event::EngineRegistered {
+                        id: *id,
+                        uuid: engine.uuid.clone(),
+                        took: now.saturating_duration_since(engine.since),
+                    }));
+                }
+                State::Registering | State::Entering => {
+                    let until = engine.since + PATIENCE;
+                    if now < until {
+                        self.patience_ends =
+                            Some(self.patience_ends.map_or(until, |end| end.min(until)));
+                    }
+                }
+            }
+        }
+        if published {
+            out.push(self.save());
+        }
+    }
+
+    fn announce_departures(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let due: Vec<Departure> = self
+            .departures
+            .extract_if(.., |departure| departure.at <= now)
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        for departure in due {
+            out.push(Action::Notify {
+                msg_type: "unregistration_notification",
+                content: json!({ "id": departure.id, "uuid": departure.uuid }),
+            });
+        }
+        out.push(self.save());
+    }
+
+    fn save(&self) -> Action {
+        Action::SaveEngines {
+            engines: self.published(),
+            next_id: self.next_id,
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Sockets with the options that this project uses, and no others.
+
+use std::ffi::c_void;
+use std::io;
+
+use thiserror::Error;
+
+use super::Frame;
+
+/// libzmq's context: its I/O threads and the sockets that share them.
+#[derive(Clone)]
+pub struct Context(zmq::Context);
+
+impl Context {
+    /// `io_threads`: one moves about a gigabyte a second.
+    pub fn new(io_threads: i32) -> Self {
+        let context = zmq::Context::new();
+        context
+            .set_io_threads(io_threads)
+            .expect("a new context takes a positive number of I/O threads");
+        Self(context)
+    }
+
+    /// A socket that nothing lingers for: what is unsent when it closes is dropped after `linger` ms.
+    pub fn socket(&self, kind: Kind) -> io::Result<Socket> {
+        let socket = self.0.socket(kind.of_zmq())?;
+        socket.set_linger(0)?;
+        Ok(Socket { socket })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Router,
+    Dealer,
+    Pub,
+    Sub,
+    XPub,
+    Pair,
+}
+
+impl Kind {
+    fn of_zmq(self) -> zmq::SocketType {
+        match self {
+            Self::Router => zmq::ROUTER,
+            Self::Dealer => zmq::DEALER,
+            Self::Pub => zmq::PUB,
+            Self::Sub => zmq::SUB,
+            Self::XPub => zmq::XPUB,
+            Self::Pair => zmq::PAIR,
+        }
+    }
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// A router knows no connection of that identity.
+    #[error("the peer is not connected")]
+    Unreachable,
+    /// The peer's queue is full.
+    #[error("the peer does not keep up")]
+    Full,
+    #[error("the socket failed: {0}")]
+    Failed(zmq::Error),
+}
+
+/// Why a socket could not listen.
+#[derive(Debug, Error)]
+#[error("cannot listen on {endpoint}: {source}")]
+pub struct BindError {
+    pub endpoint: String,
+    pub source: io::Error,
+}
+
+/// A socket, owned by one thread.
+pub struct Socket {
+    socket: zmq::Socket,
+}
+
+impl Socket {
+    pub(super) fn raw(&mut self) -> *mut c_void {
+        self.socket.as_mut_ptr()
+    }
+
+    /// Listens on `interface` (such as `tcp://127.0.0.1`), on `port` or, with 0, on one that the system picks.
+    /// Returns the port.
+    pub fn bind(&self, interface: &str, port: u16) -> Result<u16, BindError> {
+        let endpoint = if port == 0 {
+            format!("{interface}:*")
+        } else {
+            format!("{interface}:{port}")
+        };
+        let failed = |source: io::Error| BindError {
+            endpoint: endpoint.clone(),
+            source,
+        };
+        self.socket
+            .bind(&endpoint)
+            .map_err(|error| failed(error.into()))?;
+        let bound = self
+            .socket
+            .get_last_endpoint()
+            .map_err(|error| failed(error.into()))?
+            .map_err(|_| failed(io::Error::other("the bound address is no text")))?;
+        bound
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok())
+            .ok_or_else(|| {
+                failed(io::Error::other(format!(
+                    "the bound address {bound:?} has no port"
+                )))
+            })
+    }
+
+    pub fn bind_endpoint(&self, endpoint: &str) -> io::Result<()> {
+        Ok(self.socket.bind(endpoint)?)
+    }
+
+    pub fn connect(&self, endpoint: &str) -> io::Result<()> {
+        Ok(self.socket.connect(endpoint)?)
+    }
+
+    /// The routing id under which peers know this socket.
+    pub fn set_identity(&self, identity: &[u8]) -> io::Result<()> {
+        Ok(self.socket.set_identity(identity)?)
+    }
+
+    /// Messages kept for a peer that does not keep up, and from one that is not read; 0 is unlimited.
+    pub fn set_high_water_marks(&self, send: i32, receive: i32) -> io::Result<()> {
+        self.socket.set_sndhwm(send)?;
+        Ok(self.socket.set_rcvhwm(receive)?)
+    }
+
+    /// A router reports peers that it cannot reach or that do not keep up, instead of dropping in silence.
+    pub fn set_mandatory(&self) -> io::Result<()> {
+        Ok(self.socket.set_router_mandatory(true)?)
+    }
+
+    /// A peer that connects again under its identity takes the place of its old connection.
+    pub fn set_handover(&self) -> io::Result<()> {
+        Ok(self.socket.set_router_handover(true)?)
+    }
+
+    /// Largest frame that a peer may send, in bytes; larger ones end its connection.
+    pub fn set_max_message_size(&self, bytes: i64) -> io::Result<()> {
+        Ok(self.socket.set_maxmsgsize(bytes)?)
+    }
+
+    /// Every new subscription is received as a message, not only the first of a topic.
+    pub fn set_verbose(&self) -> io::Result<()> {
+        Ok(self.socket.set_xpub_verbose(true)?)
+    }
+
+    /// Time for which closing waits for unsent messages, in milliseconds.
+    pub fn set_linger(&self, millis: i32) -> io::Result<()> {
+        Ok(self.socket.set_linger(millis)?)
+    }
+
+    pub fn subscribe_to_all(&self) -> io::Result<()> {
+        Ok(self.socket.set_subscribe(b"")?)
+    }
+
+    pub(super) fn monitor(&self, endpoint: &str, events: u32) -> io::Result<()> {
+        Ok(self.socket.monitor(endpoint, events as i32)?)
+    }
+
+    /// Receives one whole message into `frames`, which is cleared first. `false` when there is none.
+    pub fn receive(&mut self, frames: &mut Vec<Frame>) -> io::Result<bool> {
+        frames.clear();
+        let socket = self.raw();
+        loop {
+            let mut frame = Frame::empty();
+            // SAFETY: the socket is open and belongs to this thread; the frame is initialised.
+            let rc = unsafe {
+                zmq_sys::zmq_msg_recv(frame.as_mut_ptr(), socket, zmq_sys::ZMQ_DONTWAIT as i32)
+            };
+            if rc < 0 {
+                match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => continue,
+                    error if error.kind() == io::ErrorKind::WouldBlock && frames.is_empty() => {
+                        return Ok(false);
+                    }
+                    error => return Err(error),
+                }
+            }
+            let more = frame.more();
+            frames.push(frame);
+            if !more {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Sends `frames` as one message, emptying the vector; it is left whole when the message is not taken.
+    pub fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
+        let last = frames.len().saturating_sub(1);
+        let socket = self.raw();
+        for (index, frame) in frames.iter_mut().enumerate() {
+            let more = if index < last {
+                zmq_sys::ZMQ_SNDMORE
+            } else {
+                0
+            };
+            let flags = (zmq_sys::ZMQ_DONTWAIT | more) as i32;
+            loop {
+                // SAFETY: the socket is open and belongs to this thread; the frame is initialised. libzmq takes its
+                // content only on success.
+                if unsafe { zmq_sys::zmq_msg_send(frame.as_mut_ptr(), socket, flags) } >= 0 {
+                    break;
+                }
+                match zmq::Error::from_raw(errno()) {
+                    zmq::Error::EINTR => {}
+                    // Only the first frame is refused: libzmq decides about a message as a whole.
+                    zmq::Error::EHOSTUNREACH if index == 0 => return Err(SendError::Unreachable),
+                    zmq::Error::EAGAIN if index == 0 => return Err(SendError::Full),
+                    error => return Err(SendError::Failed(error)),
+                }
+            }
+        }
+        frames.clear();
+        Ok(())
+    }
+}
+
+fn errno() -> i32 {
+    // SAFETY: reads a thread-local number.
+    unsafe { zmq_sys::zmq_errno() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Poller;
+
+    fn pair() -> (Context, Socket, Socket) {
+        let context = Context::new(1);
+        let router = context.socket(Kind::Router).unwrap();
+        router.set_mandatory().unwrap();
+        let port = router.bind("tcp://127.0.0.1", 0).unwrap();
+        let dealer = context.socket(Kind::Dealer).unwrap();
+        dealer.set_identity(b"peer").unwrap();
+        dealer.connect(&format!("tcp://127.0.0.1:{port}")).unwrap();
+        (context, router, dealer)
+    }
+
+    fn wait(socket: &mut Socket) {
+        let mut poller = Poller::new();
+        let entry = poller.add_socket(socket);
+        while !poller.is_ready(entry) {
+            poller.wait(None).unwrap();
+        }
+    }
+
+    #[test]
+    fn messages_cross_whole_and_in_order() {
+        let (_context, mut router, mut dealer) = pair();
+        let big = vec![7; 1 << 20];
+        for n in 0..3u8 {
+            dealer
+                .send(&mut vec![Frame::from(&[n][..]), Frame::from(big.clone())])
+                .unwrap();
+        }
+        let mut frames = Vec::new();
+        for n in 0..3u8 {
+            while !router.receive(&mut frames).unwrap() {
+                wait(&mut router);
+            }
+            assert_eq!(&frames[0][..], b"peer");
+            assert_eq!(&frames[1][..], [n]);
+            assert_eq!(&frames[2][..], big);
+        }
+        assert!(!router.receive(&mut frames).unwrap());
+    }
+
+    #[test]
+    fn an_unknown_peer_is_reported_and_the_message_kept() {
+        let (_context, mut router, _dealer) = pair();
+        let mut frames = vec![Frame::from(&b"nobody"[..]), Frame::from(&b"hello"[..])];
+        assert_eq!(router.send(&mut frames), Err(SendError::Unreachable));
+        assert_eq!(&frames[1][..], b"hello");
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error() {
+        let (context, router, _dealer) = pair();
+        let port = router.bind("tcp://127.0.0.1", 0).unwrap();
+        let other = context.socket(Kind::Router).unwrap();
+        let error = other.bind("tcp://127.0.0.1", port).unwrap_err();
+        assert!(error.to_string().contains(&port.to_string()));
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+    }
+}
