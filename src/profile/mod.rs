@@ -1,1 +1,3 @@
-//! (to be written)
+//! Profiles: folders, connection files, cluster files, and the settings that come from everywhere.
+
+pub mod connection;
