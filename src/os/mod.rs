@@ -1,1 +1,10 @@
-//! (to be written)
+//! This machine: private files, processes and who they are, limits, names and addresses, the log.
+
+pub mod files;
+pub mod host;
+pub mod limits;
+pub mod log;
+pub mod process;
+
+pub use host::Host;
+pub use process::ProcessRef;

@@ -1,1 +1,10 @@
-//! (to be written)
+//! Profiles: folders, connection files, cluster files, and the settings that come from everywhere.
+
+pub mod cluster_file;
+pub mod connection;
+pub mod dir;
+pub mod templates;
+
+pub use cluster_file::{ClusterFile, RunFile};
+pub use connection::{ClientFile, ConnectionFiles, EngineFile};
+pub use dir::{Lookup, ProfileDir, ProfileError};
