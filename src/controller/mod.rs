@@ -1,1 +1,222 @@
-//! (to be written)
+//! The controller: the threads and sockets that carry out what the pure state machines decide.
+//!
+//! | thread | sockets (clients' side / engines' side) | state machine |
+//! |---|---|---|
+//! | `hub` | registration and queries ROUTER, notification XPUB | [`crate::hub::Hub`] |
+//! | `task` | ROUTER / ROUTER | [`crate::scheduler::TaskScheduler`] |
+//! | `mux`, `control` | ROUTER / ROUTER each | [`crate::scheduler::DirectScheduler`] |
+//! | `broadcast` | ROUTER / ROUTER | [`crate::scheduler::BroadcastScheduler`] |
+//! | `iopub` | XPUB / SUB | none: it verifies and relays |
+//! | `heartbeat` | - / ping XPUB, pong ROUTER | [`crate::heartbeat::HeartMonitor`] |
+//! | `recorder` | - | [`crate::hub::recorder::Recorder`], only with a database |
+//!
+//! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
+
+mod broadcast_thread;
+mod config;
+mod direct_thread;
+mod endpoints;
+mod heartbeat_thread;
+mod hub_thread;
+mod iopub_thread;
+mod late_joiners;
+mod mail;
+mod replies;
+mod reports;
+mod task_thread;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::os::user;
+use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
+use crate::protocol::{Composer, Signer};
+use crate::transport::{Context, Door, Sender, mailbox};
+
+pub use config::{Config, Interface, PortPools};
+pub use endpoints::{EndpointError, Ports};
+
+use endpoints::Endpoints;
+use mail::{HubMail, SchedulerSenders};
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("cannot start the controller's threads: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// A controller whose ports are bound and whose threads run.
+#[derive(Debug)]
+pub struct Controller {
+    pub ports: Ports,
+    /// Resolves when a client has asked for the controller's end.
+    pub shutdown_requested: oneshot::Receiver<()>,
+    hub: Sender<HubMail>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Controller {
+    /// Binds every port, then starts the threads. When it fails, nothing is left behind.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
+        let context = Context::new(1);
+        let endpoints = Endpoints::bind(&context, &config)?;
+        let ports = endpoints.ports.clone();
+
+        let (hub, hub_mailbox) = mailbox()?;
+        let (heartbeat, heartbeat_mailbox) = mailbox()?;
+        let (task, task_mailbox) = mailbox()?;
+        let (mux, mux_mailbox) = mailbox()?;
+        let (control, control_mailbox) = mailbox()?;
+        let (broadcast, broadcast_mailbox) = mailbox()?;
+        let (iopub, iopub_mailbox) = mailbox()?;
+        let schedulers = SchedulerSenders {
+            all: vec![task.clone(), mux, control, broadcast],
+            task,
+            iopub,
+        };
+        let (request_shutdown, shutdown_requested) = oneshot::channel();
+
+        let parts = Parts::new(&config);
+        let mut threads = Threads::default();
+        threads.spawn("iopub", {
+            let door = parts.door("iopub");
+            let relay =
+                iopub_thread::IopubThread::new(endpoints.iopub, door, hub.clone(), iopub_mailbox);
+            move || relay.run()
+        })?;
+        threads.spawn("heartbeat", {
+            let pulse = heartbeat_thread::HeartbeatThread::new(
+                &context,
+                endpoints.heartbeat,
+                &config,
+                hub.clone(),
+                heartbeat_mailbox,
+            )?;
+            move || pulse.run()
+        })?;
+        for (name, pair, mailbox) in [
+            ("mux", endpoints.mux, mux_mailbox),
+            ("control", endpoints.control, control_mailbox),
+        ] {
+            let door = parts.door(name);
+            let abort = (name == "control").then(|| schedulers.task.clone());
+            let relay = direct_thread::DirectThread::new(
+                pair,
+                door,
+                parts.composer(),
+                hub.clone(),
+                mailbox,
+                abort,
+            );
+            threads.spawn(name, move || relay.run())?;
+        }
+        threads.spawn("broadcast", {
+            let door = parts.door("broadcast");
+            let fan = broadcast_thread::BroadcastThread::new(
+                endpoints.broadcast,
+                door,
+                parts.composer(),
+                hub.clone(),
+                broadcast_mailbox,
+            );
+            move || fan.run()
+        })?;
+        threads.spawn("task", {
+            let door = parts.door("task");
+            let tasks = task_thread::TaskThread::new(
+                endpoints.task,
+                door,
+                parts.composer(),
+                hub.clone(),
+                task_mailbox,
+                config.tasks.clone(),
+            );
+            move || tasks.run()
+        })?;
+        threads.spawn("hub", {
+            let door = parts.door("hub");
+            let hub = hub_thread::HubThread::new(
+                endpoints.hub,
+                door,
+                parts.composer(),
+                &config,
+                &ports,
+                schedulers,
+                heartbeat,
+                hub_mailbox,
+                request_shutdown,
+            );
+            move || hub.run()
+        })?;
+        Ok(Self {
+            ports,
+            shutdown_requested,
+            hub,
+            threads: threads.started,
+        })
+    }
+
+    /// Ends all threads, after what is on its way to clients has been sent.
+    pub fn stop(self) {
+        self.hub.send(HubMail::Stop);
+        for thread in self.threads {
+            // A thread that panicked has said so; the others still end in order.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What every thread gets its own copy of.
+struct Parts {
+    signer: Signer,
+    digests: Arc<Mutex<DigestHistory>>,
+    username: String,
+}
+
+impl Parts {
+    fn new(config: &Config) -> Self {
+        Self {
+            signer: Signer::new(&config.key),
+            digests: Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY))),
+            username: user::name(),
+        }
+    }
+
+    fn door(&self, channel: &'static str) -> Door {
+        Door::new(channel, self.signer.clone(), self.digests.clone())
+    }
+
+    /// Each thread is a session of its own, so that their message ids differ.
+    fn composer(&self) -> Composer {
+        Composer::new(
+            Uuid::new_v4().to_string(),
+            &self.username,
+            std::process::id(),
+            self.signer.clone(),
+        )
+    }
+}
+
+#[derive(Default)]
+struct Threads {
+    started: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.started.push(
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(body)?,
+        );
+        Ok(())
+    }
+}

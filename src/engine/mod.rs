@@ -1,1 +1,20 @@
-//! (to be written)
+//! Engines: to the controller each is one of ipyparallel's; here, one process ([`host`]) runs several, and each has a
+//! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]).
+//!
+//! The engine owns everything but the user's code: registration, heartbeats, signatures, the queue of requests, abort,
+//! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`].
+
+mod config;
+mod engine_thread;
+mod heart;
+mod host;
+mod kernel;
+mod mail;
+mod outputs;
+mod queue;
+mod replies;
+mod sockets;
+
+pub use config::{Config, KernelConfig, StartMethod};
+pub use host::{Ended, EngineHost, HostError};
+pub use kernel::python::{Python, PythonError};

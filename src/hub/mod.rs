@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::protocol::{EngineId, EngineUuid, Identity};
 
-pub use inspection::{Inspection, QueueReport, Report, ReportedStatus};
+pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
 
 use inspection::Inspections;

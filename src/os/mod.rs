@@ -4,7 +4,9 @@ pub mod files;
 pub mod host;
 pub mod limits;
 pub mod log;
+pub mod ports;
 pub mod process;
+pub mod user;
 
 pub use host::Host;
 pub use process::ProcessRef;

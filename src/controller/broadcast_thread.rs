@@ -1,0 +1,446 @@
+//! The broadcast queue: one request in, one message to each engine out, sharing the buffers.
+
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::controller::endpoints::SocketPair;
+use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::replies::{compose, error_reply, queue_reply_type};
+use crate::controller::reports;
+use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::wire::Layout;
+use crate::protocol::{
+    Composer, DELIMITER, EngineId, EngineUuid, Header, Identity, MsgId, RemoteError, Wire,
+};
+use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
+use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
+
+pub(super) struct BroadcastThread {
+    clients: Socket,
+    engines: Socket,
+    mailbox: Mailbox<SchedulerMail>,
+    hub: Sender<HubMail>,
+    desk: Desk,
+}
+
+/// An engine's reply as it came: `engine, client, <IDS|MSG>, …`.
+struct Reply {
+    frames: Vec<Frame>,
+    layout: Layout,
+}
+
+struct Desk {
+    door: Door,
+    composer: Composer,
+    scheduler: BroadcastScheduler<Frame, Reply>,
+    outbox: Outbox,
+    outgoing: Vec<Frame>,
+}
+
+impl BroadcastThread {
+    pub(super) fn new(
+        sockets: SocketPair,
+        door: Door,
+        composer: Composer,
+        hub: Sender<HubMail>,
+        mailbox: Mailbox<SchedulerMail>,
+    ) -> Self {
+        let desk = Desk {
+            door,
+            composer,
+            scheduler: BroadcastScheduler::new(),
+            outbox: Outbox::default(),
+            outgoing: Vec::new(),
+        };
+        Self {
+            clients: sockets.clients,
+            engines: sockets.engines,
+            mailbox,
+            hub,
+            desk,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_socket(&mut self.engines);
+        poller.add_socket(&mut self.clients);
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                if matches!(message, SchedulerMail::Stop) {
+                    return;
+                }
+                self.on_mail(message, &mut frames);
+            }
+            busy |= self.receive_replies(&mut frames);
+            busy |= self.receive_requests(&mut frames);
+            self.desk.outbox.retry(&mut self.engines, Instant::now());
+            if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+                tracing::error!("broadcast: cannot wait for messages: {error}");
+                return;
+            }
+        }
+    }
+
+    fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
+        match message {
+            SchedulerMail::TakeIn { token, engine, .. } => {
+                self.desk.scheduler.on_engine_registered(engine);
+                self.hub.send(HubMail::SchedulerDone {
+                    token,
+                    answered: false,
+                });
+            }
+            SchedulerMail::LetGo {
+                token, engine, how, ..
+            } => {
+                // What the engine has sent before it left counts.
+                while self.receive_replies(frames) {}
+                self.desk.outbox.forget(engine.as_str().as_bytes());
+                let mut ends = Vec::new();
+                self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);
+                let answered = !ends.is_empty();
+                for end in ends {
+                    self.desk.end(end, &mut self.clients);
+                }
+                self.hub.send(HubMail::SchedulerDone { token, answered });
+            }
+            SchedulerMail::Inspect { token, what } => {
+                let report = reports::of_broadcasts(&self.desk.scheduler, &what);
+                self.hub.send(HubMail::Report { token, report });
+            }
+            SchedulerMail::Abort(_) | SchedulerMail::Stop => {}
+        }
+    }
+
+    fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (engines, desk) = (&mut self.engines, &mut self.desk);
+        drain(&mut self.clients, frames, |clients, frames| {
+            desk.on_request(frames, clients, engines)
+        })
+    }
+
+    fn receive_replies(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (clients, desk) = (&mut self.clients, &mut self.desk);
+        drain(&mut self.engines, frames, |_, frames| {
+            desk.on_reply(frames, clients)
+        })
+    }
+}
+
+/// A request that makes sense.
+struct BroadcastRequest {
+    msg_id: MsgId,
+    targets: Vec<BroadcastTarget>,
+    coalescing: bool,
+    header: Map<String, Value>,
+    metadata: Map<String, Value>,
+}
+
+impl Desk {
+    /// `frames`: `client, <IDS|MSG>, …`.
+    fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let layout = wire.layout();
+        let [client] = wire.identities() else {
+            return self
+                .door
+                .refuse(frames, "a broadcast has one address before it");
+        };
+        let client = Identity::from(&client[..]);
+        let header = match Header::parse(wire.header()) {
+            Ok(header) => header,
+            Err(error) => return self.door.refuse(frames, error),
+        };
+        let reply_type = queue_reply_type(&header.msg_type);
+        let mut ends = Vec::new();
+        let sent = read_request(&wire, MsgId::from(&*header.msg_id))
+            .and_then(|request| self.fan_out(request, &client, frames, layout, &mut ends, engines));
+        if let Err(error) = sent {
+            let parent = &frames[layout.header()];
+            let mut reply = error_reply(
+                &mut self.composer,
+                &client,
+                reply_type,
+                parent,
+                None,
+                &error,
+            );
+            send_to_client(clients, &mut reply);
+        }
+        for end in ends {
+            self.end(end, clients);
+        }
+    }
+
+    fn fan_out(
+        &mut self,
+        request: BroadcastRequest,
+        client: &Identity,
+        frames: &[Frame],
+        layout: Layout,
+        ends: &mut Vec<BroadcastEnd<Frame, Reply>>,
+        engines: &mut Socket,
+    ) -> Result<(), RemoteError> {
+        let BroadcastRequest {
+            msg_id,
+            targets,
+            coalescing,
+            mut header,
+            mut metadata,
+        } = request;
+        let kept = frames[layout.header()].clone();
+        let fan_out = self
+            .scheduler
+            .on_request(client.clone(), &msg_id, targets, coalescing, kept, ends)
+            .ok_or_else(|| {
+                RemoteError::new(
+                    "ValueError",
+                    format!("message id '{msg_id}' is already in use"),
+                )
+            })?;
+        if fan_out.nobody {
+            return Err(RemoteError::new(
+                "NoEnginesRegistered",
+                "a broadcast to no engine",
+            ));
+        }
+        // A list of all the others is of no use to an engine, and grows with their number.
+        metadata.remove("targets");
+        metadata.insert("original_msg_id".to_owned(), json!(msg_id));
+        let metadata = Frame::from(Value::from(metadata).to_string().into_bytes());
+        for (target, outgoing_id) in fan_out.to {
+            header.insert("msg_id".to_owned(), json!(outgoing_id));
+            let header = serde_json::to_vec(&header).expect("a map of JSON values is JSON");
+            let (parent, content) = (&frames[layout.parent_header()], &frames[layout.content()]);
+            let signature = self
+                .composer
+                .signer()
+                .sign([&header, parent, &metadata, content]);
+            self.outgoing.clear();
+            self.outgoing.extend([
+                Frame::from(target.uuid.as_str().as_bytes()),
+                Frame::from(client.as_bytes()),
+                Frame::from(DELIMITER),
+                Frame::from(signature),
+                Frame::from(header),
+                parent.clone(),
+                metadata.clone(),
+                content.clone(),
+            ]);
+            self.outgoing
+                .extend(frames[layout.buffers()].iter().cloned());
+            self.outbox.send(engines, &mut self.outgoing);
+        }
+        Ok(())
+    }
+
+    /// `frames`: `engine, client, <IDS|MSG>, …`.
+    fn on_reply(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let layout = wire.layout();
+        let read = read_reply(&wire);
+        let (engine, original, outgoing) = match read {
+            Ok(read) => read,
+            Err(why) => return self.door.refuse(frames, why),
+        };
+        let reply = Reply {
+            frames: std::mem::take(frames),
+            layout,
+        };
+        match self
+            .scheduler
+            .on_reply(&engine, &original, &outgoing, reply)
+        {
+            BroadcastVerdict::Deliver { client, reply } => {
+                let mut frames = reply.frames;
+                frames.remove(0);
+                frames[0] = Frame::from(client.as_bytes());
+                send_to_client(clients, &mut frames);
+            }
+            BroadcastVerdict::Held => {}
+            BroadcastVerdict::End(end) => self.end(end, clients),
+            BroadcastVerdict::Unknown => {
+                tracing::debug!(
+                    "broadcast: a reply to {outgoing}, which is nobody's request any more"
+                );
+            }
+        }
+    }
+
+    fn end(&mut self, end: BroadcastEnd<Frame, Reply>, clients: &mut Socket) {
+        match end {
+            BroadcastEnd::Lost {
+                client,
+                msg_id,
+                header,
+                target,
+                how,
+            } => {
+                // The client waits for the id that the engine was sent.
+                let Ok(mut parent) = serde_json::from_slice::<Map<String, Value>>(&header) else {
+                    return;
+                };
+                parent.insert("msg_id".to_owned(), json!(msg_id));
+                let parent = serde_json::to_vec(&parent).expect("a map of JSON values is JSON");
+                let error = RemoteError::engine_died(target.id, msg_id.as_str(), &how);
+                let msg_type = reply_type_of(&header);
+                let mut reply = error_reply(
+                    &mut self.composer,
+                    &client,
+                    msg_type,
+                    &parent,
+                    Some(&target.uuid),
+                    &error,
+                );
+                send_to_client(clients, &mut reply);
+            }
+            BroadcastEnd::Coalesced {
+                client,
+                msg_id,
+                header,
+                targets,
+                replies,
+                lost,
+            } => {
+                let (metadata, content, buffers) = coalesce(&msg_id, &targets, &replies, &lost);
+                let msg_type = reply_type_of(&header);
+                let mut frames = vec![Frame::from(client.as_bytes())];
+                frames.extend(compose(
+                    &mut self.composer,
+                    msg_type,
+                    &header,
+                    metadata,
+                    content,
+                ));
+                frames.extend(buffers);
+                send_to_client(clients, &mut frames);
+            }
+        }
+    }
+}
+
+/// The one reply to a coalescing request: metadata, content, and all engines' buffers in the order of targets.
+///
+/// One engine's error is the reply's: the client could not tell from the buffers that one is missing.
+fn coalesce(
+    msg_id: &MsgId,
+    targets: &[BroadcastTarget],
+    replies: &[Reply],
+    lost: &[(BroadcastTarget, String)],
+) -> (Value, Value, Vec<Frame>) {
+    let failed = replies.iter().find(|reply| {
+        let metadata = ReplyMetadata::parse(&reply.frames[reply.layout.metadata()]);
+        !metadata.is_ok_and(|metadata| metadata.is_ok())
+    });
+    let content = match (lost.first(), failed) {
+        (Some((target, how)), _) => {
+            RemoteError::engine_died(target.id, msg_id.as_str(), how).to_content()
+        }
+        (None, Some(reply)) => {
+            serde_json::from_slice(&reply.frames[reply.layout.content()]).unwrap_or_default()
+        }
+        (None, None) => json!({ "status": "ok" }),
+    };
+    let first = failed.or(replies.first());
+    let mut metadata: Value = first
+        .and_then(|reply| serde_json::from_slice(&reply.frames[reply.layout.metadata()]).ok())
+        .filter(Value::is_object)
+        .unwrap_or_else(|| json!({}));
+    metadata["status"] = content["status"].clone();
+    metadata["is_broadcast"] = json!(true);
+    metadata["is_coalescing"] = json!(true);
+    metadata["original_msg_id"] = json!(msg_id);
+    metadata["broadcast_targets"] = targets
+        .iter()
+        .map(|target| json!([target.uuid, target.id]))
+        .collect();
+    let buffers = if content["status"] == "ok" {
+        replies
+            .iter()
+            .flat_map(|reply| reply.frames[reply.layout.buffers()].iter().cloned())
+            .collect()
+    } else {
+        Vec::new()
+    };
+    (metadata, content, buffers)
+}
+
+fn read_request(wire: &Wire<'_, Frame>, msg_id: MsgId) -> Result<BroadcastRequest, RemoteError> {
+    let bad = |what: &str| RemoteError::new("ValueError", format!("bad broadcast request: {what}"));
+    let header =
+        serde_json::from_slice(wire.header()).map_err(|_| bad("its header is no object"))?;
+    let metadata: Map<String, Value> =
+        serde_json::from_slice(wire.metadata()).map_err(|_| bad("its metadata is no object"))?;
+    let targets: Vec<(EngineUuid, EngineId)> = metadata
+        .get("targets")
+        .cloned()
+        .and_then(|targets| serde_json::from_value(targets).ok())
+        .ok_or_else(|| bad("metadata.targets must be a list of [uuid, id]"))?;
+    let targets = targets
+        .into_iter()
+        .map(|(uuid, id)| BroadcastTarget { uuid, id })
+        .collect();
+    let coalescing = metadata
+        .get("is_coalescing")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    Ok(BroadcastRequest {
+        msg_id,
+        targets,
+        coalescing,
+        header,
+        metadata,
+    })
+}
+
+/// Engine, original message id, and the id under which the engine had the message.
+fn read_reply(wire: &Wire<'_, Frame>) -> Result<(EngineUuid, String, String), String> {
+    let [engine, _client] = wire.identities() else {
+        return Err("a reply without the address of a client".to_owned());
+    };
+    let engine = std::str::from_utf8(engine).map_err(|_| "an engine's uuid is text")?;
+    let parent = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
+    let outgoing = parent.ok_or("a reply to nothing")?.msg_id.into_owned();
+    let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
+    // An engine that fails before it has read the request's metadata leaves the original id out.
+    let original = match metadata.original_msg_id {
+        Some(original) if !original.is_empty() => original.into_owned(),
+        _ => outgoing
+            .strip_suffix(engine)
+            .and_then(|id| id.strip_suffix('_'))
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    Ok((EngineUuid::from(engine), original, outgoing))
+}
+
+fn reply_type_of(header: &Frame) -> &'static str {
+    #[derive(Deserialize)]
+    struct Type<'a> {
+        #[serde(borrow)]
+        msg_type: std::borrow::Cow<'a, str>,
+    }
+    queue_reply_type(
+        serde_json::from_slice::<Type<'_>>(header)
+            .map(|header| header.msg_type)
+            .as_deref()
+            .unwrap_or(""),
+    )
+}
+
+fn send_to_client(clients: &mut Socket, frames: &mut Vec<Frame>) {
+    if let Err(error) = clients.send(frames) {
+        tracing::debug!("broadcast: a reply could not be sent: {error}");
+    }
+}

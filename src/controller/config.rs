@@ -1,0 +1,35 @@
+//! What a controller is started with: resolved values, no layers, no files.
+
+use std::path::PathBuf;
+
+use crate::heartbeat;
+use crate::scheduler::TaskConfig;
+
+/// Where sockets listen, as ZeroMQ writes it without a port: `tcp://127.0.0.1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface(pub String);
+
+/// Ports to be used, in order. A pool that is used up is followed by `common`, and that by ports of the system's choice.
+#[derive(Clone, Debug, Default)]
+pub struct PortPools {
+    pub common: Vec<u16>,
+    pub client: Vec<u16>,
+    pub engine: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub client_interface: Interface,
+    pub engine_interface: Interface,
+    pub pools: PortPools,
+    /// Exactly these ports, from connection files that are reused.
+    pub fixed_ports: Option<super::Ports>,
+    /// Signs and checks messages; empty switches that off.
+    pub key: Vec<u8>,
+    pub heartbeat: heartbeat::Config,
+    /// A registration without a heartbeat is dropped after this time.
+    pub registration_timeout: std::time::Duration,
+    pub tasks: TaskConfig,
+    /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.
+    pub engine_state_file: Option<PathBuf>,
+}

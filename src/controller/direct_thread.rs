@@ -1,0 +1,266 @@
+//! The queues on which clients name the engine: mux for requests, control for what must not wait behind them.
+
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use crate::controller::endpoints::SocketPair;
+use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::replies::error_reply;
+use crate::controller::reports;
+use crate::protocol::header::reply_type;
+use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, RemoteError, Wire};
+use crate::scheduler::{DirectFailure, DirectScheduler, Route};
+use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
+
+pub(super) struct DirectThread {
+    clients: Socket,
+    engines: Socket,
+    mailbox: Mailbox<SchedulerMail>,
+    hub: Sender<HubMail>,
+    desk: Desk,
+}
+
+struct Desk {
+    door: Door,
+    composer: Composer,
+    /// Keeps each request's header, which becomes the parent of a reply made here.
+    scheduler: DirectScheduler<Frame>,
+    outbox: Outbox,
+    /// On the control channel: tasks that are aborted while they wait are with the task scheduler.
+    task_scheduler: Option<Sender<SchedulerMail>>,
+}
+
+impl DirectThread {
+    pub(super) fn new(
+        sockets: SocketPair,
+        door: Door,
+        composer: Composer,
+        hub: Sender<HubMail>,
+        mailbox: Mailbox<SchedulerMail>,
+        task_scheduler: Option<Sender<SchedulerMail>>,
+    ) -> Self {
+        let desk = Desk {
+            door,
+            composer,
+            scheduler: DirectScheduler::new(),
+            outbox: Outbox::default(),
+            task_scheduler,
+        };
+        Self {
+            clients: sockets.clients,
+            engines: sockets.engines,
+            mailbox,
+            hub,
+            desk,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_socket(&mut self.engines);
+        poller.add_socket(&mut self.clients);
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                if matches!(message, SchedulerMail::Stop) {
+                    return;
+                }
+                self.on_mail(message, &mut frames);
+            }
+            busy |= self.receive_replies(&mut frames);
+            busy |= self.receive_requests(&mut frames);
+            self.desk.outbox.retry(&mut self.engines, Instant::now());
+            if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+                tracing::error!("a direct queue cannot wait for messages: {error}");
+                return;
+            }
+        }
+    }
+
+    fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
+        match message {
+            SchedulerMail::TakeIn { token, engine, .. } => {
+                self.desk.scheduler.on_engine_registered(engine);
+                self.hub.send(HubMail::SchedulerDone {
+                    token,
+                    answered: false,
+                });
+            }
+            SchedulerMail::LetGo {
+                token,
+                engine,
+                id,
+                how,
+            } => {
+                // What the engine has sent before it left counts.
+                while self.receive_replies(frames) {}
+                self.desk.outbox.forget(engine.as_str().as_bytes());
+                let mut failures = Vec::new();
+                self.desk.scheduler.on_engine_gone(&engine, &mut failures);
+                let answered = !failures.is_empty();
+                for failure in failures {
+                    let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
+                    self.desk.fail(failure, &engine, &error, &mut self.clients);
+                }
+                self.hub.send(HubMail::SchedulerDone { token, answered });
+            }
+            SchedulerMail::Inspect { token, what } => {
+                let report = reports::of_direct(&self.desk.scheduler, &what);
+                self.hub.send(HubMail::Report { token, report });
+            }
+            SchedulerMail::Abort(_) | SchedulerMail::Stop => {}
+        }
+    }
+
+    fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (engines, desk) = (&mut self.engines, &mut self.desk);
+        drain(&mut self.clients, frames, |clients, frames| {
+            desk.on_request(frames, clients, engines)
+        })
+    }
+
+    fn receive_replies(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (clients, desk) = (&mut self.clients, &mut self.desk);
+        drain(&mut self.engines, frames, |_, frames| {
+            desk.on_reply(frames, clients)
+        })
+    }
+}
+
+impl Desk {
+    /// `frames`: `client, engine, <IDS|MSG>, …`.
+    fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let [client, engine] = wire.identities() else {
+            return self
+                .door
+                .refuse(frames, "a direct request does not name its engine");
+        };
+        let header = match Header::parse(wire.header()) {
+            Ok(header) => header,
+            Err(error) => return self.door.refuse(frames, error),
+        };
+        if header.msg_type == "abort_request" {
+            self.abort_waiting(wire.content());
+        }
+        let client = Identity::from(&client[..]);
+        let kept = frames[wire.layout().header()].clone();
+        match self.scheduler.on_request(
+            engine,
+            client.clone(),
+            &header.msg_id,
+            &header.msg_type,
+            kept,
+        ) {
+            Route::Forward => {
+                frames.swap(0, 1);
+                self.outbox.send(engines, frames);
+            }
+            Route::Drop => {}
+            Route::UnknownEngine => {
+                let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
+                let evalue = format!("no engine {engine} is registered: it has left, or never was");
+                let error = RemoteError::new("EngineError", evalue);
+                let failure = DirectFailure {
+                    client,
+                    msg_id: MsgId::from(&*header.msg_id),
+                    msg_type: header.msg_type.to_string(),
+                    header: frames[wire.layout().header()].clone(),
+                };
+                self.fail(failure, &engine, &error, clients);
+            }
+        }
+    }
+
+    /// `frames`: `engine, client, <IDS|MSG>, …`.
+    fn on_reply(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let msg_id = match read_reply(&wire) {
+            Ok(msg_id) => msg_id,
+            Err(why) => return self.door.refuse(frames, why),
+        };
+        let [engine, client] = wire.identities() else {
+            return self
+                .door
+                .refuse(frames, "a reply without the address of a client");
+        };
+        if self.scheduler.on_reply(engine, client, &msg_id) {
+            frames.swap(0, 1);
+            send_to_client(clients, frames);
+        } else {
+            tracing::debug!("a reply to {msg_id}, which is nobody's request any more");
+        }
+    }
+
+    fn fail(
+        &mut self,
+        failure: DirectFailure<Frame>,
+        engine: &EngineUuid,
+        error: &RemoteError,
+        clients: &mut Socket,
+    ) {
+        let DirectFailure {
+            client,
+            msg_type,
+            header,
+            ..
+        } = failure;
+        let msg_type = reply_type(&msg_type);
+        let mut reply = error_reply(
+            &mut self.composer,
+            &client,
+            &msg_type,
+            &header,
+            Some(engine),
+            error,
+        );
+        // As in a real reply, the engine's routing id comes behind the client's.
+        reply.insert(1, Frame::from(engine.as_str().as_bytes()));
+        send_to_client(clients, &mut reply);
+    }
+
+    fn abort_waiting(&self, content: &[u8]) {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Ids {
+            One(MsgId),
+            Several(Vec<MsgId>),
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            msg_ids: Option<Ids>,
+        }
+        let Some(task_scheduler) = &self.task_scheduler else {
+            return;
+        };
+        if let Ok(Content { msg_ids: Some(ids) }) = serde_json::from_slice(content) {
+            let ids = match ids {
+                Ids::One(id) => vec![id],
+                Ids::Several(ids) => ids,
+            };
+            task_scheduler.send(SchedulerMail::Abort(ids));
+        }
+    }
+}
+
+fn read_reply(wire: &Wire<'_, Frame>) -> Result<String, String> {
+    let header = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
+    header
+        .map(|parent| parent.msg_id.into_owned())
+        .ok_or_else(|| "a reply to nothing".to_owned())
+}
+
+fn send_to_client(clients: &mut Socket, frames: &mut Vec<Frame>) {
+    if let Err(error) = clients.send(frames) {
+        tracing::debug!("a reply could not be sent: {error}");
+        frames.clear();
+    }
+}

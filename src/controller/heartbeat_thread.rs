@@ -1,0 +1,143 @@
+//! Pings out, echoes in. Its own thread, so that nothing that is slow elsewhere stops an engine's heart.
+
+use std::io;
+use std::time::Instant;
+
+use crate::controller::config::Config;
+use crate::controller::endpoints::HeartbeatSockets;
+use crate::controller::mail::{HeartbeatMail, HubMail};
+use crate::heartbeat::{Action, HeartMonitor};
+use crate::os::Host;
+use crate::protocol::Identity;
+use crate::transport::{ConnectionEvent, Context, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left};
+
+pub(super) struct HeartbeatThread {
+    ping: Socket,
+    pong: Socket,
+    connections: Monitor,
+    hearts: HeartMonitor,
+    hub: Sender<HubMail>,
+    mailbox: Mailbox<HeartbeatMail>,
+    actions: Vec<Action>,
+    host: Host,
+}
+
+impl HeartbeatThread {
+    pub(super) fn new(
+        context: &Context,
+        sockets: HeartbeatSockets,
+        config: &Config,
+        hub: Sender<HubMail>,
+        mailbox: Mailbox<HeartbeatMail>,
+    ) -> io::Result<Self> {
+        let HeartbeatSockets { ping, pong } = sockets;
+        let connections = Monitor::new(context, &pong, "heartbeat")?;
+        let hearts = HeartMonitor::new(config.heartbeat, Instant::now());
+        Ok(Self {
+            ping,
+            pong,
+            connections,
+            hearts,
+            hub,
+            mailbox,
+            actions: Vec::new(),
+            host: Host::this(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_socket(&mut self.ping);
+        poller.add_socket(&mut self.pong);
+        poller.add_socket(self.connections.socket());
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                match message {
+                    HeartbeatMail::Accept(uuid) => self.hearts.accept(&Identity::from(&uuid)),
+                    HeartbeatMail::Forget(uuid) => self.hearts.forget(&Identity::from(&uuid)),
+                    HeartbeatMail::Stop => return,
+                }
+            }
+            busy |= self.receive_subscriptions(&mut frames);
+            busy |= self.receive_pongs(&mut frames);
+            busy |= self.receive_disconnections();
+            if self.hearts.next_deadline() <= Instant::now() {
+                self.hearts.on_time(Instant::now(), &mut self.actions);
+            }
+            self.perform(&mut frames);
+            if !busy && let Err(error) = poller.wait(time_left([Some(self.hearts.next_deadline())]))
+            {
+                tracing::error!("heartbeat: cannot wait for messages: {error}");
+                return;
+            }
+        }
+    }
+
+    /// An XPUB receives a 1 and the topic when somebody subscribes.
+    fn receive_subscriptions(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let hearts = &mut self.hearts;
+        drain(&mut self.ping, frames, |_, frames| {
+            if frames
+                .first()
+                .is_some_and(|frame| frame.first() == Some(&1))
+            {
+                hearts.on_subscribed(Instant::now());
+            }
+        })
+    }
+
+    fn receive_pongs(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (hearts, actions, host) = (&mut self.hearts, &mut self.actions, &self.host);
+        drain(&mut self.pong, frames, |_, frames| {
+            let [identity, payload] = &frames[..] else {
+                return;
+            };
+            let local = payload
+                .peer_address()
+                .and_then(|address| address.parse().ok())
+                .is_some_and(|address| host.has(address));
+            hearts.on_pong(
+                Identity::from(&identity[..]),
+                payload,
+                payload.source_fd(),
+                local,
+                actions,
+            );
+        })
+    }
+
+    fn receive_disconnections(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(Some(event)) = self.connections.receive() {
+            any = true;
+            if let ConnectionEvent::Ended(fd) = event {
+                self.hearts.on_disconnected(Instant::now(), fd);
+            }
+        }
+        any
+    }
+
+    fn perform(&mut self, frames: &mut Vec<Frame>) {
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Ping(payload) => {
+                    frames.clear();
+                    frames.push(Frame::from(payload));
+                    if let Err(error) = self.ping.send(frames) {
+                        tracing::error!("heartbeat: a ping could not be sent: {error}");
+                    }
+                }
+                Action::Started(heart) => {
+                    self.hub.send(HubMail::HeartStarted(heart));
+                }
+                Action::Stopped(heart, how) => {
+                    self.hub.send(HubMail::HeartStopped { heart, how });
+                }
+            }
+        }
+    }
+}

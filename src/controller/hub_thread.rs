@@ -1,0 +1,335 @@
+//! The hub's sockets: registration and queries, notifications.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::controller::config::Config;
+use crate::controller::endpoints::{HubSockets, Ports};
+use crate::controller::late_joiners::LateJoiners;
+use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
+use crate::controller::replies::compose;
+use crate::hub::{self, Action, Database, Event, Hub, Request};
+use crate::os::files::write_private;
+use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity};
+use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
+
+pub(super) struct HubThread {
+    queries: Socket,
+    notifications: Socket,
+    mailbox: Mailbox<HubMail>,
+    desk: Desk,
+}
+
+/// Everything but the socket that is being read.
+struct Desk {
+    door: Door,
+    composer: Composer,
+    hub: Hub,
+    schedulers: SchedulerSenders,
+    heartbeat: Sender<HeartbeatMail>,
+    late_joiners: LateJoiners,
+    engine_state: EngineState,
+    request_shutdown: Option<oneshot::Sender<()>>,
+    actions: Vec<Action>,
+}
+
+impl HubThread {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the hub is where everything meets; each is used once"
+    )]
+    pub(super) fn new(
+        sockets: HubSockets,
+        door: Door,
+        composer: Composer,
+        config: &Config,
+        ports: &Ports,
+        schedulers: SchedulerSenders,
+        heartbeat: Sender<HeartbeatMail>,
+        mailbox: Mailbox<HubMail>,
+        request_shutdown: oneshot::Sender<()>,
+    ) -> Self {
+        let hub = Hub::new(hub::Config {
+            heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
+                .unwrap_or(u64::MAX),
+            registration_timeout: config.registration_timeout,
+            schedulers: schedulers.all.len(),
+            connection_info: ports.engine_info(&config.engine_interface),
+            database: Database::None,
+        });
+        let desk = Desk {
+            door,
+            composer,
+            hub,
+            schedulers,
+            heartbeat,
+            late_joiners: LateJoiners::default(),
+            engine_state: EngineState {
+                file: config.engine_state_file.clone(),
+                unsaved: None,
+            },
+            request_shutdown: Some(request_shutdown),
+            actions: Vec::new(),
+        };
+        Self {
+            queries: sockets.queries,
+            notifications: sockets.notifications,
+            mailbox,
+            desk,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_socket(&mut self.queries);
+        poller.add_socket(&mut self.notifications);
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                if matches!(message, HubMail::Stop) {
+                    self.desk.stop_others();
+                    return;
+                }
+                self.desk.on_mail(message);
+            }
+            busy |= self.receive_requests(&mut frames);
+            busy |= self.receive_subscriptions(&mut frames);
+            self.on_time();
+            self.desk
+                .perform(&mut self.queries, &mut self.notifications);
+            if !busy {
+                self.desk.engine_state.save();
+                let timeout = time_left([
+                    self.desk.hub.next_deadline(),
+                    self.desk.late_joiners.next_deadline(),
+                ]);
+                if let Err(error) = poller.wait(timeout) {
+                    tracing::error!("hub: cannot wait for messages: {error}");
+                    self.desk.stop_others();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let desk = &mut self.desk;
+        drain(&mut self.queries, frames, |_, frames| {
+            desk.on_request(frames)
+        })
+    }
+
+    fn receive_subscriptions(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let joiners = &mut self.desk.late_joiners;
+        drain(&mut self.notifications, frames, |_, frames| {
+            if frames
+                .first()
+                .is_some_and(|frame| frame.first() == Some(&1))
+            {
+                joiners.on_subscribed(Instant::now());
+            }
+        })
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self
+            .desk
+            .hub
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.desk.hub.on_time(now, &mut self.desk.actions);
+        }
+        for (msg_type, content) in self.desk.late_joiners.due(now) {
+            self.desk
+                .publish(msg_type, content, &mut self.notifications);
+        }
+    }
+}
+
+impl Desk {
+    fn on_mail(&mut self, message: HubMail) {
+        let now = Instant::now();
+        let out = &mut self.actions;
+        match message {
+            HubMail::HeartStarted(heart) => self.hub.on_heart_started(&heart, out),
+            HubMail::HeartStopped { heart, how } => {
+                self.hub.on_heart_stopped(now, &heart, &how, out)
+            }
+            HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
+            HubMail::SchedulerDone { token, answered } => {
+                self.hub.on_scheduler_done(now, token, answered, out)
+            }
+            HubMail::Report { token, report } => self.hub.on_report(token, report, out),
+            HubMail::Stop => {}
+        }
+    }
+
+    /// `frames`: `sender, <IDS|MSG>, …`.
+    fn on_request(&mut self, frames: &mut Vec<Frame>) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let [from] = wire.identities() else {
+            return self
+                .door
+                .refuse(frames, "a request to the hub has one address");
+        };
+        let header = match Header::parse(wire.header()) {
+            Ok(header) => header,
+            Err(error) => return self.door.refuse(frames, error),
+        };
+        let layout = wire.layout();
+        let request = Request {
+            from: Identity::from(&from[..]),
+            msg_type: header.msg_type.into_owned(),
+            header: frames[layout.header()].to_bytes(),
+            content: frames[layout.content()].to_bytes(),
+        };
+        self.hub
+            .on_request(Instant::now(), request, &mut self.actions);
+    }
+
+    fn perform(&mut self, queries: &mut Socket, notifications: &mut Socket) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Reply {
+                    to,
+                    msg_type,
+                    parent,
+                    content,
+                } => {
+                    let mut frames = vec![Frame::from(to.as_bytes())];
+                    frames.extend(compose(
+                        &mut self.composer,
+                        &msg_type,
+                        &parent,
+                        json!({}),
+                        content,
+                    ));
+                    if let Err(error) = queries.send(&mut frames) {
+                        tracing::debug!("hub: a {msg_type} could not be sent: {error}");
+                    }
+                }
+                Action::Notify { msg_type, content } => {
+                    self.late_joiners
+                        .on_published(Instant::now(), msg_type, &content);
+                    self.publish(msg_type, content, notifications);
+                }
+                Action::AcceptHeart(uuid) => {
+                    self.heartbeat.send(HeartbeatMail::Accept(uuid));
+                }
+                Action::ForgetHeart(uuid) => {
+                    self.heartbeat.send(HeartbeatMail::Forget(uuid));
+                }
+                Action::TakeIn { token, engine, id } => {
+                    self.tell_all(&SchedulerMail::TakeIn { token, engine, id })
+                }
+                Action::LetGo {
+                    token,
+                    engine,
+                    id,
+                    how,
+                } => {
+                    self.tell_all(&SchedulerMail::LetGo {
+                        token,
+                        engine,
+                        id,
+                        how,
+                    });
+                }
+                Action::Inspect { token, what } => {
+                    self.tell_all(&SchedulerMail::Inspect { token, what })
+                }
+                Action::AskRecorder { .. } => {
+                    unreachable!("the hub was told that there is no recorder")
+                }
+                Action::SaveEngines { engines, next_id } => {
+                    self.engine_state.unsaved = Some((engines, next_id))
+                }
+                Action::Log(event) => log(&event),
+                Action::ShutDown => {
+                    if let Some(request) = self.request_shutdown.take() {
+                        // Nobody listens when the controller is being stopped anyway.
+                        let _ = request.send(());
+                    }
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn publish(&mut self, msg_type: &str, content: Value, notifications: &mut Socket) {
+        let mut frames: Vec<Frame> =
+            compose(&mut self.composer, msg_type, b"{}", json!({}), content).collect();
+        if let Err(error) = notifications.send(&mut frames) {
+            tracing::error!("hub: a {msg_type} could not be published: {error}");
+        }
+    }
+
+    fn tell_all(&self, mail: &SchedulerMail) {
+        for scheduler in &self.schedulers.all {
+            scheduler.send(mail.clone());
+        }
+    }
+
+    fn stop_others(&mut self) {
+        self.tell_all(&SchedulerMail::Stop);
+        self.schedulers.iopub.send(SchedulerMail::Stop);
+        self.heartbeat.send(HeartbeatMail::Stop);
+        self.engine_state.save();
+    }
+}
+
+/// `log/engines[ID].json`: which engines there are, for a controller that takes over (ipyparallel
+/// `Hub._save_engine_state`).
+struct EngineState {
+    file: Option<PathBuf>,
+    unsaved: Option<(Vec<(EngineId, EngineUuid)>, u32)>,
+}
+
+impl EngineState {
+    /// Called when there is nothing else to do: a storm of registrations is written down once.
+    fn save(&mut self) {
+        let (Some(file), Some((engines, next_id))) = (&self.file, self.unsaved.take()) else {
+            return;
+        };
+        let engines: serde_json::Map<String, Value> = engines
+            .into_iter()
+            .map(|(id, uuid)| (id.to_string(), json!(uuid)))
+            .collect();
+        let content = json!({ "engines": engines, "next_id": next_id }).to_string();
+        if let Err(error) = write_private(file, content.as_bytes()) {
+            tracing::warn!("hub: {error}");
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::EngineRegistering { id, uuid } => tracing::debug!("engine {id} ({uuid}) registers"),
+        Event::EngineRegistered { id, uuid, took } => {
+            tracing::info!("engine {id} ({uuid}) registered in {} ms", took.as_millis());
+        }
+        Event::EngineRefused { uuid, why } => {
+            tracing::warn!("a registration of {uuid:?} is refused: {why}")
+        }
+        Event::EngineLeft { id, uuid, how } => tracing::warn!("engine {id} ({uuid}) left: {how}"),
+        Event::RegistrationStalled { id, uuid } => {
+            tracing::warn!("engine {id} ({uuid}) registered but shows no heartbeat: dropped");
+        }
+        Event::ClientConnected { client } => tracing::info!("client {client} connected"),
+        Event::BadRequest { client, why } => tracing::warn!("client {client}: {why}"),
+        Event::ShutdownRequested { client } => {
+            tracing::warn!("client {client} asked for a shutdown")
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The task queue: its two routers, and the scheduler between them.
+
+use std::time::Instant;
+
+use crate::controller::endpoints::SocketPair;
+use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::replies::{error_reply, queue_reply_type};
+use crate::controller::reports;
+use crate::hub::{Report, ReportedStatus};
+use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::{Composer, Header, Identity, TaskMetadata, Wire};
+use crate::scheduler::{
+    JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
+};
+use crate::transport::{Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left};
+
+pub(super) struct TaskThread {
+    clients: Socket,
+    engines: Socket,
+    mailbox: Mailbox<SchedulerMail>,
+    hub: Sender<HubMail>,
+    desk: Desk,
+}
+
+/// Everything but the sockets that are being read, so that a message can be handled while its socket is borrowed.
+struct Desk {
+    door: Door,
+    composer: Composer,
+    scheduler: TaskScheduler<Packed>,
+    outbox: Outbox,
+    actions: Vec<TaskAction<Packed>>,
+    /// Reused for every message that is sent.
+    outgoing: Vec<Frame>,
+}
+
+impl TaskThread {
+    pub(super) fn new(
+        sockets: SocketPair,
+        door: Door,
+        composer: Composer,
+        hub: Sender<HubMail>,
+        mailbox: Mailbox<SchedulerMail>,
+        config: TaskConfig,
+    ) -> Self {
+        let desk = Desk {
+            door,
+            composer,
+            scheduler: TaskScheduler::new(config),
+            outbox: Outbox::default(),
+            actions: Vec::new(),
+            outgoing: Vec::new(),
+        };
+        Self {
+            clients: sockets.clients,
+            engines: sockets.engines,
+            mailbox,
+            hub,
+            desk,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_socket(&mut self.engines);
+        poller.add_socket(&mut self.clients);
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                if matches!(message, SchedulerMail::Stop) {
+                    return;
+                }
+                self.on_mail(message, &mut frames);
+            }
+            // Replies before requests: they free the engines that requests wait for.
+            busy |= self.receive_replies(&mut frames);
+            busy |= self.receive_requests(&mut frames);
+            self.on_time();
+            if !busy {
+                let timeout = time_left([
+                    self.desk.scheduler.next_deadline(),
+                    self.desk.outbox.next_retry(),
+                ]);
+                if let Err(error) = poller.wait(timeout) {
+                    tracing::error!("task: cannot wait for messages: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
+        let now = Instant::now();
+        match message {
+            SchedulerMail::TakeIn { token, engine, .. } => {
+                self.desk
+                    .scheduler
+                    .on_engine_registered(now, engine, &mut self.desk.actions);
+                self.perform();
+                self.hub.send(HubMail::SchedulerDone {
+                    token,
+                    answered: false,
+                });
+            }
+            SchedulerMail::LetGo {
+                token, engine, how, ..
+            } => {
+                // What the engine has sent before it left counts.
+                while self.receive_replies(frames) {}
+                self.desk.outbox.forget(engine.as_str().as_bytes());
+                self.desk
+                    .scheduler
+                    .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
+                self.perform();
+                self.hub.send(HubMail::SchedulerDone {
+                    token,
+                    answered: false,
+                });
+            }
+            SchedulerMail::Inspect { token, what } => {
+                let report = reports::of_tasks(&self.desk.scheduler, &what);
+                self.hub.send(HubMail::Report { token, report });
+            }
+            SchedulerMail::Abort(msg_ids) => {
+                let msg_ids: Vec<&str> = msg_ids.iter().map(|id| id.as_str()).collect();
+                self.desk
+                    .scheduler
+                    .on_abort(now, &msg_ids, &mut self.desk.actions);
+                self.perform();
+            }
+            SchedulerMail::Stop => {}
+        }
+    }
+
+    fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (engines, desk) = (&mut self.engines, &mut self.desk);
+        drain(&mut self.clients, frames, |clients, frames| {
+            desk.on_request(frames, clients, engines)
+        })
+    }
+
+    fn receive_replies(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let (clients, desk) = (&mut self.clients, &mut self.desk);
+        drain(&mut self.engines, frames, |engines, frames| {
+            desk.on_reply(frames, clients, engines)
+        })
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self
+            .desk
+            .scheduler
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.desk.scheduler.on_time(now, &mut self.desk.actions);
+            self.perform();
+        }
+        if self
+            .desk
+            .outbox
+            .next_retry()
+            .is_some_and(|retry| retry <= now)
+        {
+            self.desk.outbox.retry(&mut self.engines, now);
+        }
+    }
+
+    fn perform(&mut self) {
+        self.desk
+            .perform(None, &mut self.clients, &mut self.engines);
+    }
+}
+
+/// What is left of a request when it has been read.
+struct Submission {
+    client: Identity,
+    msg_id: String,
+    msg_type: String,
+    metadata: Result<TaskMetadata, String>,
+}
+
+impl Desk {
+    /// `frames`: `client, <IDS|MSG>, …`.
+    fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let submission = match read_submission(&wire) {
+            Ok(submission) => submission,
+            Err(why) => return self.door.refuse(frames, why),
+        };
+        let Submission {
+            client,
+            msg_id,
+            msg_type,
+            metadata,
+        } = submission;
+        let metadata = if is_answered(&msg_type) {
+            metadata
+        } else {
+            Err(format!(
+                "engines do not answer a message of type '{msg_type}' on the task queue"
+            ))
+        };
+        let now = Instant::now();
+        match metadata {
+            Ok(metadata) => {
+                let payload = Packed::new(frames);
+                self.scheduler.on_submit(
+                    now,
+                    client,
+                    &msg_id,
+                    &metadata,
+                    payload,
+                    &mut self.actions,
+                );
+                self.perform(Some((&msg_id, frames)), clients, engines);
+            }
+            Err(why) => {
+                let error = TaskError::BadRequest(why).to_remote_error();
+                let parent = frames[wire_header(frames)].clone();
+                let msg_type = queue_reply_type(&msg_type);
+                let mut reply =
+                    error_reply(&mut self.composer, &client, msg_type, &parent, None, &error);
+                send_to_client(clients, &mut reply);
+            }
+        }
+    }
+
+    /// `frames`: `engine, client, <IDS|MSG>, …`.
+    fn on_reply(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+        let Some(wire) = self.door.admit(frames) else {
+            return;
+        };
+        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.to_owned(), outcome));
+        let (msg_id, outcome) = match read {
+            Ok(read) => read,
+            Err(why) => return self.door.refuse(frames, why),
+        };
+        let verdict = self.scheduler.on_reply(
+            Instant::now(),
+            &frames[0],
+            &msg_id,
+            outcome,
+            &mut self.actions,
+        );
+        match verdict {
+            Verdict::Deliver { client } => {
+                let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
+                frames[1] = engine;
+                send_to_client(clients, frames);
+            }
+            Verdict::Requeued => {}
+            Verdict::Unknown => {
+                tracing::debug!("task: a reply to {msg_id}, which is nobody's task any more")
+            }
+        }
+        self.perform(None, clients, engines);
+    }
+
+    /// Carries out what the scheduler decided. `fresh` is the request that was just submitted: if it can go to an engine
+    /// at once, its frames need not be unpacked.
+    fn perform(
+        &mut self,
+        mut fresh: Option<(&str, &mut Vec<Frame>)>,
+        clients: &mut Socket,
+        engines: &mut Socket,
+    ) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                TaskAction::Dispatch {
+                    job,
+                    engine,
+                    resend,
+                } => {
+                    self.outgoing.clear();
+                    self.outgoing.push(Frame::from(engine.as_str().as_bytes()));
+                    match fresh.take() {
+                        Some((msg_id, frames)) if self.scheduler.msg_id(job) == Some(msg_id) => {
+                            self.outgoing.append(frames);
+                        }
+                        other => {
+                            fresh = other;
+                            self.unpack(job);
+                        }
+                    }
+                    if resend {
+                        mark_as_resent(&mut self.outgoing, &self.composer);
+                    }
+                    self.outbox.send(engines, &mut self.outgoing);
+                }
+                TaskAction::Fail {
+                    job_payload,
+                    client,
+                    engine,
+                    error,
+                    ..
+                } => {
+                    self.outgoing.clear();
+                    job_payload.unpack_into(&mut self.outgoing);
+                    let Ok(wire) = Wire::parse(&self.outgoing) else {
+                        continue;
+                    };
+                    let request_type =
+                        Header::parse(wire.header()).map(|header| header.msg_type.into_owned());
+                    let msg_type = queue_reply_type(request_type.as_deref().unwrap_or_default());
+                    let mut reply = error_reply(
+                        &mut self.composer,
+                        &client,
+                        msg_type,
+                        wire.header(),
+                        engine.as_ref(),
+                        &error.to_remote_error(),
+                    );
+                    send_to_client(clients, &mut reply);
+                }
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn unpack(&mut self, job: JobKey) {
+        if let Some(payload) = self.scheduler.payload(job) {
+            payload.unpack_into(&mut self.outgoing);
+        }
+    }
+}
+
+/// Requests that every engine answers; any other would occupy an engine for ever.
+fn is_answered(msg_type: &str) -> bool {
+    matches!(
+        msg_type,
+        "apply_request"
+            | "execute_request"
+            | "complete_request"
+            | "inspect_request"
+            | "history_request"
+            | "is_complete_request"
+            | "kernel_info_request"
+            | "comm_info_request"
+    )
+}
+
+fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
+    let [client] = wire.identities() else {
+        return Err("a task has no address before it".to_owned());
+    };
+    let header = Header::parse(wire.header()).map_err(|error| error.to_string())?;
+    Ok(Submission {
+        client: Identity::from(&client[..]),
+        msg_id: header.msg_id.into_owned(),
+        msg_type: header.msg_type.into_owned(),
+        metadata: TaskMetadata::parse(wire.metadata())
+            .map_err(|error| format!("metadata: {error}")),
+    })
+}
+
+fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, Outcome), String> {
+    if wire.identities().len() != 2 {
+        return Err("a reply without the address of a client".to_owned());
+    }
+    let header = Header::parse(wire.header()).map_err(|error| error.to_string())?;
+    if !header.msg_type.ends_with("_reply") {
+        return Err("not a reply".to_owned());
+    }
+    let parent = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
+    let parent = parent.ok_or("a reply to nothing")?;
+    let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
+    let outcome = if metadata.is_unmet() {
+        Outcome::Unmet
+    } else if metadata.is_ok() {
+        Outcome::Ok
+    } else {
+        Outcome::Failed
+    };
+    Ok((parent.msg_id, outcome))
+}
+
+fn wire_header(frames: &[Frame]) -> usize {
+    Wire::parse(frames).map_or(0, |wire| wire.layout().header())
+}
+
+/// Gives a message that its engine has had before a new signature: engines refuse one that they know.
+fn mark_as_resent(frames: &mut [Frame], composer: &Composer) {
+    let Ok(layout) = Wire::parse(frames).map(|wire| wire.layout()) else {
+        return;
+    };
+    let Ok(mut metadata) = serde_json::from_slice::<serde_json::Value>(&frames[layout.metadata()])
+    else {
+        return;
+    };
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    metadata["resent"] = serde_json::Value::from(nonce);
+    frames[layout.metadata()] = Frame::from(metadata.to_string().into_bytes());
+    let parts = [
+        layout.header(),
+        layout.parent_header(),
+        layout.metadata(),
+        layout.content(),
+    ];
+    let signature = composer.signer().sign(parts.map(|part| &frames[part][..]));
+    frames[layout.signature()] = Frame::from(signature);
+}
+
+fn send_to_client(clients: &mut Socket, frames: &mut Vec<Frame>) {
+    if let Err(error) = clients.send(frames) {
+        tracing::debug!("task: a reply could not be sent: {error}");
+        frames.clear();
+    }
+}

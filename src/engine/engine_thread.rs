@@ -1,0 +1,194 @@
+//! One engine: registration, then requests from the controller to the kernel and what comes back.
+
+mod requests;
+mod serving;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::config::Config;
+use super::heart::HeartMail;
+use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
+use super::replies::Identification;
+use super::sockets::{EngineSockets, registrar};
+use crate::os::user;
+use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
+use crate::protocol::{Composer, EngineId, EngineUuid, Outgoing, Signer, Timestamp, Wire};
+use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
+
+use serving::Serving;
+
+pub(super) struct EngineThread {
+    rank: Rank,
+    config: Arc<Config>,
+    context: Context,
+    mailbox: Mailbox<EngineMail>,
+    host: UnboundedSender<HostMail>,
+    hearts: Sender<HeartMail>,
+    uuid: EngineUuid,
+    composer: Composer,
+}
+
+/// What the controller says to a registration.
+struct Registered {
+    id: EngineId,
+    heartbeat_period: Duration,
+}
+
+impl EngineThread {
+    pub(super) fn new(
+        rank: Rank,
+        config: Arc<Config>,
+        context: Context,
+        mailbox: Mailbox<EngineMail>,
+        host: UnboundedSender<HostMail>,
+        hearts: Sender<HeartMail>,
+    ) -> Self {
+        let uuid = EngineUuid::from(uuid::Uuid::new_v4().to_string());
+        let signer = Signer::new(config.connection.common.key.as_bytes());
+        let composer = Composer::new(uuid.as_str(), user::name(), std::process::id(), signer);
+        Self { rank, config, context, mailbox, host, hearts, uuid, composer }
+    }
+
+    pub(super) fn run(self) {
+        let (rank, host) = (self.rank, self.host.clone());
+        let how = self.live();
+        // The host is gone only when the process ends.
+        let _ = host.send(HostMail::Ended { rank, how });
+    }
+
+    fn live(mut self) -> Ending {
+        let mut registrar = match registrar(&self.context, &self.uuid, &self.config.connection) {
+            Ok(socket) => socket,
+            Err(error) => return Ending::Failed(format!("cannot connect to the controller: {error}")),
+        };
+        let registered = match self.register(&mut registrar) {
+            Ok(registered) => registered,
+            Err(how) => return how,
+        };
+        let id = registered.id;
+        let sockets = match EngineSockets::connect(&self.context, &self.uuid, id, &self.config.connection) {
+            Ok(sockets) => sockets,
+            Err(error) => return Ending::Failed(format!("cannot connect to the controller: {error}")),
+        };
+        let _ = self.host.send(HostMail::Registered { rank: self.rank, id });
+        let kernel = match self.await_kernel() {
+            Ok(kernel) => kernel,
+            Err(how) => {
+                let mut farewell = unregistration(&mut self.composer, &self.uuid, id, "its kernel did not start", &[]);
+                let _ = registrar.send(&mut farewell);
+                return how;
+            }
+        };
+        let who = Identification { uuid: self.uuid.clone(), id };
+        Serving::new(self, who, registered.heartbeat_period, registrar, sockets, kernel).run()
+    }
+
+    fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
+        let mut content = json!({ "uuid": self.uuid });
+        if let Some(first) = self.config.first_id {
+            content["id"] = json!(first + self.rank);
+        }
+        let request = Outgoing::new("registration_request", content);
+        let mut frames: Vec<Frame> = self.composer.compose(&request, now()).into_iter().map(Frame::from).collect();
+        registrar.send(&mut frames).map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
+
+        let digests = Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY)));
+        let mut door = Door::new("registration", self.composer.signer().clone(), digests);
+        let deadline = Instant::now() + self.config.registration_timeout;
+        let mut poller = Poller::new();
+        poller.add_socket(registrar);
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        loop {
+            self.mailbox.take(&mut mail);
+            if mail.drain(..).any(|message| matches!(message, EngineMail::Stop)) {
+                return Err(Ending::Asked);
+            }
+            while registrar.receive(&mut frames).unwrap_or(false) {
+                if let Some(wire) = door.admit(&frames) {
+                    return read_registration(&wire, self.config.first_id.map(|first| first + self.rank));
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(Ending::Failed(format!(
+                    "the controller at {} did not answer the registration within {:.1} s; is it running, and can this \
+                     machine reach it? (--timeout gives it longer)",
+                    self.config.connection.interface(),
+                    self.config.registration_timeout.as_secs_f64(),
+                )));
+            }
+            poller
+                .wait(time_left([Some(deadline)]))
+                .map_err(|error| Ending::Failed(format!("cannot wait for the controller: {error}")))?;
+        }
+    }
+
+    fn await_kernel(&mut self) -> Result<KernelIo, Ending> {
+        let mut poller = Poller::new();
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        loop {
+            self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                match message {
+                    EngineMail::KernelStarted(io) => return Ok(io),
+                    EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
+                    EngineMail::Stop => return Err(Ending::Asked),
+                    EngineMail::KernelExited(_) | EngineMail::ControllerLost => {}
+                }
+            }
+            poller
+                .wait(None)
+                .map_err(|error| Ending::Failed(format!("cannot wait for the kernel: {error}")))?;
+        }
+    }
+}
+
+fn read_registration(wire: &Wire<'_, Frame>, requested: Option<u32>) -> Result<Registered, Ending> {
+    #[derive(Deserialize)]
+    struct Content {
+        status: String,
+        #[serde(default)]
+        id: Option<EngineId>,
+        /// Milliseconds.
+        #[serde(default)]
+        hb_period: Option<u64>,
+        #[serde(default)]
+        evalue: Option<String>,
+    }
+    let content: Content = serde_json::from_slice(wire.content())
+        .map_err(|error| Ending::Failed(format!("the controller's answer to the registration is no answer: {error}")))?;
+    match content {
+        Content { status, id: Some(id), hb_period, .. } if status == "ok" => {
+            if let Some(requested) = requested.filter(|requested| *requested != id.0) {
+                tracing::warn!("did not get the requested id {requested}: it is in use; this is engine {id}");
+            }
+            Ok(Registered { id, heartbeat_period: Duration::from_millis(hb_period.unwrap_or(3000)) })
+        }
+        Content { evalue, .. } => {
+            Err(Ending::Failed(format!("the controller refused the registration: {}", evalue.unwrap_or_default())))
+        }
+    }
+}
+
+/// Says good-bye to the hub. `returned` are tasks that the kernel never saw.
+fn unregistration(
+    composer: &mut Composer,
+    uuid: &EngineUuid,
+    id: EngineId,
+    reason: &str,
+    returned: &[String],
+) -> Vec<Frame> {
+    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "returned": returned });
+    let message = Outgoing::new("unregistration_request", content);
+    composer.compose(&message, now()).into_iter().map(Frame::from).collect()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now())
+}

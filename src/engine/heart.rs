@@ -1,0 +1,140 @@
+//! The hearts of all engines of this process: each ping is echoed at once, whatever the kernels are doing.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::mail::HostMail;
+use crate::protocol::EngineUuid;
+use crate::transport::{Context, Frame, Kind, Mailbox, Poller, Socket, drain, time_left};
+
+#[derive(Debug)]
+pub(super) enum HeartMail {
+    /// From now on this engine answers pings.
+    Beat { uuid: EngineUuid, period: Duration },
+    Stop { uuid: EngineUuid },
+    /// Ends the thread.
+    End,
+}
+
+pub(super) struct Hearts {
+    context: Context,
+    ping_url: String,
+    pong_url: String,
+    max_misses: u32,
+    mailbox: Mailbox<HeartMail>,
+    host: UnboundedSender<HostMail>,
+    beating: Vec<Heart>,
+    /// Without a ping until then, the controller is gone.
+    deadline: Option<Instant>,
+    period: Duration,
+}
+
+struct Heart {
+    uuid: EngineUuid,
+    ping: Socket,
+    pong: Socket,
+}
+
+/// ipyparallel's engines check a little less often than the controller beats.
+const SLACK: Duration = Duration::from_millis(500);
+
+impl Hearts {
+    pub(super) fn new(
+        context: Context,
+        ping_url: String,
+        pong_url: String,
+        max_misses: u32,
+        mailbox: Mailbox<HeartMail>,
+        host: UnboundedSender<HostMail>,
+    ) -> Self {
+        Self {
+            context,
+            ping_url,
+            pong_url,
+            max_misses,
+            mailbox,
+            host,
+            beating: Vec::new(),
+            deadline: None,
+            period: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = self.poller();
+        let mut mail = Vec::new();
+        let mut frames = Vec::new();
+        loop {
+            let mut busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                match message {
+                    HeartMail::Beat { uuid, period } => match self.beat(uuid) {
+                        Ok(()) => {
+                            self.period = period;
+                            self.on_ping();
+                        }
+                        Err(error) => tracing::error!("a heart cannot be started: {error}"),
+                    },
+                    HeartMail::Stop { uuid } => self.beating.retain(|heart| heart.uuid != uuid),
+                    HeartMail::End => return,
+                }
+                poller = self.poller();
+            }
+            busy |= self.echo(&mut frames);
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.deadline = None;
+                let _ = self.host.send(HostMail::ControllerLost);
+            }
+            if !busy
+                && let Err(error) = poller.wait(time_left([self.deadline]))
+            {
+                tracing::error!("hearts: cannot wait for pings: {error}");
+                return;
+            }
+        }
+    }
+
+    fn beat(&mut self, uuid: EngineUuid) -> io::Result<()> {
+        let pong = self.context.socket(Kind::Dealer)?;
+        pong.set_identity(uuid.as_str().as_bytes())?;
+        pong.connect(&self.pong_url)?;
+        // Each listens for itself: the controller pings at once when it sees a new listener.
+        let ping = self.context.socket(Kind::Sub)?;
+        ping.subscribe_to_all()?;
+        ping.connect(&self.ping_url)?;
+        self.beating.push(Heart { uuid, ping, pong });
+        Ok(())
+    }
+
+    fn echo(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let mut any = false;
+        for heart in &mut self.beating {
+            let pong = &mut heart.pong;
+            any |= drain(&mut heart.ping, frames, |_, frames| {
+                if let Err(error) = pong.send(frames) {
+                    tracing::debug!("a heartbeat could not be sent: {error}");
+                }
+            });
+        }
+        if any {
+            self.on_ping();
+        }
+        any
+    }
+
+    fn on_ping(&mut self) {
+        self.deadline = (self.max_misses > 0 && !self.beating.is_empty())
+            .then(|| Instant::now() + (self.period + SLACK) * self.max_misses);
+    }
+
+    fn poller(&mut self) -> Poller {
+        let mut poller = Poller::new();
+        poller.add_fd(self.mailbox.fd());
+        for heart in &mut self.beating {
+            poller.add_socket(&mut heart.ping);
+        }
+        poller
+    }
+}

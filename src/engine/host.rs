@@ -1,0 +1,409 @@
+//! The process that runs engines: it starts their threads and their kernels' processes, passes signals on, and learns
+//! how kernels ended.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::json;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+
+use super::config::{Config, StartMethod};
+use super::engine_thread::EngineThread;
+use super::heart::{HeartMail, Hearts};
+use super::kernel::fork_server::ForkServer;
+use super::kernel::link;
+use super::kernel::messages::{ExitStatus, FromForkServer};
+use super::kernel::pipes::OutputPipe;
+use super::kernel::spawn;
+use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
+use crate::profile::connection::Channel;
+use crate::protocol::EngineId;
+use crate::transport::{Context, Sender, mailbox};
+
+#[derive(Debug, Error)]
+pub enum HostError {
+    #[error("cannot start {python}: {source}")]
+    Python { python: String, source: io::Error },
+    #[error("{python} ended before it was ready ({status}): what it wrote is above")]
+    PythonEnded { python: String, status: String },
+    #[error("the connection file names no heartbeat ports")]
+    NoHeartbeat,
+    #[error("cannot run engines: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What the process that runs engines is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// End all engines in order.
+    Stop,
+    /// Interrupt what the kernels are running.
+    Interrupt,
+}
+
+/// How it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Asked,
+    /// Every engine is gone, and at least one of them not because it was asked.
+    Failed(String),
+}
+
+#[derive(Debug)]
+pub struct EngineHost {
+    config: Arc<Config>,
+    context: Context,
+    mail: UnboundedSender<HostMail>,
+    inbox: UnboundedReceiver<HostMail>,
+    hearts: Sender<HeartMail>,
+    threads: Vec<JoinHandle<()>>,
+    engines: HashMap<Rank, RunningEngine>,
+    started: u32,
+    fork_server: Option<Watched>,
+    /// Kernels that were spawned, until they end.
+    spawned: JoinSet<(Rank, io::Result<std::process::ExitStatus>)>,
+    failure: Option<String>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct RunningEngine {
+    mail: Sender<EngineMail>,
+    id: Option<EngineId>,
+    pid: Option<i32>,
+}
+
+/// The fork server and its link's readiness.
+#[derive(Debug)]
+struct Watched {
+    server: ForkServer,
+    readiness: AsyncFd<BorrowedLink>,
+    warm: bool,
+}
+
+/// The link's descriptor, which the fork server owns.
+#[derive(Debug)]
+struct BorrowedLink(RawFd);
+
+impl AsRawFd for BorrowedLink {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// What the event loop was woken by.
+enum Woken {
+    Command(Option<Command>),
+    Mail(HostMail),
+    ForkServer,
+    Exited(Rank, io::Result<std::process::ExitStatus>),
+}
+
+impl EngineHost {
+    /// Prepares everything but the engines. Must be called within a tokio runtime.
+    pub fn new(config: Config) -> Result<Self, HostError> {
+        let connection = &config.connection;
+        let (ping, pong) = connection.url(Channel::HbPing).zip(connection.url(Channel::HbPong)).ok_or(HostError::NoHeartbeat)?;
+        let context = Context::new(1);
+        let (mail, inbox) = mpsc::unbounded_channel();
+        let (hearts, heart_mailbox) = mailbox()?;
+        let beating =
+            Hearts::new(context.clone(), ping, pong, config.max_heartbeat_misses, heart_mailbox, mail.clone());
+        let thread = std::thread::Builder::new().name("hearts".to_owned()).spawn(move || beating.run())?;
+        Ok(Self {
+            config: Arc::new(config),
+            context,
+            mail,
+            inbox,
+            hearts,
+            threads: vec![thread],
+            engines: HashMap::new(),
+            started: 0,
+            fork_server: None,
+            spawned: JoinSet::new(),
+            failure: None,
+            stopping: false,
+        })
+    }
+
+    /// Runs until every engine has ended.
+    pub async fn run(mut self, mut commands: UnboundedReceiver<Command>) -> Result<Ended, HostError> {
+        let result = self.serve(&mut commands).await;
+        self.hearts.send(HeartMail::End);
+        for engine in self.engines.values() {
+            engine.mail.send(EngineMail::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+        result?;
+        Ok(match self.failure {
+            Some(why) if !self.stopping => Ended::Failed(why),
+            _ => Ended::Asked,
+        })
+    }
+
+    async fn serve(&mut self, commands: &mut UnboundedReceiver<Command>) -> Result<(), HostError> {
+        match self.config.kernel.start {
+            StartMethod::ForkServer => self.start_fork_server()?,
+            StartMethod::Spawn => self.start_engine()?,
+        }
+        loop {
+            match self.wait(commands).await? {
+                Woken::Command(Some(Command::Interrupt)) => self.interrupt(),
+                // Whoever could have given commands is gone: nobody would ever stop this.
+                Woken::Command(Some(Command::Stop) | None) => self.stop(),
+                Woken::Mail(mail) => self.on_mail(mail)?,
+                Woken::ForkServer => self.on_fork_server().await?,
+                Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
+            }
+            let warming = self.fork_server.as_ref().is_some_and(|watched| !watched.warm);
+            let done = self.engines.is_empty() && (self.stopping || !warming);
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Result<Woken, HostError> {
+        let Self { inbox, fork_server, spawned, stopping, .. } = self;
+        let fork_server_says = async {
+            match fork_server {
+                Some(watched) => watched.readiness.readable().await.map(|mut guard| guard.clear_ready()),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = commands.recv(), if !*stopping => Ok(Woken::Command(command)),
+            Some(mail) = inbox.recv() => Ok(Woken::Mail(mail)),
+            ready = fork_server_says => {
+                ready?;
+                Ok(Woken::ForkServer)
+            }
+            Some(Ok((rank, status))) = spawned.join_next() => Ok(Woken::Exited(rank, status)),
+        }
+    }
+
+    fn on_mail(&mut self, mail: HostMail) -> Result<(), HostError> {
+        match mail {
+            HostMail::Registered { rank, id } => {
+                if let Some(engine) = self.engines.get_mut(&rank) {
+                    engine.id = Some(id);
+                }
+                if let Err(error) = self.start_kernel(rank) {
+                    self.tell(rank, EngineMail::KernelFailed(format!("its kernel cannot be started: {error}")));
+                }
+                // One after the other, so that ids are in the order of ranks.
+                if self.started < self.config.count && !self.stopping {
+                    self.start_engine()?;
+                }
+            }
+            HostMail::Running { rank } => {
+                if let Some(id) = self.engines.get(&rank).and_then(|engine| engine.id) {
+                    tracing::info!("engine {id} is running");
+                }
+            }
+            HostMail::Signal { rank, signal, group } => self.signal(rank, signal, group),
+            HostMail::Ended { rank, how } => self.on_engine_end(rank, how),
+            HostMail::ControllerLost => {
+                for engine in self.engines.values() {
+                    engine.mail.send(EngineMail::ControllerLost);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_engine_end(&mut self, rank: Rank, how: Ending) {
+        let Some(engine) = self.engines.remove(&rank) else { return };
+        let name = engine.id.map_or_else(|| format!("engine of rank {rank}"), |id| format!("engine {id}"));
+        match how {
+            Ending::Asked => tracing::info!("{name} has stopped"),
+            Ending::Failed(why) => {
+                tracing::error!("{name} has ended: {why}");
+                self.failure = Some(format!("{name}: {why}"));
+            }
+        }
+        // The one that failed to register was to start the next.
+        if engine.id.is_none() {
+            self.started = self.config.count;
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for engine in self.engines.values() {
+            engine.mail.send(EngineMail::Stop);
+        }
+    }
+
+    fn interrupt(&mut self) {
+        let ranks: Vec<Rank> = self.engines.keys().copied().collect();
+        for rank in ranks {
+            self.signal(rank, Signal::SIGINT as i32, true);
+        }
+    }
+
+    fn tell(&self, rank: Rank, mail: EngineMail) {
+        if let Some(engine) = self.engines.get(&rank) {
+            engine.mail.send(mail);
+        }
+    }
+
+    fn start_engine(&mut self) -> io::Result<()> {
+        let rank = self.started;
+        self.started += 1;
+        let (sender, receiver) = mailbox()?;
+        let thread = EngineThread::new(
+            rank,
+            self.config.clone(),
+            self.context.clone(),
+            receiver,
+            self.mail.clone(),
+            self.hearts.clone(),
+        );
+        let handle = std::thread::Builder::new().name(format!("engine-{rank}")).spawn(move || thread.run())?;
+        self.threads.push(handle);
+        self.engines.insert(rank, RunningEngine { mail: sender, id: None, pid: None });
+        Ok(())
+    }
+
+    // ---- kernels
+
+    fn start_fork_server(&mut self) -> Result<(), HostError> {
+        let python = &self.config.kernel.python;
+        let server = ForkServer::start(python, &self.config.kernel)
+            .map_err(|source| HostError::Python { python: python.path.display().to_string(), source })?;
+        let readiness = AsyncFd::with_interest(BorrowedLink(server.fd()), tokio::io::Interest::READABLE)?;
+        self.fork_server = Some(Watched { server, readiness, warm: false });
+        Ok(())
+    }
+
+    async fn on_fork_server(&mut self) -> Result<(), HostError> {
+        let Some(watched) = &mut self.fork_server else { return Ok(()) };
+        watched.server.flush()?;
+        match watched.server.receive()? {
+            Some(said) => {
+                for message in said {
+                    self.on_fork_server_message(message)?;
+                }
+                Ok(())
+            }
+            None => self.on_fork_server_end().await,
+        }
+    }
+
+    fn on_fork_server_message(&mut self, message: FromForkServer) -> Result<(), HostError> {
+        match message {
+            FromForkServer::Warm(info) => {
+                tracing::debug!("the fork server runs Python {} ({})", info.python, info.executable);
+                if let Some(watched) = &mut self.fork_server {
+                    watched.warm = true;
+                }
+                if self.started == 0 && !self.stopping {
+                    self.start_engine()?;
+                }
+            }
+            FromForkServer::Forked { rank, pid } => {
+                if let Some(engine) = self.engines.get_mut(&rank) {
+                    engine.pid = Some(pid);
+                }
+            }
+            FromForkServer::Exited { rank, status } => self.on_kernel_exit(rank, Some(status)),
+            FromForkServer::Error { rank, failure } => {
+                let hint = failure.hint.unwrap_or_default();
+                let why = format!("{}: {} ({hint})", failure.ename, failure.evalue);
+                match rank {
+                    Some(rank) => self.tell(rank, EngineMail::KernelFailed(format!("its kernel cannot be started: {why}"))),
+                    None => tracing::warn!("{why}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Without the fork server its kernels are gone too: they die with it.
+    async fn on_fork_server_end(&mut self) -> Result<(), HostError> {
+        let Some(mut watched) = self.fork_server.take() else { return Ok(()) };
+        let status = watched.server.process.wait().await?;
+        if !watched.warm {
+            if self.stopping {
+                return Ok(());
+            }
+            let python = self.config.kernel.python.path.display().to_string();
+            return Err(HostError::PythonEnded { python, status: describe(status).to_string() });
+        }
+        tracing::error!("the process that kernels are forked from has ended ({})", describe(status));
+        for engine in self.engines.values_mut() {
+            engine.pid = None;
+            engine.mail.send(EngineMail::KernelExited(None));
+        }
+        Ok(())
+    }
+
+    fn start_kernel(&mut self, rank: Rank) -> io::Result<()> {
+        let (stdout, stdout_writer) = OutputPipe::new()?;
+        let (stderr, stderr_writer) = OutputPipe::new()?;
+        let link = if let Some(watched) = &mut self.fork_server {
+            let (link, theirs) = link::pair()?;
+            let environment = json!(self.config.kernel.environment);
+            watched.server.fork(rank, &environment, [theirs, stdout_writer, stderr_writer])?;
+            link
+        } else if self.config.kernel.start == StartMethod::Spawn {
+            let output = Some((stdout_writer, stderr_writer));
+            let (mut child, link) = spawn::start(&self.config.kernel.python, "spawn", output)?;
+            if let Some(engine) = self.engines.get_mut(&rank) {
+                engine.pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+            }
+            self.spawned.spawn(async move { (rank, child.wait().await) });
+            link
+        } else {
+            return Err(io::Error::other("the process that kernels are forked from has ended"));
+        };
+        self.tell(rank, EngineMail::KernelStarted(KernelIo { link, stdout, stderr }));
+        Ok(())
+    }
+
+    fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
+        self.on_kernel_exit(rank, status.ok().map(describe));
+    }
+
+    fn on_kernel_exit(&mut self, rank: Rank, status: Option<ExitStatus>) {
+        if let Some(engine) = self.engines.get_mut(&rank) {
+            engine.pid = None;
+        }
+        self.tell(rank, EngineMail::KernelExited(status));
+    }
+
+    fn signal(&mut self, rank: Rank, signal: i32, group: bool) {
+        let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) else { return };
+        if let Some(watched) = &mut self.fork_server {
+            if let Err(error) = watched.server.signal(pid, signal, group) {
+                tracing::warn!("a kernel could not be signalled: {error}");
+            }
+            return;
+        }
+        let Ok(signal) = Signal::try_from(signal) else { return };
+        let sent = if group { killpg(Pid::from_raw(pid), signal) } else { kill(Pid::from_raw(pid), signal) };
+        if let Err(error) = sent {
+            tracing::debug!("a kernel could not be signalled: {error}");
+        }
+    }
+}
+
+fn describe(status: std::process::ExitStatus) -> ExitStatus {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,316 @@
+//! The link's framing: `u32 tag, u32 n, n × u64 lengths, frames`, little endian, over a non-blocking socket pair.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use crate::transport::Frame;
+
+/// Read at once while frames are small.
+const CHUNK: usize = 64 * 1024;
+
+/// No message has more frames; a number beyond is not a message.
+const MAX_FRAMES: u32 = 1_000_000;
+
+/// Pieces that are handed to one `writev`.
+const PIECES: usize = 64;
+
+/// A message on the link.
+#[derive(Debug)]
+pub(in crate::engine) struct LinkMessage {
+    pub(in crate::engine) tag: u32,
+    pub(in crate::engine) frames: Vec<Vec<u8>>,
+}
+
+/// What reading has brought.
+#[derive(Debug)]
+pub(in crate::engine) enum Received {
+    Message(LinkMessage),
+    Nothing,
+    /// The other side is gone.
+    Closed,
+}
+
+/// This process's end of a link.
+#[derive(Debug)]
+pub(in crate::engine) struct Link {
+    stream: UnixStream,
+    decoder: Decoder,
+    outgoing: VecDeque<Piece>,
+    /// Bytes of the first piece that are written already.
+    written: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Own(Vec<u8>),
+    Shared(Frame),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(frame) => frame,
+        }
+    }
+}
+
+/// Makes a link: this process's end, and the descriptor for the other.
+pub(in crate::engine) fn pair() -> io::Result<(Link, OwnedFd)> {
+    let (here, there) = UnixStream::pair()?;
+    here.set_nonblocking(true)?;
+    enlarge_buffers(&here);
+    enlarge_buffers(&there);
+    let link = Link { stream: here, decoder: Decoder::default(), outgoing: VecDeque::new(), written: 0 };
+    Ok((link, there.into()))
+}
+
+/// Fewer, larger steps for large arrays. Small buffers are no error.
+fn enlarge_buffers(stream: &UnixStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    const SIZE: usize = 1 << 20;
+    let _ = setsockopt(stream, sockopt::SndBuf, &SIZE);
+    let _ = setsockopt(stream, sockopt::RcvBuf, &SIZE);
+}
+
+impl Link {
+    pub(in crate::engine) fn fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    /// Queues a message; [`Self::flush`] writes it.
+    pub(in crate::engine) fn send(&mut self, tag: u32, frames: impl IntoIterator<Item = Frame>) {
+        let frames: Vec<Frame> = frames.into_iter().collect();
+        let mut head = Vec::with_capacity(8 + 8 * frames.len());
+        head.extend_from_slice(&tag.to_le_bytes());
+        head.extend_from_slice(&u32::try_from(frames.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for frame in &frames {
+            head.extend_from_slice(&(frame.len() as u64).to_le_bytes());
+        }
+        self.outgoing.push_back(Piece::Own(head));
+        self.outgoing.extend(frames.into_iter().filter(|frame| !frame.is_empty()).map(Piece::Shared));
+    }
+
+    /// Writes what the other side takes now. `true` when nothing is left.
+    pub(in crate::engine) fn flush(&mut self) -> io::Result<bool> {
+        while !self.outgoing.is_empty() {
+            let mut slices = Vec::with_capacity(PIECES.min(self.outgoing.len()));
+            for (index, piece) in self.outgoing.iter().take(PIECES).enumerate() {
+                let bytes = piece.bytes();
+                slices.push(IoSlice::new(if index == 0 { &bytes[self.written..] } else { bytes }));
+            }
+            match self.stream.write_vectored(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(piece) = self.outgoing.front() {
+            let left = piece.bytes().len() - self.written;
+            if count < left {
+                self.written += count;
+                return;
+            }
+            count -= left;
+            self.written = 0;
+            self.outgoing.pop_front();
+        }
+    }
+
+    pub(in crate::engine) fn has_unsent(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The next whole message, if it is there.
+    pub(in crate::engine) fn receive(&mut self) -> io::Result<Received> {
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(Received::Message(message));
+            }
+            match self.decoder.read_from(&mut self.stream) {
+                Ok(0) => return Ok(Received::Closed),
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::ConnectionReset => return Ok(Received::Closed),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Sends a message together with descriptors. Only on a link whose messages are small: it must be taken at once.
+    pub(in crate::engine) fn send_with_fds(&mut self, tag: u32, frame: &[u8], fds: &[RawFd]) -> io::Result<()> {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        self.send(tag, [Frame::from(frame)]);
+        let message: Vec<u8> = self.outgoing.drain(..).flat_map(|piece| piece.bytes().to_vec()).collect();
+        let control = [ControlMessage::ScmRights(fds)];
+        let sent = sendmsg::<()>(self.fd(), &[IoSlice::new(&message)], &control, MsgFlags::empty(), None)?;
+        // The rest follows without the descriptors, which went with the first byte.
+        if sent < message.len() {
+            self.outgoing.push_back(Piece::Own(message[sent..].to_vec()));
+            self.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts messages together from what is read.
+#[derive(Debug, Default)]
+struct Decoder {
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that are used up.
+    start: usize,
+    partial: Option<Partial>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    tag: u32,
+    lengths: Vec<usize>,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Partial {
+    /// Bytes that the frame under way still lacks.
+    fn missing(&self) -> Option<usize> {
+        let length = *self.lengths.get(self.frames.len().checked_sub(1)?)?;
+        let missing = length - self.frames.last()?.len();
+        (missing > 0).then_some(missing)
+    }
+}
+
+impl Decoder {
+    /// Reads once. Large frames are read to where they stay.
+    fn read_from(&mut self, stream: &mut UnixStream) -> io::Result<usize> {
+        if self.start == self.buffer.len()
+            && let Some(partial) = &mut self.partial
+            && let Some(missing) = partial.missing()
+            && missing >= CHUNK
+            && let Some(frame) = partial.frames.last_mut()
+        {
+            let before = frame.len();
+            // Reads into spare capacity, which need not be zeroed first; a partial read ends in WouldBlock.
+            let result = stream.take(missing as u64).read_to_end(frame);
+            let count = frame.len() - before;
+            return match result {
+                Err(error) if count == 0 => Err(error),
+                _ => Ok(count),
+            };
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + CHUNK, 0);
+        let result = stream.read(&mut self.buffer[filled..]);
+        self.buffer.truncate(filled + *result.as_ref().unwrap_or(&0));
+        result
+    }
+
+    fn next(&mut self) -> io::Result<Option<LinkMessage>> {
+        if self.partial.is_none() && !self.begin()? {
+            return Ok(None);
+        }
+        let Some(partial) = &mut self.partial else { return Ok(None) };
+        loop {
+            if let Some(missing) = partial.missing() {
+                let available = &self.buffer[self.start..];
+                let taken = missing.min(available.len());
+                let frame = partial.frames.last_mut().expect("a frame that lacks bytes exists");
+                frame.extend_from_slice(&available[..taken]);
+                self.start += taken;
+                if taken < missing {
+                    return Ok(None);
+                }
+            }
+            match partial.lengths.get(partial.frames.len()) {
+                Some(length) => partial.frames.push(Vec::with_capacity(*length)),
+                None => break,
+            }
+        }
+        Ok(self.partial.take().map(|partial| LinkMessage { tag: partial.tag, frames: partial.frames }))
+    }
+
+    /// Reads a message's head, if it is there as a whole.
+    fn begin(&mut self) -> io::Result<bool> {
+        let available = &self.buffer[self.start..];
+        let Some((head, rest)) = available.split_first_chunk::<8>() else { return Ok(false) };
+        let (tag, count) = head.split_at(4);
+        let tag = u32::from_le_bytes(tag.try_into().expect("four of eight bytes"));
+        let count = u32::from_le_bytes(count.try_into().expect("four of eight bytes"));
+        if count > MAX_FRAMES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {count} frames")));
+        }
+        let Some(lengths) = rest.get(..8 * count as usize) else { return Ok(false) };
+        let lengths = lengths
+            .chunks_exact(8)
+            .map(|length| u64::from_le_bytes(length.try_into().expect("chunks of eight")))
+            .map(|length| usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidData)))
+            .collect::<io::Result<Vec<usize>>>()?;
+        self.start += 8 + 8 * count as usize;
+        self.partial = Some(Partial { tag, lengths, frames: Vec::with_capacity(count as usize) });
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(link: &mut Link) -> LinkMessage {
+        loop {
+            match link.receive().unwrap() {
+                Received::Message(message) => return message,
+                Received::Nothing => std::thread::yield_now(),
+                Received::Closed => panic!("closed"),
+            }
+        }
+    }
+
+    fn linked() -> (Link, Link) {
+        let (one, fd) = pair().unwrap();
+        let stream = UnixStream::from(fd);
+        stream.set_nonblocking(true).unwrap();
+        (one, Link { stream, decoder: Decoder::default(), outgoing: VecDeque::new(), written: 0 })
+    }
+
+    #[test]
+    fn messages_of_any_shape_arrive_whole_and_in_order() {
+        let (mut one, mut two) = linked();
+        let sizes: [&[usize]; 6] = [&[], &[0], &[1, 0, 5], &[CHUNK + 1, 3], &[5 << 20], &[7; 200]];
+        let writer = std::thread::spawn(move || {
+            for (tag, sizes) in sizes.iter().enumerate() {
+                one.send(tag as u32, sizes.iter().map(|size| Frame::from(vec![tag as u8; *size])));
+            }
+            while !one.flush().unwrap() {
+                std::thread::yield_now();
+            }
+            assert!(!one.has_unsent());
+        });
+        for (tag, sizes) in sizes.iter().enumerate() {
+            let got = message(&mut two);
+            assert_eq!(got.tag, tag as u32);
+            assert_eq!(got.frames.iter().map(Vec::len).collect::<Vec<_>>(), *sizes);
+            assert!(got.frames.iter().flatten().all(|byte| *byte == tag as u8));
+        }
+        writer.join().unwrap();
+        assert!(matches!(two.receive().unwrap(), Received::Closed));
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_not_an_allocation() {
+        let (mut one, mut two) = linked();
+        one.outgoing.push_back(Piece::Own(vec![0xff; 64]));
+        one.flush().unwrap();
+        assert!(two.receive().is_err());
+    }
+}

@@ -1,0 +1,53 @@
+//! Starting the user's Python.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use super::link::{Link, pair};
+use super::python::Python;
+use super::sources::{BOOTSTRAP, to_json};
+use crate::transport::Frame;
+
+/// The connection file's key is no business of user code.
+const HIDDEN: &str = "IPP_CONNECTION_INFO";
+
+/// Starts `python -c BOOTSTRAP mode FD`, sends it the kernel's sources, and returns it with the link to it.
+pub(in crate::engine) fn start(
+    python: &Python,
+    mode: &str,
+    output: Option<(OwnedFd, OwnedFd)>,
+) -> io::Result<(Child, Link)> {
+    let (mut link, theirs) = pair()?;
+    let fd = theirs.as_raw_fd();
+    let mut command = Command::new(&python.path);
+    command.args(["-c", BOOTSTRAP, mode, &fd.to_string()]).stdin(Stdio::null()).env_remove(HIDDEN);
+    if let Some((stdout, stderr)) = output {
+        command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+    } else {
+        // What it has to say belongs into the engine's log, which is stderr.
+        let log = nix::unistd::dup(io::stderr()).map_or_else(|_| Stdio::null(), Stdio::from);
+        command.stdout(log);
+    }
+    command.kill_on_drop(true);
+    // SAFETY: between fork and exec only system calls are made, which may be.
+    unsafe { command.pre_exec(move || prepare_child(fd)) };
+    let child = command.spawn()?;
+    drop(theirs);
+    link.send(0, [Frame::from(to_json())]);
+    link.flush()?;
+    Ok((child, link))
+}
+
+/// The link stays open across exec; the child does not outlive the engine (Linux; elsewhere it sees the link's end).
+fn prepare_child(fd: RawFd) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    // SAFETY: the descriptor is open in this process: it was made before the fork.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    Ok(())
+}

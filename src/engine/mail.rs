@@ -1,0 +1,54 @@
+//! What the threads of an engine process tell each other.
+
+use crate::protocol::EngineId;
+
+use super::kernel::link::Link;
+use super::kernel::messages::ExitStatus;
+use super::kernel::pipes::OutputPipe;
+
+/// Numbers the engines of this process from 0.
+pub(super) type Rank = u32;
+
+/// To an engine's thread.
+#[derive(Debug)]
+pub(super) enum EngineMail {
+    /// Its kernel's process is being started.
+    KernelStarted(KernelIo),
+    KernelExited(Option<ExitStatus>),
+    /// No kernel could be started.
+    KernelFailed(String),
+    /// No ping has come for too long.
+    ControllerLost,
+    /// End in order.
+    Stop,
+}
+
+/// An engine's ends of what connects it to its kernel.
+#[derive(Debug)]
+pub(super) struct KernelIo {
+    pub(super) link: Link,
+    pub(super) stdout: OutputPipe,
+    pub(super) stderr: OutputPipe,
+}
+
+/// From engines' threads to the process that runs them.
+#[derive(Debug)]
+pub(super) enum HostMail {
+    /// The controller has given it an id; its kernel is wanted.
+    Registered { rank: Rank, id: EngineId },
+    /// Its kernel is ready and all its connections are there.
+    Running { rank: Rank },
+    /// A signal for its kernel, or for the kernel's process group.
+    Signal { rank: Rank, signal: i32, group: bool },
+    Ended { rank: Rank, how: Ending },
+    ControllerLost,
+}
+
+/// How an engine came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was asked to.
+    Asked,
+    /// It could not go on.
+    Failed(String),
+}

@@ -1,0 +1,110 @@
+//! An engine's connections to the controller.
+
+use std::io;
+
+use crate::profile::connection::{Channel, EngineFile};
+use crate::protocol::{EngineId, EngineUuid};
+use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
+
+/// Unsent replies have this long to leave when an engine ends, in milliseconds.
+const LINGER: i32 = 1000;
+
+/// The connection over which an engine registers.
+pub(super) fn registrar(context: &Context, uuid: &EngineUuid, connection: &EngineFile) -> io::Result<Socket> {
+    let socket = context.socket(Kind::Dealer)?;
+    socket.set_linger(LINGER)?;
+    socket.set_identity(uuid.as_str().as_bytes())?;
+    socket.connect(&url(connection.url(Channel::Registration), "registration")?)?;
+    Ok(socket)
+}
+
+fn url(url: Option<String>, channel: &str) -> io::Result<String> {
+    url.ok_or_else(|| io::Error::other(format!("the connection file names no port for {channel}")))
+}
+
+/// The sockets of a registered engine.
+pub(super) struct EngineSockets {
+    /// Requests of the mux, task and broadcast queues: each puts its own routing id before a request.
+    pub(super) shell: Socket,
+    pub(super) control: Socket,
+    pub(super) iopub: Socket,
+    pub(super) shell_monitor: Monitor,
+    pub(super) control_monitor: Monitor,
+    shell_connections: usize,
+    control_connections: usize,
+    has_subscriber: bool,
+}
+
+/// Queues that the shell socket is connected to.
+const SHELL_QUEUES: usize = 3;
+
+impl EngineSockets {
+    pub(super) fn connect(
+        context: &Context,
+        uuid: &EngineUuid,
+        id: EngineId,
+        connection: &EngineFile,
+    ) -> io::Result<Self> {
+        let identity = uuid.as_str().as_bytes();
+        let shell = router(context, identity)?;
+        let shell_monitor = Monitor::new(context, &shell, &format!("shell-{uuid}"))?;
+        shell.connect(&url(connection.url(Channel::Mux), "mux")?)?;
+        shell.connect(&url(connection.url(Channel::Task), "task")?)?;
+        shell.connect(&url(connection.broadcast_url(id.0), "broadcast")?)?;
+        let control = router(context, identity)?;
+        let control_monitor = Monitor::new(context, &control, &format!("control-{uuid}"))?;
+        control.connect(&url(connection.url(Channel::Control), "control")?)?;
+        // An XPUB tells when the controller listens: what is published earlier is lost.
+        let iopub = context.socket(Kind::XPub)?;
+        iopub.set_linger(LINGER)?;
+        iopub.set_high_water_marks(0, 0)?;
+        iopub.set_identity(identity)?;
+        iopub.connect(&url(connection.url(Channel::Iopub), "iopub")?)?;
+        Ok(Self {
+            shell,
+            control,
+            iopub,
+            shell_monitor,
+            control_monitor,
+            shell_connections: 0,
+            control_connections: 0,
+            has_subscriber: false,
+        })
+    }
+
+    /// Takes note of connections that have come or gone. `true` when there was any news.
+    pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let before = (self.shell_connections, self.control_connections, self.has_subscriber);
+        count(&mut self.shell_monitor, &mut self.shell_connections);
+        count(&mut self.control_monitor, &mut self.control_connections);
+        let has_subscriber = &mut self.has_subscriber;
+        drain(&mut self.iopub, frames, |_, frames| {
+            *has_subscriber |= frames.first().is_some_and(|frame| frame.first() == Some(&1));
+        });
+        before != (self.shell_connections, self.control_connections, self.has_subscriber)
+    }
+
+    /// Every message of this engine and to it would arrive.
+    pub(super) fn all_connected(&self) -> bool {
+        self.shell_connections >= SHELL_QUEUES && self.control_connections >= 1 && self.has_subscriber
+    }
+}
+
+fn router(context: &Context, identity: &[u8]) -> io::Result<Socket> {
+    let socket = context.socket(Kind::Router)?;
+    socket.set_linger(LINGER)?;
+    socket.set_high_water_marks(0, 0)?;
+    socket.set_identity(identity)?;
+    // A reply for which the controller's queue is not connected at the moment is kept, not dropped.
+    socket.set_mandatory()?;
+    Ok(socket)
+}
+
+fn count(monitor: &mut Monitor, connections: &mut usize) {
+    while let Ok(Some(event)) = monitor.receive() {
+        match event {
+            ConnectionEvent::Established(_) => *connections += 1,
+            ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),
+        }
+    }
+}

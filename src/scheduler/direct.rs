@@ -1,0 +1,297 @@
+//! Requests for which the client names the engine, on the mux and control queues.
+//!
+//! The queue itself is the engine's; here is only who waits for which engine, so that a request is answered even when
+//! its engine cannot do it any more.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::recent::Recent;
+use crate::protocol::{EngineUuid, Identity, MsgId};
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Forward,
+    /// No such engine is registered; the client is to be told, unless the message expects no reply.
+    UnknownEngine,
+    /// As before, but nobody waits for an answer.
+    Drop,
+}
+
+/// A request that will not be answered by its engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectFailure<H> {
+    pub client: Identity,
+    pub msg_id: MsgId,
+    pub msg_type: String,
+    pub header: H,
+}
+
+/// How much one engine has to do, and has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectLoad {
+    pub uuid: EngineUuid,
+    pub pending: u64,
+    pub completed: u64,
+}
+
+/// `H` is what the caller needs to answer a request in its engine's place: its header.
+#[derive(Debug)]
+pub struct DirectScheduler<H> {
+    engines: HashMap<Identity, Engine>,
+    pending: HashMap<MsgId, Pending<H>>,
+    finished: Recent,
+}
+
+#[derive(Debug)]
+struct Engine {
+    uuid: EngineUuid,
+    /// Requests in flight, by order of arrival. Answered ones are taken out from the front when they get there.
+    queue: VecDeque<MsgId>,
+    pending: u64,
+    completed: u64,
+}
+
+#[derive(Debug)]
+struct Pending<H> {
+    engine: Identity,
+    client: Identity,
+    msg_type: String,
+    header: H,
+}
+
+impl<H> Default for DirectScheduler<H> {
+    fn default() -> Self {
+        Self {
+            engines: HashMap::new(),
+            pending: HashMap::new(),
+            finished: Recent::default(),
+        }
+    }
+}
+
+impl<H> DirectScheduler<H> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn on_engine_registered(&mut self, uuid: EngineUuid) {
+        let engine = Engine {
+            uuid: uuid.clone(),
+            queue: VecDeque::new(),
+            pending: 0,
+            completed: 0,
+        };
+        self.engines.insert(Identity::from(&uuid), engine);
+    }
+
+    /// Everything that was in flight to the engine has failed, in the order in which it was sent.
+    pub fn on_engine_gone(&mut self, uuid: &EngineUuid, failed: &mut Vec<DirectFailure<H>>) {
+        let Some(engine) = self.engines.remove(uuid.as_str().as_bytes()) else {
+            return;
+        };
+        for msg_id in engine.queue {
+            // An id that is not pending was answered; one that is pending elsewhere was used twice.
+            let here = self
+                .pending
+                .get(&msg_id)
+                .is_some_and(|p| p.engine.as_bytes() == uuid.as_str().as_bytes());
+            if here
+                && let Some(Pending {
+                    client,
+                    msg_type,
+                    header,
+                    ..
+                }) = self.pending.remove(&msg_id)
+            {
+                self.finished.add(msg_id.as_str());
+                failed.push(DirectFailure {
+                    client,
+                    msg_id,
+                    msg_type,
+                    header,
+                });
+            }
+        }
+    }
+
+    pub fn on_request(
+        &mut self,
+        engine: &[u8],
+        client: Identity,
+        msg_id: &str,
+        msg_type: &str,
+        header: H,
+    ) -> Route {
+        let expects_reply = expects_reply(msg_type);
+        let Some((identity, entry)) = self.engines.get_key_value_mut(engine) else {
+            return if expects_reply {
+                Route::UnknownEngine
+            } else {
+                Route::Drop
+            };
+        };
+        if expects_reply && !self.pending.contains_key(msg_id) {
+            let msg_id = MsgId::from(msg_id);
+            entry.queue.push_back(msg_id.clone());
+            entry.pending += 1;
+            let pending = Pending {
+                engine: identity.clone(),
+                client,
+                msg_type: msg_type.to_owned(),
+                header,
+            };
+            self.pending.insert(msg_id, pending);
+        }
+        Route::Forward
+    }
+
+    /// Is this the answer to a request that this engine has of this client? Then it is delivered, once.
+    pub fn on_reply(&mut self, engine: &[u8], client: &[u8], msg_id: &str) -> bool {
+        let expected = self.pending.get(msg_id).is_some_and(|pending| {
+            pending.engine.as_bytes() == engine && pending.client.as_bytes() == client
+        });
+        if !expected {
+            return false;
+        }
+        self.pending.remove(msg_id);
+        self.finished.add(msg_id);
+        if let Some(engine) = self.engines.get_mut(engine) {
+            engine.pending -= 1;
+            engine.completed += 1;
+            while engine
+                .queue
+                .front()
+                .is_some_and(|front| !self.pending.contains_key(front))
+            {
+                engine.queue.pop_front();
+            }
+            // Answers out of order leave gaps; an engine that holds one request for ever must not keep all later ids.
+            if engine.queue.len() > 64 && engine.queue.len() as u64 > 2 * engine.pending {
+                engine.queue.retain(|id| self.pending.contains_key(id));
+            }
+        }
+        true
+    }
+
+    pub fn is_pending(&self, msg_id: &str) -> bool {
+        self.pending.contains_key(msg_id)
+    }
+
+    /// Answered, or failed, not too long ago.
+    pub fn is_finished(&self, msg_id: &str) -> bool {
+        self.finished.contains(msg_id)
+    }
+
+    pub fn snapshot(&self) -> impl Iterator<Item = DirectLoad> {
+        self.engines.values().map(|engine| DirectLoad {
+            uuid: engine.uuid.clone(),
+            pending: engine.pending,
+            completed: engine.completed,
+        })
+    }
+
+    /// Requests in flight to one engine, by order of arrival.
+    pub fn pending_ids(&self, uuid: &EngineUuid) -> Vec<MsgId> {
+        let Some(engine) = self.engines.get(uuid.as_str().as_bytes()) else {
+            return Vec::new();
+        };
+        engine
+            .queue
+            .iter()
+            .filter(|id| self.pending.contains_key(*id))
+            .cloned()
+            .collect()
+    }
+}
+
+/// Comm messages go one way (Jupyter messaging, "Custom messages").
+fn expects_reply(msg_type: &str) -> bool {
+    !matches!(msg_type, "comm_open" | "comm_msg" | "comm_close")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Identity {
+        Identity::from(&b"client"[..])
+    }
+
+    fn scheduler() -> DirectScheduler<u32> {
+        let mut scheduler = DirectScheduler::new();
+        scheduler.on_engine_registered(EngineUuid::from("a"));
+        scheduler
+    }
+
+    fn request(scheduler: &mut DirectScheduler<u32>, engine: &[u8], msg_id: &str) -> Route {
+        scheduler.on_request(engine, client(), msg_id, "apply_request", 7)
+    }
+
+    #[test]
+    fn an_answer_is_delivered_once_and_only_from_the_engine_that_was_asked() {
+        let mut scheduler = scheduler();
+        scheduler.on_engine_registered(EngineUuid::from("b"));
+        assert_eq!(request(&mut scheduler, b"a", "m"), Route::Forward);
+        assert!(!scheduler.on_reply(b"b", b"client", "m"));
+        assert!(!scheduler.on_reply(b"a", b"other", "m"));
+        assert!(!scheduler.on_reply(b"a", b"client", "n"));
+        assert!(scheduler.is_pending("m") && !scheduler.is_finished("m"));
+        assert!(scheduler.on_reply(b"a", b"client", "m"));
+        assert!(!scheduler.on_reply(b"a", b"client", "m"));
+        assert!(!scheduler.is_pending("m") && scheduler.is_finished("m"));
+    }
+
+    #[test]
+    fn requests_to_an_engine_that_dies_fail_in_order() {
+        let mut scheduler = scheduler();
+        for id in ["1", "2", "3"] {
+            request(&mut scheduler, b"a", id);
+        }
+        scheduler.on_reply(b"a", b"client", "2");
+        assert_eq!(
+            scheduler.pending_ids(&EngineUuid::from("a")),
+            ["1", "3"].map(MsgId::from)
+        );
+        let mut failed = Vec::new();
+        scheduler.on_engine_gone(&EngineUuid::from("a"), &mut failed);
+        let ids: Vec<&str> = failed
+            .iter()
+            .map(|failure| failure.msg_id.as_str())
+            .collect();
+        assert_eq!(ids, ["1", "3"]);
+        assert!(!scheduler.on_reply(b"a", b"client", "1"));
+        assert_eq!(request(&mut scheduler, b"a", "4"), Route::UnknownEngine);
+        assert!(scheduler.pending.is_empty());
+    }
+
+    #[test]
+    fn comm_messages_pass_and_are_not_waited_for() {
+        let mut scheduler = scheduler();
+        assert_eq!(
+            scheduler.on_request(b"a", client(), "c", "comm_msg", 0),
+            Route::Forward
+        );
+        assert!(!scheduler.is_pending("c"));
+        assert_eq!(
+            scheduler.on_request(b"x", client(), "c", "comm_msg", 0),
+            Route::Drop
+        );
+    }
+
+    #[test]
+    fn ids_behind_a_request_that_is_never_answered_do_not_pile_up() {
+        let mut scheduler = scheduler();
+        request(&mut scheduler, b"a", "for ever");
+        for n in 0..10_000 {
+            let id = n.to_string();
+            request(&mut scheduler, b"a", &id);
+            assert!(scheduler.on_reply(b"a", b"client", &id));
+        }
+        let engine = &scheduler.engines[&b"a"[..]];
+        assert!(engine.queue.len() <= 65, "{}", engine.queue.len());
+        assert_eq!((engine.pending, engine.completed), (1, 10_000));
+    }
+}

@@ -1,0 +1,107 @@
+//! Where messages come in: shape and signature are checked before anything in them is believed.
+//!
+//! What is refused is counted and dropped, and logged once per peer and [`LOG_EVERY`], never with the peer's bytes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+
+use crate::protocol::digests::DigestHistory;
+use crate::protocol::signature::SignatureError;
+use crate::protocol::{Identity, Signer, Wire, WireError};
+use super::Frame;
+
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Peers whose refusals are told apart; when there are more, the table starts afresh.
+const MAX_PEERS: usize = 1000;
+
+#[derive(Debug)]
+pub struct Door {
+    channel: &'static str,
+    signer: Signer,
+    /// Shared by all channels: a message recorded on one is refused on the others too.
+    digests: Arc<Mutex<DigestHistory>>,
+    peers: HashMap<Identity, Refusals>,
+    refused: u64,
+}
+
+#[derive(Debug)]
+struct Refusals {
+    logged: Instant,
+    since: u64,
+}
+
+impl Door {
+    pub fn new(
+        channel: &'static str,
+        signer: Signer,
+        digests: Arc<Mutex<DigestHistory>>,
+    ) -> Self {
+        Self {
+            channel,
+            signer,
+            digests,
+            peers: HashMap::new(),
+            refused: 0,
+        }
+    }
+
+    /// The message in `frames`, if it is one, is rightly signed and has not been received before.
+    pub fn admit<'a>(&mut self, frames: &'a [Frame]) -> Option<Wire<'a, Frame>> {
+        match self.check(frames) {
+            Ok(wire) => Some(wire),
+            Err(error) => {
+                self.refuse(frames, error);
+                None
+            }
+        }
+    }
+
+    fn check<'a>(&self, frames: &'a [Frame]) -> Result<Wire<'a, Frame>, WireError> {
+        let wire = Wire::parse(frames)?;
+        if let Some(digest) = wire.verify(&self.signer)? {
+            let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+            if !digests.record(&digest) {
+                return Err(SignatureError::Replayed.into());
+            }
+        }
+        Ok(wire)
+    }
+
+    /// Drops a message, and says so if this peer's last line is long enough ago.
+    pub fn refuse(&mut self, frames: &[Frame], why: impl std::fmt::Display) {
+        self.refused += 1;
+        let now = Instant::now();
+        if self.peers.len() >= MAX_PEERS {
+            self.peers.clear();
+        }
+        let peer = frames
+            .first()
+            .map_or_else(|| Identity::from(&b""[..]), |frame| short_identity(frame));
+        let refusals = self.peers.entry(peer.clone()).or_insert(Refusals {
+            logged: now,
+            since: 0,
+        });
+        refusals.since += 1;
+        if refusals.since == 1 || now.duration_since(refusals.logged) >= LOG_EVERY {
+            let since = refusals.since;
+            *refusals = Refusals { logged: now, since };
+            let address = frames
+                .first()
+                .and_then(Frame::peer_address)
+                .unwrap_or_else(|| "?".to_owned());
+            tracing::warn!(
+                "{}: dropped a message from {peer} at {address}: {why} ({since} from this peer, {} in all)",
+                self.channel,
+                self.refused,
+            );
+        }
+    }
+}
+
+/// A first frame may be anything, of any length.
+fn short_identity(frame: &Frame) -> Identity {
+    Identity::from(&frame[..frame.len().min(255)])
+}
