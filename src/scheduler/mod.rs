@@ -1,4 +1,5 @@
-//! Who does what: the task queue, direct requests, broadcasts. Pure.
+//! Who does what: the task queue, direct requests, broadcasts. Pure: ids, times and seeds come in as arguments, actions
+//! go out as data.
 //!
 //! Payloads are opaque here: what a scheduler needs to know of a message is given to it, and it keeps the rest for the
 //! thread that sends it.
@@ -6,8 +7,15 @@
 mod broadcast;
 mod direct;
 mod recent;
+pub mod scheme;
+pub mod task;
 
 pub use broadcast::{
     BroadcastEnd, BroadcastLoad, BroadcastScheduler, BroadcastTarget, BroadcastVerdict, FanOut,
 };
 pub use direct::{DirectFailure, DirectLoad, DirectScheduler, Route};
+pub use scheme::Scheme;
+pub use task::{
+    EngineLoad, JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskSnapshot,
+    TaskStatus, Verdict,
+};

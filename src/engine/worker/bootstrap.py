@@ -1,0 +1,56 @@
+"""Installs the kernel's sources, which the engine sends, as the package `ipcluster_kernel`, and runs it.
+
+Run as `python -c BOOTSTRAP MODE FD`. FD is the socket pair to the engine; its first message holds one frame, a JSON
+object {module name: source}. MODE is `fork-server` or `spawn`.
+"""
+
+import importlib.abc
+import importlib.machinery
+import json
+import linecache
+import os
+import struct
+import sys
+
+PACKAGE = "ipcluster_kernel"
+
+
+class EmbeddedSources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the package's modules from memory, with their source at hand for tracebacks and `inspect`."""
+
+    def __init__(self, sources):
+        self.sources = sources
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, module = fullname.partition(".")
+        if package != PACKAGE or (module or "__init__") not in self.sources:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=not module)
+
+    def get_source(self, fullname):
+        return self.sources[fullname.partition(".")[2] or "__init__"]
+
+    def exec_module(self, module):
+        source = self.get_source(module.__name__)
+        filename = "<%s>" % module.__name__
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        exec(compile(source, filename, "exec"), module.__dict__)
+
+
+def read(fd, size):
+    data = bytearray()
+    while len(data) < size:
+        part = os.read(fd, size - len(data))
+        if not part:
+            os._exit(1)
+        data += part
+    return bytes(data)
+
+
+mode, fd = sys.argv[1], int(sys.argv[2])
+(length,) = struct.unpack("<8xQ", read(fd, 16))
+sys.meta_path.insert(0, EmbeddedSources(json.loads(read(fd, length))))
+
+from ipcluster_kernel.main import run  # noqa: E402
+
+run(mode, fd)

@@ -1,0 +1,192 @@
+"""The link between an engine and its kernel: messages of frames over a Unix socket pair.
+
+User code may be interrupted anywhere: a signal handler that raises, a finalizer that prints. So every state of the
+link that a half-done call could leave behind is one that the next call goes on from. What makes it so: a handler runs
+between two bytecodes, never inside `list.extend(map(system_call, ...))`; the count of bytes moved is in the list or the
+call has not happened.
+"""
+
+import os
+import struct
+import threading
+from operator import itemgetter
+
+CONFIGURE, APPLY, REQUEST, EXIT = 1, 2, 3, 4
+READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
+PRELOAD, FORK, SIGNAL = 201, 202, 203
+WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304
+
+_CHUNK = 65536
+_IOV_MAX = 1024
+_JOINED = 8192
+"""Messages below this size leave as one buffer: that costs less than a list of them."""
+_COPIED = 4096
+"""Frames of large messages below this size are handed out as bytes, larger ones as read-only views."""
+
+_PREFIX = struct.Struct("<II")
+_HEADS = [struct.Struct("<II%dQ" % n) for n in range(16)]
+_first = itemgetter(0)
+
+
+class Link:
+    """One end of the socket pair. Any thread may send; one thread receives.
+
+    `ended` is called when the other end is gone; it must not return.
+    """
+
+    def __init__(self, sock, ended=lambda: os._exit(1)):
+        self._sock = sock
+        self._ended = ended
+        self._lock = threading.RLock()
+        self._sendmsg = sock.sendmsg
+        self._recv = sock.recv
+        # First the counts of what was moved since the list was last tidied, then the buffers still to be moved.
+        self._outgoing = [[]]
+        self._received = []
+        self._large = None
+        self.disowned = False
+
+    def fileno(self):
+        return self._sock.fileno()
+
+    def push(self, tag, frames):
+        """Queue a message; it leaves with the next `send` or `flush`, in order."""
+        frames = [f if type(f) is bytes else _flat(f) for f in frames]
+        lengths = [len(f) for f in frames]
+        n = len(frames)
+        head = (_HEADS[n] if n < 16 else struct.Struct("<II%dQ" % n)).pack(tag, n, *lengths)
+        if sum(lengths) < _JOINED:
+            self._outgoing.append(b"".join((head, *frames)))
+        else:
+            self._outgoing.extend((head, *frames))
+
+    def send(self, tag, frames):
+        self.push(tag, frames)
+        self.flush()
+
+    def flush(self):
+        """Write what is queued. Blocks while the engine does not read."""
+        if self.disowned or self._lock._is_owned():
+            # Re-entered by a signal handler or a finalizer: the interrupted call below goes on with what was queued.
+            return
+        queue = self._outgoing
+        try:
+            with self._lock:
+                while True:
+                    if queue[0]:
+                        _tidy(queue)
+                    if len(queue) == 1:
+                        return
+                    queue[0].extend(map(self._sendmsg, (queue[1:_IOV_MAX],)))
+        except OSError:
+            self._ended()
+
+    def receive(self):
+        """Receive once: blocks until something has come."""
+        try:
+            if self._large:
+                queue = self._large[2]
+                _tidy(queue)
+                if len(queue) > 1:
+                    queue[0].extend(map(_first, map(self._sock.recvmsg_into, (queue[1:_IOV_MAX],))))
+                    if not queue[0][-1]:
+                        self._ended()
+            else:
+                self._received.extend(map(self._recv, (_CHUNK,)))
+                if not self._received[-1]:
+                    self._ended()
+        except OSError:
+            self._ended()
+
+    def next(self):
+        """The next whole message (tag, frames) of what was received, or None: then `receive` first."""
+        if self._large:
+            return self._next_large()
+        received = self._received
+        if not received:
+            return None
+        if len(received) > 1:
+            received[:] = [b"".join(received)]
+        data = received[0]
+        size = len(data)
+        if size < 8:
+            return None
+        tag, n = _PREFIX.unpack_from(data)
+        start = 8 + 8 * n
+        if size < start:
+            return None
+        lengths = struct.unpack_from("<%dQ" % n, data, 8)
+        end = start + sum(lengths)
+        if end > size:
+            if end > _CHUNK:
+                self._begin_large(tag, lengths, data, start)
+            return None
+        frames = []
+        for length in lengths:
+            frames.append(data[start : start + length])
+            start += length
+        received[:] = [data[end:]] if end < size else []
+        return tag, frames
+
+    def wait(self):
+        """The next message; blocks until it is there."""
+        message = self.next()
+        while message is None:
+            self.receive()
+            message = self.next()
+        return message
+
+    def _begin_large(self, tag, lengths, data, start):
+        """Have the rest of a message received in place: into one buffer per frame, so that arrays are aligned."""
+        frames = [bytearray(length) for length in lengths]
+        views = []
+        for frame in frames:
+            part = data[start : start + len(frame)]
+            start += len(part)
+            frame[: len(part)] = part
+            if len(part) < len(frame):
+                views.append(memoryview(frame)[len(part) :])
+        self._large = (tag, frames, [[], *views])
+
+    def _next_large(self):
+        tag, frames, queue = self._large
+        _tidy(queue)
+        if len(queue) > 1:
+            return None
+        # The part that came with the message's head was copied; it is dropped before anything else is received.
+        self._received.clear()
+        self._large = None
+        return tag, [bytes(f) if len(f) < _COPIED else memoryview(f).toreadonly() for f in frames]
+
+    @property
+    def partial(self):
+        """Whether a large message is on its way in: the rest is worth waiting for."""
+        return self._large is not None
+
+    def disown(self):
+        """Leave the link to the parent: this process was forked by user code."""
+        self.disowned = True
+        self._outgoing = [[]]
+        self._lock = threading.RLock()
+        self._sock.close()
+
+
+def _flat(buffer):
+    """The bytes of any buffer without a copy where that is possible, with len() in bytes."""
+    view = memoryview(buffer)
+    if not view.contiguous or not view.nbytes:
+        return view.tobytes()
+    return view.cast("B")
+
+
+def _tidy(queue):
+    """Drop what was moved from the front of a queue [[count, ...], buffer, ...]."""
+    moved = sum(queue[0])
+    done = 1
+    while done < len(queue) and moved >= len(queue[done]):
+        moved -= len(queue[done])
+        done += 1
+    if moved:
+        queue[: done + 1] = [[], memoryview(queue[done])[moved:]]
+    else:
+        queue[:done] = [[]]
