@@ -9,7 +9,9 @@ use crate::controller::mail::{HeartbeatMail, HubMail};
 use crate::heartbeat::{Action, HeartMonitor};
 use crate::os::Host;
 use crate::protocol::Identity;
-use crate::transport::{ConnectionEvent, Context, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{
+    ConnectionEvent, Context, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left,
+};
 
 pub(super) struct HeartbeatThread {
     ping: Socket,

@@ -12,7 +12,9 @@ use crate::protocol::{Composer, Header, Identity, TaskMetadata, Wire};
 use crate::scheduler::{
     JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
 };
-use crate::transport::{Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{
+    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left,
+};
 
 pub(super) struct TaskThread {
     clients: Socket,

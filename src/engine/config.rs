@@ -54,6 +54,10 @@ pub enum StartMethod {
 impl Default for StartMethod {
     /// System libraries of macOS do not survive a fork.
     fn default() -> Self {
-        if cfg!(target_os = "macos") { Self::Spawn } else { Self::ForkServer }
+        if cfg!(target_os = "macos") {
+            Self::Spawn
+        } else {
+            Self::ForkServer
+        }
     }
 }

@@ -51,7 +51,16 @@ impl EngineThread {
         let uuid = EngineUuid::from(uuid::Uuid::new_v4().to_string());
         let signer = Signer::new(config.connection.common.key.as_bytes());
         let composer = Composer::new(uuid.as_str(), user::name(), std::process::id(), signer);
-        Self { rank, config, context, mailbox, host, hearts, uuid, composer }
+        Self {
+            rank,
+            config,
+            context,
+            mailbox,
+            host,
+            hearts,
+            uuid,
+            composer,
+        }
     }
 
     pub(super) fn run(self) {
@@ -64,28 +73,53 @@ impl EngineThread {
     fn live(mut self) -> Ending {
         let mut registrar = match registrar(&self.context, &self.uuid, &self.config.connection) {
             Ok(socket) => socket,
-            Err(error) => return Ending::Failed(format!("cannot connect to the controller: {error}")),
+            Err(error) => {
+                return Ending::Failed(format!("cannot connect to the controller: {error}"));
+            }
         };
         let registered = match self.register(&mut registrar) {
             Ok(registered) => registered,
             Err(how) => return how,
         };
         let id = registered.id;
-        let sockets = match EngineSockets::connect(&self.context, &self.uuid, id, &self.config.connection) {
-            Ok(sockets) => sockets,
-            Err(error) => return Ending::Failed(format!("cannot connect to the controller: {error}")),
-        };
-        let _ = self.host.send(HostMail::Registered { rank: self.rank, id });
+        let sockets =
+            match EngineSockets::connect(&self.context, &self.uuid, id, &self.config.connection) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    return Ending::Failed(format!("cannot connect to the controller: {error}"));
+                }
+            };
+        let _ = self.host.send(HostMail::Registered {
+            rank: self.rank,
+            id,
+        });
         let kernel = match self.await_kernel() {
             Ok(kernel) => kernel,
             Err(how) => {
-                let mut farewell = unregistration(&mut self.composer, &self.uuid, id, "its kernel did not start", &[]);
+                let mut farewell = unregistration(
+                    &mut self.composer,
+                    &self.uuid,
+                    id,
+                    "its kernel did not start",
+                    &[],
+                );
                 let _ = registrar.send(&mut farewell);
                 return how;
             }
         };
-        let who = Identification { uuid: self.uuid.clone(), id };
-        Serving::new(self, who, registered.heartbeat_period, registrar, sockets, kernel).run()
+        let who = Identification {
+            uuid: self.uuid.clone(),
+            id,
+        };
+        Serving::new(
+            self,
+            who,
+            registered.heartbeat_period,
+            registrar,
+            sockets,
+            kernel,
+        )
+        .run()
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
@@ -94,8 +128,15 @@ impl EngineThread {
             content["id"] = json!(first + self.rank);
         }
         let request = Outgoing::new("registration_request", content);
-        let mut frames: Vec<Frame> = self.composer.compose(&request, now()).into_iter().map(Frame::from).collect();
-        registrar.send(&mut frames).map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
+        let mut frames: Vec<Frame> = self
+            .composer
+            .compose(&request, now())
+            .into_iter()
+            .map(Frame::from)
+            .collect();
+        registrar
+            .send(&mut frames)
+            .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
 
         let digests = Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY)));
         let mut door = Door::new("registration", self.composer.signer().clone(), digests);
@@ -106,12 +147,18 @@ impl EngineThread {
         let mut mail = Vec::new();
         loop {
             self.mailbox.take(&mut mail);
-            if mail.drain(..).any(|message| matches!(message, EngineMail::Stop)) {
+            if mail
+                .drain(..)
+                .any(|message| matches!(message, EngineMail::Stop))
+            {
                 return Err(Ending::Asked);
             }
             while registrar.receive(&mut frames).unwrap_or(false) {
                 if let Some(wire) = door.admit(&frames) {
-                    return read_registration(&wire, self.config.first_id.map(|first| first + self.rank));
+                    return read_registration(
+                        &wire,
+                        self.config.first_id.map(|first| first + self.rank),
+                    );
                 }
             }
             if Instant::now() >= deadline {
@@ -122,9 +169,9 @@ impl EngineThread {
                     self.config.registration_timeout.as_secs_f64(),
                 )));
             }
-            poller
-                .wait(time_left([Some(deadline)]))
-                .map_err(|error| Ending::Failed(format!("cannot wait for the controller: {error}")))?;
+            poller.wait(time_left([Some(deadline)])).map_err(|error| {
+                Ending::Failed(format!("cannot wait for the controller: {error}"))
+            })?;
         }
     }
 
@@ -161,18 +208,32 @@ fn read_registration(wire: &Wire<'_, Frame>, requested: Option<u32>) -> Result<R
         #[serde(default)]
         evalue: Option<String>,
     }
-    let content: Content = serde_json::from_slice(wire.content())
-        .map_err(|error| Ending::Failed(format!("the controller's answer to the registration is no answer: {error}")))?;
+    let content: Content = serde_json::from_slice(wire.content()).map_err(|error| {
+        Ending::Failed(format!(
+            "the controller's answer to the registration is no answer: {error}"
+        ))
+    })?;
     match content {
-        Content { status, id: Some(id), hb_period, .. } if status == "ok" => {
+        Content {
+            status,
+            id: Some(id),
+            hb_period,
+            ..
+        } if status == "ok" => {
             if let Some(requested) = requested.filter(|requested| *requested != id.0) {
-                tracing::warn!("did not get the requested id {requested}: it is in use; this is engine {id}");
+                tracing::warn!(
+                    "did not get the requested id {requested}: it is in use; this is engine {id}"
+                );
             }
-            Ok(Registered { id, heartbeat_period: Duration::from_millis(hb_period.unwrap_or(3000)) })
+            Ok(Registered {
+                id,
+                heartbeat_period: Duration::from_millis(hb_period.unwrap_or(3000)),
+            })
         }
-        Content { evalue, .. } => {
-            Err(Ending::Failed(format!("the controller refused the registration: {}", evalue.unwrap_or_default())))
-        }
+        Content { evalue, .. } => Err(Ending::Failed(format!(
+            "the controller refused the registration: {}",
+            evalue.unwrap_or_default()
+        ))),
     }
 }
 
@@ -186,7 +247,11 @@ fn unregistration(
 ) -> Vec<Frame> {
     let content = json!({ "id": id, "uuid": uuid, "reason": reason, "returned": returned });
     let message = Outgoing::new("unregistration_request", content);
-    composer.compose(&message, now()).into_iter().map(Frame::from).collect()
+    composer
+        .compose(&message, now())
+        .into_iter()
+        .map(Frame::from)
+        .collect()
 }
 
 fn now() -> Timestamp {

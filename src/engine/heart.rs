@@ -12,8 +12,13 @@ use crate::transport::{Context, Frame, Kind, Mailbox, Poller, Socket, drain, tim
 #[derive(Debug)]
 pub(super) enum HeartMail {
     /// From now on this engine answers pings.
-    Beat { uuid: EngineUuid, period: Duration },
-    Stop { uuid: EngineUuid },
+    Beat {
+        uuid: EngineUuid,
+        period: Duration,
+    },
+    Stop {
+        uuid: EngineUuid,
+    },
     /// Ends the thread.
     End,
 }
@@ -83,13 +88,14 @@ impl Hearts {
                 poller = self.poller();
             }
             busy |= self.echo(&mut frames);
-            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if self
+                .deadline
+                .is_some_and(|deadline| deadline <= Instant::now())
+            {
                 self.deadline = None;
                 let _ = self.host.send(HostMail::ControllerLost);
             }
-            if !busy
-                && let Err(error) = poller.wait(time_left([self.deadline]))
-            {
+            if !busy && let Err(error) = poller.wait(time_left([self.deadline])) {
                 tracing::error!("hearts: cannot wait for pings: {error}");
                 return;
             }

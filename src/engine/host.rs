@@ -112,13 +112,24 @@ impl EngineHost {
     /// Prepares everything but the engines. Must be called within a tokio runtime.
     pub fn new(config: Config) -> Result<Self, HostError> {
         let connection = &config.connection;
-        let (ping, pong) = connection.url(Channel::HbPing).zip(connection.url(Channel::HbPong)).ok_or(HostError::NoHeartbeat)?;
+        let (ping, pong) = connection
+            .url(Channel::HbPing)
+            .zip(connection.url(Channel::HbPong))
+            .ok_or(HostError::NoHeartbeat)?;
         let context = Context::new(1);
         let (mail, inbox) = mpsc::unbounded_channel();
         let (hearts, heart_mailbox) = mailbox()?;
-        let beating =
-            Hearts::new(context.clone(), ping, pong, config.max_heartbeat_misses, heart_mailbox, mail.clone());
-        let thread = std::thread::Builder::new().name("hearts".to_owned()).spawn(move || beating.run())?;
+        let beating = Hearts::new(
+            context.clone(),
+            ping,
+            pong,
+            config.max_heartbeat_misses,
+            heart_mailbox,
+            mail.clone(),
+        );
+        let thread = std::thread::Builder::new()
+            .name("hearts".to_owned())
+            .spawn(move || beating.run())?;
         Ok(Self {
             config: Arc::new(config),
             context,
@@ -136,7 +147,10 @@ impl EngineHost {
     }
 
     /// Runs until every engine has ended.
-    pub async fn run(mut self, mut commands: UnboundedReceiver<Command>) -> Result<Ended, HostError> {
+    pub async fn run(
+        mut self,
+        mut commands: UnboundedReceiver<Command>,
+    ) -> Result<Ended, HostError> {
         let result = self.serve(&mut commands).await;
         self.hearts.send(HeartMail::End);
         for engine in self.engines.values() {
@@ -167,7 +181,10 @@ impl EngineHost {
                 Woken::ForkServer => self.on_fork_server().await?,
                 Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
             }
-            let warming = self.fork_server.as_ref().is_some_and(|watched| !watched.warm);
+            let warming = self
+                .fork_server
+                .as_ref()
+                .is_some_and(|watched| !watched.warm);
             let done = self.engines.is_empty() && (self.stopping || !warming);
             if done {
                 return Ok(());
@@ -175,11 +192,24 @@ impl EngineHost {
         }
     }
 
-    async fn wait(&mut self, commands: &mut UnboundedReceiver<Command>) -> Result<Woken, HostError> {
-        let Self { inbox, fork_server, spawned, stopping, .. } = self;
+    async fn wait(
+        &mut self,
+        commands: &mut UnboundedReceiver<Command>,
+    ) -> Result<Woken, HostError> {
+        let Self {
+            inbox,
+            fork_server,
+            spawned,
+            stopping,
+            ..
+        } = self;
         let fork_server_says = async {
             match fork_server {
-                Some(watched) => watched.readiness.readable().await.map(|mut guard| guard.clear_ready()),
+                Some(watched) => watched
+                    .readiness
+                    .readable()
+                    .await
+                    .map(|mut guard| guard.clear_ready()),
                 None => std::future::pending().await,
             }
         };
@@ -201,7 +231,10 @@ impl EngineHost {
                     engine.id = Some(id);
                 }
                 if let Err(error) = self.start_kernel(rank) {
-                    self.tell(rank, EngineMail::KernelFailed(format!("its kernel cannot be started: {error}")));
+                    self.tell(
+                        rank,
+                        EngineMail::KernelFailed(format!("its kernel cannot be started: {error}")),
+                    );
                 }
                 // One after the other, so that ids are in the order of ranks.
                 if self.started < self.config.count && !self.stopping {
@@ -213,7 +246,11 @@ impl EngineHost {
                     tracing::info!("engine {id} is running");
                 }
             }
-            HostMail::Signal { rank, signal, group } => self.signal(rank, signal, group),
+            HostMail::Signal {
+                rank,
+                signal,
+                group,
+            } => self.signal(rank, signal, group),
             HostMail::Ended { rank, how } => self.on_engine_end(rank, how),
             HostMail::ControllerLost => {
                 for engine in self.engines.values() {
@@ -225,8 +262,13 @@ impl EngineHost {
     }
 
     fn on_engine_end(&mut self, rank: Rank, how: Ending) {
-        let Some(engine) = self.engines.remove(&rank) else { return };
-        let name = engine.id.map_or_else(|| format!("engine of rank {rank}"), |id| format!("engine {id}"));
+        let Some(engine) = self.engines.remove(&rank) else {
+            return;
+        };
+        let name = engine.id.map_or_else(
+            || format!("engine of rank {rank}"),
+            |id| format!("engine {id}"),
+        );
         match how {
             Ending::Asked => tracing::info!("{name} has stopped"),
             Ending::Failed(why) => {
@@ -272,9 +314,18 @@ impl EngineHost {
             self.mail.clone(),
             self.hearts.clone(),
         );
-        let handle = std::thread::Builder::new().name(format!("engine-{rank}")).spawn(move || thread.run())?;
+        let handle = std::thread::Builder::new()
+            .name(format!("engine-{rank}"))
+            .spawn(move || thread.run())?;
         self.threads.push(handle);
-        self.engines.insert(rank, RunningEngine { mail: sender, id: None, pid: None });
+        self.engines.insert(
+            rank,
+            RunningEngine {
+                mail: sender,
+                id: None,
+                pid: None,
+            },
+        );
         Ok(())
     }
 
@@ -282,15 +333,25 @@ impl EngineHost {
 
     fn start_fork_server(&mut self) -> Result<(), HostError> {
         let python = &self.config.kernel.python;
-        let server = ForkServer::start(python, &self.config.kernel)
-            .map_err(|source| HostError::Python { python: python.path.display().to_string(), source })?;
-        let readiness = AsyncFd::with_interest(BorrowedLink(server.fd()), tokio::io::Interest::READABLE)?;
-        self.fork_server = Some(Watched { server, readiness, warm: false });
+        let server =
+            ForkServer::start(python, &self.config.kernel).map_err(|source| HostError::Python {
+                python: python.path.display().to_string(),
+                source,
+            })?;
+        let readiness =
+            AsyncFd::with_interest(BorrowedLink(server.fd()), tokio::io::Interest::READABLE)?;
+        self.fork_server = Some(Watched {
+            server,
+            readiness,
+            warm: false,
+        });
         Ok(())
     }
 
     async fn on_fork_server(&mut self) -> Result<(), HostError> {
-        let Some(watched) = &mut self.fork_server else { return Ok(()) };
+        let Some(watched) = &mut self.fork_server else {
+            return Ok(());
+        };
         watched.server.flush()?;
         match watched.server.receive()? {
             Some(said) => {
@@ -306,7 +367,11 @@ impl EngineHost {
     fn on_fork_server_message(&mut self, message: FromForkServer) -> Result<(), HostError> {
         match message {
             FromForkServer::Warm(info) => {
-                tracing::debug!("the fork server runs Python {} ({})", info.python, info.executable);
+                tracing::debug!(
+                    "the fork server runs Python {} ({})",
+                    info.python,
+                    info.executable
+                );
                 if let Some(watched) = &mut self.fork_server {
                     watched.warm = true;
                 }
@@ -324,7 +389,10 @@ impl EngineHost {
                 let hint = failure.hint.unwrap_or_default();
                 let why = format!("{}: {} ({hint})", failure.ename, failure.evalue);
                 match rank {
-                    Some(rank) => self.tell(rank, EngineMail::KernelFailed(format!("its kernel cannot be started: {why}"))),
+                    Some(rank) => self.tell(
+                        rank,
+                        EngineMail::KernelFailed(format!("its kernel cannot be started: {why}")),
+                    ),
                     None => tracing::warn!("{why}"),
                 }
             }
@@ -334,16 +402,24 @@ impl EngineHost {
 
     /// Without the fork server its kernels are gone too: they die with it.
     async fn on_fork_server_end(&mut self) -> Result<(), HostError> {
-        let Some(mut watched) = self.fork_server.take() else { return Ok(()) };
+        let Some(mut watched) = self.fork_server.take() else {
+            return Ok(());
+        };
         let status = watched.server.process.wait().await?;
         if !watched.warm {
             if self.stopping {
                 return Ok(());
             }
             let python = self.config.kernel.python.path.display().to_string();
-            return Err(HostError::PythonEnded { python, status: describe(status).to_string() });
+            return Err(HostError::PythonEnded {
+                python,
+                status: describe(status).to_string(),
+            });
         }
-        tracing::error!("the process that kernels are forked from has ended ({})", describe(status));
+        tracing::error!(
+            "the process that kernels are forked from has ended ({})",
+            describe(status)
+        );
         for engine in self.engines.values_mut() {
             engine.pid = None;
             engine.mail.send(EngineMail::KernelExited(None));
@@ -357,7 +433,9 @@ impl EngineHost {
         let link = if let Some(watched) = &mut self.fork_server {
             let (link, theirs) = link::pair()?;
             let environment = json!(self.config.kernel.environment);
-            watched.server.fork(rank, &environment, [theirs, stdout_writer, stderr_writer])?;
+            watched
+                .server
+                .fork(rank, &environment, [theirs, stdout_writer, stderr_writer])?;
             link
         } else if self.config.kernel.start == StartMethod::Spawn {
             let output = Some((stdout_writer, stderr_writer));
@@ -365,12 +443,22 @@ impl EngineHost {
             if let Some(engine) = self.engines.get_mut(&rank) {
                 engine.pid = child.id().and_then(|pid| i32::try_from(pid).ok());
             }
-            self.spawned.spawn(async move { (rank, child.wait().await) });
+            self.spawned
+                .spawn(async move { (rank, child.wait().await) });
             link
         } else {
-            return Err(io::Error::other("the process that kernels are forked from has ended"));
+            return Err(io::Error::other(
+                "the process that kernels are forked from has ended",
+            ));
         };
-        self.tell(rank, EngineMail::KernelStarted(KernelIo { link, stdout, stderr }));
+        self.tell(
+            rank,
+            EngineMail::KernelStarted(KernelIo {
+                link,
+                stdout,
+                stderr,
+            }),
+        );
         Ok(())
     }
 
@@ -386,15 +474,23 @@ impl EngineHost {
     }
 
     fn signal(&mut self, rank: Rank, signal: i32, group: bool) {
-        let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) else { return };
+        let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) else {
+            return;
+        };
         if let Some(watched) = &mut self.fork_server {
             if let Err(error) = watched.server.signal(pid, signal, group) {
                 tracing::warn!("a kernel could not be signalled: {error}");
             }
             return;
         }
-        let Ok(signal) = Signal::try_from(signal) else { return };
-        let sent = if group { killpg(Pid::from_raw(pid), signal) } else { kill(Pid::from_raw(pid), signal) };
+        let Ok(signal) = Signal::try_from(signal) else {
+            return;
+        };
+        let sent = if group {
+            killpg(Pid::from_raw(pid), signal)
+        } else {
+            kill(Pid::from_raw(pid), signal)
+        };
         if let Err(error) = sent {
             tracing::debug!("a kernel could not be signalled: {error}");
         }

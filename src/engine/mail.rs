@@ -35,12 +35,24 @@ pub(super) struct KernelIo {
 #[derive(Debug)]
 pub(super) enum HostMail {
     /// The controller has given it an id; its kernel is wanted.
-    Registered { rank: Rank, id: EngineId },
+    Registered {
+        rank: Rank,
+        id: EngineId,
+    },
     /// Its kernel is ready and all its connections are there.
-    Running { rank: Rank },
+    Running {
+        rank: Rank,
+    },
     /// A signal for its kernel, or for the kernel's process group.
-    Signal { rank: Rank, signal: i32, group: bool },
-    Ended { rank: Rank, how: Ending },
+    Signal {
+        rank: Rank,
+        signal: i32,
+        group: bool,
+    },
+    Ended {
+        rank: Rank,
+        how: Ending,
+    },
     ControllerLost,
 }
 

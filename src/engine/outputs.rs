@@ -44,7 +44,13 @@ pub(super) struct Outputs {
 
 impl Outputs {
     /// `true` when it is time to flush.
-    pub(super) fn write(&mut self, now: Instant, stream: Stream, parent: &Bytes, text: &str) -> bool {
+    pub(super) fn write(
+        &mut self,
+        now: Instant,
+        stream: Stream,
+        parent: &Bytes,
+        text: &str,
+    ) -> bool {
         if text.is_empty() {
             return false;
         }
@@ -54,7 +60,11 @@ impl Outputs {
         let same = |held: &&mut StreamText| held.stream == stream && held.parent == *parent;
         match self.held.iter_mut().rev().take(2).find(same) {
             Some(held) => held.text.push_str(text),
-            None => self.held.push(StreamText { stream, parent: parent.clone(), text: text.to_owned() }),
+            None => self.held.push(StreamText {
+                stream,
+                parent: parent.clone(),
+                text: text.to_owned(),
+            }),
         }
         self.size >= ENOUGH
     }
@@ -122,9 +132,17 @@ mod tests {
             assert!(!outputs.write(now, stream, parent, text));
         }
         assert_eq!(outputs.next_deadline(), Some(now + HOLD));
-        let texts: Vec<_> = outputs.flush().into_iter().map(|held| (held.stream, held.text)).collect();
-        let expected =
-            [(Stream::Stdout, "ab"), (Stream::Stderr, "x"), (Stream::Stdout, "c")].map(|(s, t)| (s, t.to_owned()));
+        let texts: Vec<_> = outputs
+            .flush()
+            .into_iter()
+            .map(|held| (held.stream, held.text))
+            .collect();
+        let expected = [
+            (Stream::Stdout, "ab"),
+            (Stream::Stderr, "x"),
+            (Stream::Stdout, "c"),
+        ]
+        .map(|(s, t)| (s, t.to_owned()));
         assert_eq!(texts, expected);
         assert_eq!(outputs.next_deadline(), None);
         assert!(outputs.write(now, Stream::Stdout, &first, &"x".repeat(ENOUGH)));
@@ -133,7 +151,11 @@ mod tests {
     #[test]
     fn characters_that_come_in_pieces_are_put_together() {
         let mut pieces = Utf8Pieces::default();
-        let text: String = "aé€😀".as_bytes().iter().map(|byte| pieces.push(&[*byte])).collect();
+        let text: String = "aé€😀"
+            .as_bytes()
+            .iter()
+            .map(|byte| pieces.push(&[*byte]))
+            .collect();
         assert_eq!(text, "aé€😀");
         assert_eq!(pieces.push(b"a\xffb\xe2"), "a\u{fffd}b");
         assert_eq!(pieces.push(b"c"), "\u{fffd}c");

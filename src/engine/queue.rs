@@ -32,7 +32,11 @@ pub(super) struct RequestQueue<R> {
 
 impl<R: Queued> RequestQueue<R> {
     pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), running: None, aborted: HashSet::new() }
+        Self {
+            waiting: VecDeque::new(),
+            running: None,
+            aborted: HashSet::new(),
+        }
     }
 
     /// `ready`: the kernel takes requests.
@@ -82,7 +86,10 @@ impl<R: Queued> RequestQueue<R> {
         let out = self.take_waiting(|request| wanted.contains(request.msg_id()));
         for id in msg_ids {
             let here = out.iter().any(|request| request.msg_id() == id)
-                || self.running.as_ref().is_some_and(|request| request.msg_id() == id);
+                || self
+                    .running
+                    .as_ref()
+                    .is_some_and(|request| request.msg_id() == id);
             if !here && self.aborted.len() < MAX_ABORTED {
                 self.aborted.insert(id.clone());
             }
@@ -101,7 +108,9 @@ impl<R: Queued> RequestQueue<R> {
     }
 
     fn take_waiting(&mut self, mut wanted: impl FnMut(&R) -> bool) -> Vec<R> {
-        let (out, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|request| wanted(request));
+        let (out, kept) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|request| wanted(request));
         self.waiting = kept;
         Vec::from_iter::<VecDeque<R>>(out)
     }
@@ -132,7 +141,11 @@ mod tests {
     fn one_runs_and_the_others_follow_in_order() {
         let mut queue = RequestQueue::new();
         assert_eq!(queue.on_request(apply("0"), false), Arrival::Waits);
-        assert_eq!(queue.on_request(apply("1"), true), Arrival::Waits, "none overtakes");
+        assert_eq!(
+            queue.on_request(apply("1"), true),
+            Arrival::Waits,
+            "none overtakes"
+        );
         assert_eq!(queue.run_next(), Some(&apply("0")));
         assert_eq!(queue.run_next(), None);
         assert_eq!(queue.on_done(), Some(apply("0")));
@@ -149,8 +162,15 @@ mod tests {
         }
         let ids = ["0", "2", "9"].map(String::from);
         assert_eq!(queue.abort(&ids), [apply("2")]);
-        assert_eq!(queue.on_request(apply("9"), true), Arrival::Aborted(apply("9")));
-        assert_eq!(queue.on_request(apply("9"), true), Arrival::Waits, "an id is aborted once");
+        assert_eq!(
+            queue.on_request(apply("9"), true),
+            Arrival::Aborted(apply("9"))
+        );
+        assert_eq!(
+            queue.on_request(apply("9"), true),
+            Arrival::Waits,
+            "an id is aborted once"
+        );
         assert_eq!(queue.on_done(), Some(apply("0")));
         assert_eq!(queue.abort_all(), [apply("1"), apply("9")]);
     }
@@ -159,10 +179,20 @@ mod tests {
     fn a_failure_takes_out_executions_only() {
         let mut queue = RequestQueue::new();
         queue.on_request(apply("0"), true);
-        for request in [Request("1", "execute_request"), apply("2"), Request("3", "execute_request")] {
+        for request in [
+            Request("1", "execute_request"),
+            apply("2"),
+            Request("3", "execute_request"),
+        ] {
             queue.on_request(request, true);
         }
-        assert_eq!(queue.abort_executions(), [Request("1", "execute_request"), Request("3", "execute_request")]);
+        assert_eq!(
+            queue.abort_executions(),
+            [
+                Request("1", "execute_request"),
+                Request("3", "execute_request")
+            ]
+        );
         queue.on_done();
         assert_eq!(queue.run_next(), Some(&apply("2")));
     }

@@ -16,7 +16,11 @@ pub(super) struct Identification {
 
 impl Identification {
     pub(super) fn info(&self, method: Option<&str>) -> EngineInfo {
-        EngineInfo { engine_uuid: self.uuid.clone(), engine_id: self.id, method: method.map(str::to_owned) }
+        EngineInfo {
+            engine_uuid: self.uuid.clone(),
+            engine_id: self.id,
+            method: method.map(str::to_owned),
+        }
     }
 }
 
@@ -53,11 +57,23 @@ pub(super) fn task_metadata(
     let mut metadata = Map::new();
     let mut put = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
     put("started", json!(started));
-    put("dependencies_met", json!(outcome.ename.as_deref() != Some("UnmetDependency")));
+    put(
+        "dependencies_met",
+        json!(outcome.ename.as_deref() != Some("UnmetDependency")),
+    );
     put("engine", json!(engine.uuid));
-    put("is_broadcast", repeated.is_broadcast.unwrap_or_else(|| json!(false)));
-    put("is_coalescing", repeated.is_coalescing.unwrap_or_else(|| json!(false)));
-    put("original_msg_id", repeated.original_msg_id.unwrap_or_else(|| json!("")));
+    put(
+        "is_broadcast",
+        repeated.is_broadcast.unwrap_or_else(|| json!(false)),
+    );
+    put(
+        "is_coalescing",
+        repeated.is_coalescing.unwrap_or_else(|| json!(false)),
+    );
+    put(
+        "original_msg_id",
+        repeated.original_msg_id.unwrap_or_else(|| json!("")),
+    );
     put("label", repeated.label.unwrap_or(Value::Null));
     put("status", json!(outcome.status));
     if outcome.status == "error" {
@@ -68,7 +84,8 @@ pub(super) fn task_metadata(
 
 /// The content of an aborted request's reply.
 pub(super) fn aborted(msg_id: &str) -> Value {
-    let mut content = RemoteError::new("TaskAborted", format!("task {msg_id} was aborted")).to_content();
+    let mut content =
+        RemoteError::new("TaskAborted", format!("task {msg_id} was aborted")).to_content();
     content["status"] = json!("aborted");
     content
 }
@@ -77,7 +94,10 @@ pub(super) fn aborted(msg_id: &str) -> Value {
 ///
 /// A controller that does not know `returned` takes it for a dependency that this engine does not meet.
 pub(super) fn returned() -> (Value, Map<String, Value>) {
-    let error = RemoteError::new("UnmetDependency", "the engine's kernel ended before the task began");
+    let error = RemoteError::new(
+        "UnmetDependency",
+        "the engine's kernel ended before the task began",
+    );
     let mut metadata = Map::new();
     metadata.insert("returned".to_owned(), json!(true));
     (error.to_content(), metadata)

@@ -10,7 +10,11 @@ use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, d
 const LINGER: i32 = 1000;
 
 /// The connection over which an engine registers.
-pub(super) fn registrar(context: &Context, uuid: &EngineUuid, connection: &EngineFile) -> io::Result<Socket> {
+pub(super) fn registrar(
+    context: &Context,
+    uuid: &EngineUuid,
+    connection: &EngineFile,
+) -> io::Result<Socket> {
     let socket = context.socket(Kind::Dealer)?;
     socket.set_linger(LINGER)?;
     socket.set_identity(uuid.as_str().as_bytes())?;
@@ -74,19 +78,32 @@ impl EngineSockets {
 
     /// Takes note of connections that have come or gone. `true` when there was any news.
     pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> bool {
-        let before = (self.shell_connections, self.control_connections, self.has_subscriber);
+        let before = (
+            self.shell_connections,
+            self.control_connections,
+            self.has_subscriber,
+        );
         count(&mut self.shell_monitor, &mut self.shell_connections);
         count(&mut self.control_monitor, &mut self.control_connections);
         let has_subscriber = &mut self.has_subscriber;
         drain(&mut self.iopub, frames, |_, frames| {
-            *has_subscriber |= frames.first().is_some_and(|frame| frame.first() == Some(&1));
+            *has_subscriber |= frames
+                .first()
+                .is_some_and(|frame| frame.first() == Some(&1));
         });
-        before != (self.shell_connections, self.control_connections, self.has_subscriber)
+        before
+            != (
+                self.shell_connections,
+                self.control_connections,
+                self.has_subscriber,
+            )
     }
 
     /// Every message of this engine and to it would arrive.
     pub(super) fn all_connected(&self) -> bool {
-        self.shell_connections >= SHELL_QUEUES && self.control_connections >= 1 && self.has_subscriber
+        self.shell_connections >= SHELL_QUEUES
+            && self.control_connections >= 1
+            && self.has_subscriber
     }
 }
 

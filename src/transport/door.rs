@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
+use super::Frame;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::signature::SignatureError;
 use crate::protocol::{Identity, Signer, Wire, WireError};
-use super::Frame;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -34,11 +34,7 @@ struct Refusals {
 }
 
 impl Door {
-    pub fn new(
-        channel: &'static str,
-        signer: Signer,
-        digests: Arc<Mutex<DigestHistory>>,
-    ) -> Self {
+    pub fn new(channel: &'static str, signer: Signer, digests: Arc<Mutex<DigestHistory>>) -> Self {
         Self {
             channel,
             signer,

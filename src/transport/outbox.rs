@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 
-use crate::protocol::Identity;
 use super::{Frame, SendError, Socket};
+use crate::protocol::Identity;
 
 const FIRST_RETRY: Duration = Duration::from_millis(1);
 const LAST_RETRY: Duration = Duration::from_millis(200);

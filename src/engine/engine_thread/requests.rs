@@ -55,7 +55,11 @@ impl Queued for Request {
 }
 
 impl Request {
-    pub(super) fn read(wire: &Wire<'_, Frame>, frames: &[Frame], origin: Origin) -> Result<Self, String> {
+    pub(super) fn read(
+        wire: &Wire<'_, Frame>,
+        frames: &[Frame],
+        origin: Origin,
+    ) -> Result<Self, String> {
         let header = Header::parse(wire.header()).map_err(|error| error.to_string())?;
         let layout = wire.layout();
         Ok(Self {
@@ -74,7 +78,9 @@ impl Request {
     }
 
     pub(super) fn is_task(&self) -> bool {
-        self.route.first().is_some_and(|queue| &queue[..] == TASK_QUEUE)
+        self.route
+            .first()
+            .is_some_and(|queue| &queue[..] == TASK_QUEUE)
     }
 
     /// Are failures of this execution a reason not to run those that wait behind it?

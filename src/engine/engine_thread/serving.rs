@@ -63,9 +63,13 @@ enum State {
     Entering,
     Running,
     /// The kernel's link has ended; its exit status is awaited.
-    KernelLost { until: Instant },
+    KernelLost {
+        until: Instant,
+    },
     /// The kernel was told to end.
-    Stopping { until: Instant },
+    Stopping {
+        until: Instant,
+    },
     Ended(Ending),
 }
 
@@ -95,10 +99,22 @@ impl Serving {
         sockets: EngineSockets,
         kernel: KernelIo,
     ) -> Self {
-        let EngineThread { rank, config, mailbox, host, hearts, composer, .. } = thread;
+        let EngineThread {
+            rank,
+            config,
+            mailbox,
+            host,
+            hearts,
+            composer,
+            ..
+        } = thread;
         let digests = Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY)));
         let door = Door::new("engine", composer.signer().clone(), digests);
-        let KernelIo { link, stdout, stderr } = kernel;
+        let KernelIo {
+            link,
+            stdout,
+            stderr,
+        } = kernel;
         let kernel = Kernel {
             link,
             stdout: Some(stdout),
@@ -186,7 +202,11 @@ impl Serving {
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        if self.outputs.next_deadline().is_some_and(|deadline| deadline <= now) {
+        if self
+            .outputs
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
             self.flush_outputs();
         }
         self.shell_out.retry(&mut self.sockets.shell, now);
@@ -221,7 +241,9 @@ impl Serving {
     fn receive_shell(&mut self, frames: &mut Vec<Frame>) -> bool {
         let mut requests = Vec::new();
         let door = &mut self.door;
-        let any = drain(&mut self.sockets.shell, frames, |_, frames| requests.extend(read(door, frames, Origin::Shell)));
+        let any = drain(&mut self.sockets.shell, frames, |_, frames| {
+            requests.extend(read(door, frames, Origin::Shell))
+        });
         for request in requests {
             self.on_shell_request(request);
         }
@@ -231,8 +253,9 @@ impl Serving {
     fn receive_control(&mut self, frames: &mut Vec<Frame>) -> bool {
         let mut requests = Vec::new();
         let door = &mut self.door;
-        let any =
-            drain(&mut self.sockets.control, frames, |_, frames| requests.extend(read(door, frames, Origin::Control)));
+        let any = drain(&mut self.sockets.control, frames, |_, frames| {
+            requests.extend(read(door, frames, Origin::Control))
+        });
         for request in requests {
             self.on_control_request(request);
         }
@@ -284,15 +307,23 @@ impl Serving {
             msg_ids: Option<Ids>,
         }
         let ids = match serde_json::from_slice(&request.content) {
-            Ok(Content { msg_ids: Some(Ids::One(id)) }) => vec![id],
-            Ok(Content { msg_ids: Some(Ids::Several(ids)) }) => ids,
+            Ok(Content {
+                msg_ids: Some(Ids::One(id)),
+            }) => vec![id],
+            Ok(Content {
+                msg_ids: Some(Ids::Several(ids)),
+            }) => ids,
             Ok(Content { msg_ids: None }) => Vec::new(),
             Err(error) => {
                 let error = RemoteError::new("ValueError", format!("bad abort_request: {error}"));
                 return self.send_reply(request, "abort_reply", error.to_content());
             }
         };
-        let taken = if ids.is_empty() { self.queue.abort_all() } else { self.queue.abort(&ids) };
+        let taken = if ids.is_empty() {
+            self.queue.abort_all()
+        } else {
+            self.queue.abort(&ids)
+        };
         for request in &taken {
             self.send_aborted(request);
         }
@@ -312,7 +343,9 @@ impl Serving {
     }
 
     fn shut_down(&mut self, request: &Request) {
-        let restart = serde_json::from_slice::<Value>(&request.content).unwrap_or_default()["restart"].clone();
+        let restart =
+            serde_json::from_slice::<Value>(&request.content).unwrap_or_default()["restart"]
+                .clone();
         let content = json!({ "status": "ok", "restart": restart });
         self.send_reply(request, "shutdown_reply", content.clone());
         self.publish("shutdown_reply", &request.header, content);
@@ -322,14 +355,20 @@ impl Serving {
     /// Hands a request to the kernel without waiting for its turn.
     fn send_beside(&mut self, request: Request) {
         self.publish_status("busy", &request.header.clone());
-        self.kernel.link.send(to_kernel::REQUEST, request_frames(&request));
+        self.kernel
+            .link
+            .send(to_kernel::REQUEST, request_frames(&request));
         self.beside.insert(request.msg_id.clone(), request);
     }
 
     fn refuse(&mut self, request: &Request) {
         let error = RemoteError::new(
             "NotImplementedError",
-            format!("engines know no '{}' on their {} channel", request.msg_type, channel(request.origin)),
+            format!(
+                "engines know no '{}' on their {} channel",
+                request.msg_type,
+                channel(request.origin)
+            ),
         );
         let msg_type = reply_type(&request.msg_type);
         self.send_reply(request, &msg_type, error.to_content());
@@ -346,14 +385,21 @@ impl Serving {
     }
 
     fn start_running(&mut self) {
-        let Some(request) = self.queue.running_mut() else { return };
+        let Some(request) = self.queue.running_mut() else {
+            return;
+        };
         request.started = now();
         let header = request.header.clone();
         if request.msg_type == "apply_request" {
             let frames = [Frame::from(&header[..]), request.metadata.clone()];
-            self.kernel.link.send(to_kernel::APPLY, frames.into_iter().chain(request.buffers.iter().cloned()));
+            self.kernel.link.send(
+                to_kernel::APPLY,
+                frames.into_iter().chain(request.buffers.iter().cloned()),
+            );
         } else {
-            self.kernel.link.send(to_kernel::REQUEST, request_frames(request));
+            self.kernel
+                .link
+                .send(to_kernel::REQUEST, request_frames(request));
         }
         // First the kernel, which has work to do; then those who watch.
         self.flush_link_now();
@@ -381,7 +427,10 @@ impl Serving {
                 "signature_scheme": self.config.connection.common.signature_scheme,
             },
         });
-        self.kernel.link.send(to_kernel::CONFIGURE, [Frame::from(settings.to_string().into_bytes())]);
+        self.kernel.link.send(
+            to_kernel::CONFIGURE,
+            [Frame::from(settings.to_string().into_bytes())],
+        );
     }
 
     fn receive_kernel(&mut self) -> bool {
@@ -393,13 +442,19 @@ impl Serving {
                     let tag = message.tag;
                     match FromKernel::parse(message) {
                         Some(message) => self.on_kernel_message(message),
-                        None => tracing::error!("engine {}: its kernel sent an odd message ({tag})", self.who.id),
+                        None => tracing::error!(
+                            "engine {}: its kernel sent an odd message ({tag})",
+                            self.who.id
+                        ),
                     }
                 }
                 Ok(Received::Nothing) => break,
                 Ok(Received::Closed) => self.on_link_end(),
                 Err(error) => {
-                    tracing::error!("engine {}: the link to its kernel broke: {error}", self.who.id);
+                    tracing::error!(
+                        "engine {}: the link to its kernel broke: {error}",
+                        self.who.id
+                    );
                     self.on_link_end();
                 }
             }
@@ -411,21 +466,46 @@ impl Serving {
         match message {
             FromKernel::Ready(info) => self.on_ready(&info),
             FromKernel::Failed(failure) => {
-                let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-                let why = format!("its kernel cannot start: {}: {}{hint}", failure.ename, failure.evalue);
+                let hint = failure
+                    .hint
+                    .map(|hint| format!(" ({hint})"))
+                    .unwrap_or_default();
+                let why = format!(
+                    "its kernel cannot start: {}: {}{hint}",
+                    failure.ename, failure.evalue
+                );
                 self.end(Ending::Failed(why.clone()), &why);
             }
-            FromKernel::Reply { msg_id, content, metadata, buffers } => {
+            FromKernel::Reply {
+                msg_id,
+                content,
+                metadata,
+                buffers,
+            } => {
                 self.on_kernel_reply(&msg_id, content, &metadata, buffers);
             }
-            FromKernel::Iopub { msg_type, parent, metadata, content, buffers } => {
+            FromKernel::Iopub {
+                msg_type,
+                parent,
+                metadata,
+                content,
+                buffers,
+            } => {
                 self.flush_outputs();
                 let parent = self.parent_of(parent);
                 self.relay_iopub(&msg_type, &parent, &metadata, content, buffers);
             }
-            FromKernel::Stream { stderr, parent, text } => {
+            FromKernel::Stream {
+                stderr,
+                parent,
+                text,
+            } => {
                 let parent = self.parent_of(parent);
-                let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
+                let stream = if stderr {
+                    Stream::Stderr
+                } else {
+                    Stream::Stdout
+                };
                 if self.outputs.write(Instant::now(), stream, &parent, &text) {
                     self.flush_outputs();
                 }
@@ -441,7 +521,13 @@ impl Serving {
     }
 
     fn on_ready(&mut self, info: &KernelInfo) {
-        tracing::debug!("engine {}: kernel {} runs Python {} ({})", self.who.id, info.pid, info.python, info.executable);
+        tracing::debug!(
+            "engine {}: kernel {} runs Python {} ({})",
+            self.who.id,
+            info.pid,
+            info.python,
+            info.executable
+        );
         if info.ipyparallel.is_none() {
             tracing::warn!(
                 "engine {}: ipyparallel is missing from {}: code can be executed, but functions cannot be applied; \
@@ -452,7 +538,11 @@ impl Serving {
             );
         }
         if info.mode != "ipyparallel" {
-            tracing::info!("engine {}: the kernel is one of mode {}", self.who.id, info.mode);
+            tracing::info!(
+                "engine {}: the kernel is one of mode {}",
+                self.who.id,
+                info.mode
+            );
         }
         self.kernel.ready = true;
     }
@@ -461,34 +551,64 @@ impl Serving {
     fn enter_when_ready(&mut self) {
         if self.state == State::Entering && self.kernel.ready && self.sockets.all_connected() {
             self.state = State::Running;
-            self.hearts.send(HeartMail::Beat { uuid: self.who.uuid.clone(), period: self.heartbeat_period });
+            self.hearts.send(HeartMail::Beat {
+                uuid: self.who.uuid.clone(),
+                period: self.heartbeat_period,
+            });
             let _ = self.host.send(HostMail::Running { rank: self.rank });
         }
     }
 
-    fn on_kernel_reply(&mut self, msg_id: &str, content: Vec<u8>, metadata: &[u8], buffers: Vec<Vec<u8>>) {
+    fn on_kernel_reply(
+        &mut self,
+        msg_id: &str,
+        content: Vec<u8>,
+        metadata: &[u8],
+        buffers: Vec<Vec<u8>>,
+    ) {
         self.drain_pipes();
         self.flush_outputs();
         if let Some(mut request) = self.beside.remove(msg_id) {
             request.replied = true;
             let extra = json!({ "engine": self.who.uuid });
-            self.send_parts(&request, &reply_type(&request.msg_type), object(extra), content, buffers);
+            self.send_parts(
+                &request,
+                &reply_type(&request.msg_type),
+                object(extra),
+                content,
+                buffers,
+            );
             self.beside.insert(msg_id.to_owned(), request);
             return;
         }
-        if self.queue.running().is_none_or(|request| request.msg_id != msg_id || request.replied) {
+        if self
+            .queue
+            .running()
+            .is_none_or(|request| request.msg_id != msg_id || request.replied)
+        {
             return;
         }
         // Taken out while the reply is made, which may abort others in the queue.
-        let Some(mut request) = self.queue.on_done() else { return };
+        let Some(mut request) = self.queue.on_done() else {
+            return;
+        };
         request.replied = true;
         self.send_task_reply(&request, content, metadata, buffers);
         self.queue.put_back(request);
     }
 
-    fn send_task_reply(&mut self, request: &Request, content: Vec<u8>, metadata: &[u8], buffers: Vec<Vec<u8>>) {
+    fn send_task_reply(
+        &mut self,
+        request: &Request,
+        content: Vec<u8>,
+        metadata: &[u8],
+        buffers: Vec<Vec<u8>>,
+    ) {
         let outcome: Outcome = serde_json::from_slice(&content).unwrap_or_default();
-        let mut full = if matches!(request.msg_type.as_str(), "apply_request" | "execute_request") {
+        let mut full = if matches!(
+            request.msg_type.as_str(),
+            "apply_request" | "execute_request"
+        ) {
             task_metadata(&self.who, &request.metadata, request.started, &outcome)
         } else {
             object(json!({ "engine": self.who.uuid }))
@@ -496,7 +616,13 @@ impl Serving {
         if let Ok(Value::Object(own)) = serde_json::from_slice(metadata) {
             full.extend(own);
         }
-        self.send_parts(request, &reply_type(&request.msg_type), full, content, buffers);
+        self.send_parts(
+            request,
+            &reply_type(&request.msg_type),
+            full,
+            content,
+            buffers,
+        );
         if outcome.status == "error" && request.stops_on_error() {
             // Those that are on their way to this engine already were sent before the failure could be known.
             let mut frames = Vec::new();
@@ -517,7 +643,11 @@ impl Serving {
             self.publish_status("idle", &request.header);
             return;
         }
-        if self.queue.running().is_none_or(|request| request.msg_id != msg_id) {
+        if self
+            .queue
+            .running()
+            .is_none_or(|request| request.msg_id != msg_id)
+        {
             return;
         }
         if let Some(request) = self.queue.on_done() {
@@ -530,14 +660,19 @@ impl Serving {
     }
 
     fn send_unanswered(&mut self, request: &Request) {
-        let error = RemoteError::new("RuntimeError", format!("the kernel did not answer the {}", request.msg_type));
+        let error = RemoteError::new(
+            "RuntimeError",
+            format!("the kernel did not answer the {}", request.msg_type),
+        );
         self.send_failure(request, &error);
     }
 
     fn on_link_end(&mut self) {
         self.kernel.link_ended = true;
         if self.takes_requests() {
-            self.state = State::KernelLost { until: Instant::now() + TIME_TO_EXIT };
+            self.state = State::KernelLost {
+                until: Instant::now() + TIME_TO_EXIT,
+            };
         }
     }
 
@@ -558,7 +693,11 @@ impl Serving {
     }
 
     fn signal_kernel(&self, signal: i32, group: bool) {
-        let _ = self.host.send(HostMail::Signal { rank: self.rank, signal, group });
+        let _ = self.host.send(HostMail::Signal {
+            rank: self.rank,
+            signal,
+            group,
+        });
     }
 
     fn flush_link_now(&mut self) {
@@ -584,7 +723,9 @@ impl Serving {
         if !self.takes_requests() {
             return;
         }
-        self.state = State::Stopping { until: Instant::now() + GRACE };
+        self.state = State::Stopping {
+            until: Instant::now() + GRACE,
+        };
         self.fail_requests("it was stopped");
         self.kernel.link.send(to_kernel::EXIT, []);
         self.flush_link_now();
@@ -597,8 +738,16 @@ impl Serving {
             return;
         }
         let returned = self.fail_requests(reason);
-        self.hearts.send(HeartMail::Stop { uuid: self.who.uuid.clone() });
-        let mut farewell = unregistration(&mut self.composer, &self.who.uuid, self.who.id, reason, &returned);
+        self.hearts.send(HeartMail::Stop {
+            uuid: self.who.uuid.clone(),
+        });
+        let mut farewell = unregistration(
+            &mut self.composer,
+            &self.who.uuid,
+            self.who.id,
+            reason,
+            &returned,
+        );
         if let Err(error) = self.registrar.send(&mut farewell) {
             tracing::debug!("engine {}: cannot say good-bye: {error}", self.who.id);
         }
@@ -609,9 +758,15 @@ impl Serving {
     /// Answers everything that is left. Tasks that have not begun go back; their ids are returned.
     fn fail_requests(&mut self, how: &str) -> Vec<String> {
         let running = self.queue.on_done();
-        for request in running.into_iter().chain(std::mem::take(&mut self.beside).into_values()) {
+        for request in running
+            .into_iter()
+            .chain(std::mem::take(&mut self.beside).into_values())
+        {
             if !request.replied && !is_comm(&request.msg_type) {
-                self.send_failure(&request, &RemoteError::engine_died(self.who.id, &request.msg_id, how));
+                self.send_failure(
+                    &request,
+                    &RemoteError::engine_died(self.who.id, &request.msg_id, how),
+                );
             }
             self.publish_status("idle", &request.header);
         }
@@ -633,7 +788,13 @@ impl Serving {
 
     fn send_reply(&mut self, request: &Request, msg_type: &str, content: Value) {
         let metadata = object(json!({ "engine": self.who.uuid }));
-        self.send_parts(request, msg_type, metadata, content.to_string().into_bytes(), Vec::new());
+        self.send_parts(
+            request,
+            msg_type,
+            metadata,
+            content.to_string().into_bytes(),
+            Vec::new(),
+        );
     }
 
     fn send_failure(&mut self, request: &Request, error: &RemoteError) {
@@ -655,7 +816,13 @@ impl Serving {
         let mut metadata = task_metadata(&self.who, &request.metadata, now(), &outcome);
         metadata.extend(extra);
         let msg_type = reply_type(&request.msg_type);
-        self.send_parts(request, &msg_type, metadata, content.to_string().into_bytes(), Vec::new());
+        self.send_parts(
+            request,
+            &msg_type,
+            metadata,
+            content.to_string().into_bytes(),
+            Vec::new(),
+        );
     }
 
     fn send_parts(
@@ -668,13 +835,17 @@ impl Serving {
     ) {
         let header = self.composer.header(msg_type, now());
         let metadata = Value::from(metadata).to_string().into_bytes();
-        let parts = self.composer.seal(header, &request.header, metadata, content);
+        let parts = self
+            .composer
+            .seal(header, &request.header, metadata, content);
         let mut frames = request.route.clone();
         frames.extend(parts.into_iter().map(Frame::from));
         frames.extend(buffers.into_iter().map(Frame::from));
         match request.origin {
             Origin::Shell => self.shell_out.send(&mut self.sockets.shell, &mut frames),
-            Origin::Control => self.control_out.send(&mut self.sockets.control, &mut frames),
+            Origin::Control => self
+                .control_out
+                .send(&mut self.sockets.control, &mut frames),
         }
     }
 
@@ -686,7 +857,9 @@ impl Serving {
 
     fn publish(&mut self, msg_type: &str, parent: &[u8], content: Value) {
         let metadata = json!({ "engine": self.who.uuid });
-        let message = Outgoing::new(msg_type, content).parent(parent).metadata(metadata);
+        let message = Outgoing::new(msg_type, content)
+            .parent(parent)
+            .metadata(metadata);
         let parts = self.composer.compose(&message, now());
         self.send_iopub(msg_type, parts, Vec::new());
     }
@@ -705,7 +878,12 @@ impl Serving {
         };
         full.entry("engine").or_insert_with(|| json!(self.who.uuid));
         let header = self.composer.header(msg_type, now());
-        let parts = self.composer.seal(header, parent, Value::from(full).to_string().into_bytes(), content);
+        let parts = self.composer.seal(
+            header,
+            parent,
+            Value::from(full).to_string().into_bytes(),
+            content,
+        );
         self.send_iopub(msg_type, parts, buffers);
     }
 
@@ -715,13 +893,19 @@ impl Serving {
         frames.extend(parts.into_iter().map(Frame::from));
         frames.extend(buffers.into_iter().map(Frame::from));
         if let Err(error) = self.sockets.iopub.send(&mut frames) {
-            tracing::debug!("engine {}: output could not be published: {error}", self.who.id);
+            tracing::debug!(
+                "engine {}: output could not be published: {error}",
+                self.who.id
+            );
         }
     }
 
     fn parent_of(&self, parent: Vec<u8>) -> Bytes {
         if parent.is_empty() {
-            self.queue.running().map_or_else(|| self.last_parent.clone(), |request| request.header.clone())
+            self.queue.running().map_or_else(
+                || self.last_parent.clone(),
+                |request| request.header.clone(),
+            )
         } else {
             Bytes::from(parent)
         }
@@ -731,7 +915,9 @@ impl Serving {
         for held in self.outputs.flush() {
             let content = json!({ "name": held.stream.name(), "text": held.text });
             let metadata = json!({ "engine": self.who.uuid });
-            let message = Outgoing::new("stream", content).parent(&held.parent).metadata(metadata);
+            let message = Outgoing::new("stream", content)
+                .parent(&held.parent)
+                .metadata(metadata);
             let parts = self.composer.compose(&message, now());
             self.send_iopub(held.stream.name(), parts, Vec::new());
         }
@@ -808,13 +994,17 @@ fn channel(origin: Origin) -> &'static str {
 fn read_signal(content: &[u8]) -> Result<i32, RemoteError> {
     let content: Value = serde_json::from_slice(content).unwrap_or_default();
     let known = match &content["sig"] {
-        Value::Number(number) => number.as_i64().and_then(|number| i32::try_from(number).ok()),
+        Value::Number(number) => number
+            .as_i64()
+            .and_then(|number| i32::try_from(number).ok()),
         Value::String(name) => name.parse::<Signal>().ok().map(|signal| signal as i32),
         _ => None,
     };
     known
         .filter(|number| *number == 0 || Signal::try_from(*number).is_ok())
-        .ok_or_else(|| RemoteError::new("ValueError", format!("no such signal: {}", content["sig"])))
+        .ok_or_else(|| {
+            RemoteError::new("ValueError", format!("no such signal: {}", content["sig"]))
+        })
 }
 
 fn object(value: Value) -> Map<String, Value> {

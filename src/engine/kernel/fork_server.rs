@@ -25,7 +25,10 @@ impl ForkServer {
     pub(in crate::engine) fn start(python: &Python, config: &KernelConfig) -> io::Result<Self> {
         let (process, mut link) = spawn::start(python, "fork-server", None)?;
         let preload = json!({ "preload": config.preload, "config": config.traits });
-        link.send(to_fork_server::PRELOAD, [Frame::from(preload.to_string().into_bytes())]);
+        link.send(
+            to_fork_server::PRELOAD,
+            [Frame::from(preload.to_string().into_bytes())],
+        );
         link.flush()?;
         Ok(Self { process, link })
     }
@@ -48,13 +51,20 @@ impl ForkServer {
     ) -> io::Result<()> {
         let request = json!({ "rank": rank, "env": env, "cpus": null }).to_string();
         let fds = [link.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
-        self.link.send_with_fds(to_fork_server::FORK, request.as_bytes(), &fds)
+        self.link
+            .send_with_fds(to_fork_server::FORK, request.as_bytes(), &fds)
     }
 
     /// Signals a kernel, or its whole process group; never another process that got its number.
-    pub(in crate::engine) fn signal(&mut self, pid: i32, signal: i32, group: bool) -> io::Result<()> {
+    pub(in crate::engine) fn signal(
+        &mut self,
+        pid: i32,
+        signal: i32,
+        group: bool,
+    ) -> io::Result<()> {
         let request = json!({ "pid": pid, "sig": signal, "group": group }).to_string();
-        self.link.send(to_fork_server::SIGNAL, [Frame::from(request.into_bytes())]);
+        self.link
+            .send(to_fork_server::SIGNAL, [Frame::from(request.into_bytes())]);
         self.link.flush()?;
         Ok(())
     }

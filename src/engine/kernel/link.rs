@@ -63,7 +63,12 @@ pub(in crate::engine) fn pair() -> io::Result<(Link, OwnedFd)> {
     here.set_nonblocking(true)?;
     enlarge_buffers(&here);
     enlarge_buffers(&there);
-    let link = Link { stream: here, decoder: Decoder::default(), outgoing: VecDeque::new(), written: 0 };
+    let link = Link {
+        stream: here,
+        decoder: Decoder::default(),
+        outgoing: VecDeque::new(),
+        written: 0,
+    };
     Ok((link, there.into()))
 }
 
@@ -85,12 +90,21 @@ impl Link {
         let frames: Vec<Frame> = frames.into_iter().collect();
         let mut head = Vec::with_capacity(8 + 8 * frames.len());
         head.extend_from_slice(&tag.to_le_bytes());
-        head.extend_from_slice(&u32::try_from(frames.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(
+            &u32::try_from(frames.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         for frame in &frames {
             head.extend_from_slice(&(frame.len() as u64).to_le_bytes());
         }
         self.outgoing.push_back(Piece::Own(head));
-        self.outgoing.extend(frames.into_iter().filter(|frame| !frame.is_empty()).map(Piece::Shared));
+        self.outgoing.extend(
+            frames
+                .into_iter()
+                .filter(|frame| !frame.is_empty())
+                .map(Piece::Shared),
+        );
     }
 
     /// Writes what the other side takes now. `true` when nothing is left.
@@ -99,7 +113,11 @@ impl Link {
             let mut slices = Vec::with_capacity(PIECES.min(self.outgoing.len()));
             for (index, piece) in self.outgoing.iter().take(PIECES).enumerate() {
                 let bytes = piece.bytes();
-                slices.push(IoSlice::new(if index == 0 { &bytes[self.written..] } else { bytes }));
+                slices.push(IoSlice::new(if index == 0 {
+                    &bytes[self.written..]
+                } else {
+                    bytes
+                }));
             }
             match self.stream.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -149,15 +167,31 @@ impl Link {
     }
 
     /// Sends a message together with descriptors. Only on a link whose messages are small: it must be taken at once.
-    pub(in crate::engine) fn send_with_fds(&mut self, tag: u32, frame: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    pub(in crate::engine) fn send_with_fds(
+        &mut self,
+        tag: u32,
+        frame: &[u8],
+        fds: &[RawFd],
+    ) -> io::Result<()> {
         use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
         self.send(tag, [Frame::from(frame)]);
-        let message: Vec<u8> = self.outgoing.drain(..).flat_map(|piece| piece.bytes().to_vec()).collect();
+        let message: Vec<u8> = self
+            .outgoing
+            .drain(..)
+            .flat_map(|piece| piece.bytes().to_vec())
+            .collect();
         let control = [ControlMessage::ScmRights(fds)];
-        let sent = sendmsg::<()>(self.fd(), &[IoSlice::new(&message)], &control, MsgFlags::empty(), None)?;
+        let sent = sendmsg::<()>(
+            self.fd(),
+            &[IoSlice::new(&message)],
+            &control,
+            MsgFlags::empty(),
+            None,
+        )?;
         // The rest follows without the descriptors, which went with the first byte.
         if sent < message.len() {
-            self.outgoing.push_back(Piece::Own(message[sent..].to_vec()));
+            self.outgoing
+                .push_back(Piece::Own(message[sent..].to_vec()));
             self.flush()?;
         }
         Ok(())
@@ -212,7 +246,8 @@ impl Decoder {
         let filled = self.buffer.len();
         self.buffer.resize(filled + CHUNK, 0);
         let result = stream.read(&mut self.buffer[filled..]);
-        self.buffer.truncate(filled + *result.as_ref().unwrap_or(&0));
+        self.buffer
+            .truncate(filled + *result.as_ref().unwrap_or(&0));
         result
     }
 
@@ -220,12 +255,17 @@ impl Decoder {
         if self.partial.is_none() && !self.begin()? {
             return Ok(None);
         }
-        let Some(partial) = &mut self.partial else { return Ok(None) };
+        let Some(partial) = &mut self.partial else {
+            return Ok(None);
+        };
         loop {
             if let Some(missing) = partial.missing() {
                 let available = &self.buffer[self.start..];
                 let taken = missing.min(available.len());
-                let frame = partial.frames.last_mut().expect("a frame that lacks bytes exists");
+                let frame = partial
+                    .frames
+                    .last_mut()
+                    .expect("a frame that lacks bytes exists");
                 frame.extend_from_slice(&available[..taken]);
                 self.start += taken;
                 if taken < missing {
@@ -237,27 +277,43 @@ impl Decoder {
                 None => break,
             }
         }
-        Ok(self.partial.take().map(|partial| LinkMessage { tag: partial.tag, frames: partial.frames }))
+        Ok(self.partial.take().map(|partial| LinkMessage {
+            tag: partial.tag,
+            frames: partial.frames,
+        }))
     }
 
     /// Reads a message's head, if it is there as a whole.
     fn begin(&mut self) -> io::Result<bool> {
         let available = &self.buffer[self.start..];
-        let Some((head, rest)) = available.split_first_chunk::<8>() else { return Ok(false) };
+        let Some((head, rest)) = available.split_first_chunk::<8>() else {
+            return Ok(false);
+        };
         let (tag, count) = head.split_at(4);
         let tag = u32::from_le_bytes(tag.try_into().expect("four of eight bytes"));
         let count = u32::from_le_bytes(count.try_into().expect("four of eight bytes"));
         if count > MAX_FRAMES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {count} frames")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a message of {count} frames"),
+            ));
         }
-        let Some(lengths) = rest.get(..8 * count as usize) else { return Ok(false) };
+        let Some(lengths) = rest.get(..8 * count as usize) else {
+            return Ok(false);
+        };
         let lengths = lengths
             .chunks_exact(8)
             .map(|length| u64::from_le_bytes(length.try_into().expect("chunks of eight")))
-            .map(|length| usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidData)))
+            .map(|length| {
+                usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+            })
             .collect::<io::Result<Vec<usize>>>()?;
         self.start += 8 + 8 * count as usize;
-        self.partial = Some(Partial { tag, lengths, frames: Vec::with_capacity(count as usize) });
+        self.partial = Some(Partial {
+            tag,
+            lengths,
+            frames: Vec::with_capacity(count as usize),
+        });
         Ok(true)
     }
 }
@@ -280,16 +336,34 @@ mod tests {
         let (one, fd) = pair().unwrap();
         let stream = UnixStream::from(fd);
         stream.set_nonblocking(true).unwrap();
-        (one, Link { stream, decoder: Decoder::default(), outgoing: VecDeque::new(), written: 0 })
+        (
+            one,
+            Link {
+                stream,
+                decoder: Decoder::default(),
+                outgoing: VecDeque::new(),
+                written: 0,
+            },
+        )
     }
 
     #[test]
     fn messages_of_any_shape_arrive_whole_and_in_order() {
         let (mut one, mut two) = linked();
-        let sizes: [&[usize]; 6] = [&[], &[0], &[1, 0, 5], &[CHUNK + 1, 3], &[5 << 20], &[7; 200]];
+        let sizes: [&[usize]; 6] = [
+            &[],
+            &[0],
+            &[1, 0, 5],
+            &[CHUNK + 1, 3],
+            &[5 << 20],
+            &[7; 200],
+        ];
         let writer = std::thread::spawn(move || {
             for (tag, sizes) in sizes.iter().enumerate() {
-                one.send(tag as u32, sizes.iter().map(|size| Frame::from(vec![tag as u8; *size])));
+                one.send(
+                    tag as u32,
+                    sizes.iter().map(|size| Frame::from(vec![tag as u8; *size])),
+                );
             }
             while !one.flush().unwrap() {
                 std::thread::yield_now();

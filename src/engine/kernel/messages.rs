@@ -26,12 +26,32 @@ pub(in crate::engine) enum FromKernel {
     Ready(KernelInfo),
     Failed(KernelFailure),
     /// `metadata` may be empty.
-    Reply { msg_id: String, content: Vec<u8>, metadata: Vec<u8>, buffers: Vec<Vec<u8>> },
+    Reply {
+        msg_id: String,
+        content: Vec<u8>,
+        metadata: Vec<u8>,
+        buffers: Vec<Vec<u8>>,
+    },
     /// `parent` is empty for the request that is being handled.
-    Iopub { msg_type: String, parent: Vec<u8>, metadata: Vec<u8>, content: Vec<u8>, buffers: Vec<Vec<u8>> },
-    Stream { stderr: bool, parent: Vec<u8>, text: String },
-    Done { msg_id: String },
-    Log { level: String, text: String },
+    Iopub {
+        msg_type: String,
+        parent: Vec<u8>,
+        metadata: Vec<u8>,
+        content: Vec<u8>,
+        buffers: Vec<Vec<u8>>,
+    },
+    Stream {
+        stderr: bool,
+        parent: Vec<u8>,
+        text: String,
+    },
+    Done {
+        msg_id: String,
+    },
+    Log {
+        level: String,
+        text: String,
+    },
 }
 
 /// What a kernel says of itself when it is ready.
@@ -79,9 +99,18 @@ impl std::fmt::Display for ExitStatus {
 #[derive(Debug)]
 pub(in crate::engine) enum FromForkServer {
     Warm(KernelInfo),
-    Forked { rank: u32, pid: i32 },
-    Exited { rank: u32, status: ExitStatus },
-    Error { rank: Option<u32>, failure: KernelFailure },
+    Forked {
+        rank: u32,
+        pid: i32,
+    },
+    Exited {
+        rank: u32,
+        status: ExitStatus,
+    },
+    Error {
+        rank: Option<u32>,
+        failure: KernelFailure,
+    },
 }
 
 impl FromKernel {
@@ -110,8 +139,13 @@ impl FromKernel {
                 parent: frames.next()?,
                 text: text(frames.next()?)?,
             },
-            106 => Self::Done { msg_id: text(frames.next()?)? },
-            107 => Self::Log { level: text(frames.next()?)?, text: text(frames.next()?)? },
+            106 => Self::Done {
+                msg_id: text(frames.next()?)?,
+            },
+            107 => Self::Log {
+                level: text(frames.next()?)?,
+                text: text(frames.next()?)?,
+            },
             _ => return None,
         })
     }
@@ -120,17 +154,33 @@ impl FromKernel {
 impl FromForkServer {
     pub(in crate::engine) fn parse(message: &LinkMessage) -> Option<Self> {
         let content: Value = serde_json::from_slice(message.frames.first()?).ok()?;
-        let rank = || content["rank"].as_u64().and_then(|rank| u32::try_from(rank).ok());
+        let rank = || {
+            content["rank"]
+                .as_u64()
+                .and_then(|rank| u32::try_from(rank).ok())
+        };
         Some(match message.tag {
             301 => Self::Warm(serde_json::from_value(content).ok()?),
-            302 => Self::Forked { rank: rank()?, pid: i32::try_from(content["pid"].as_i64()?).ok()? },
-            303 => Self::Exited { rank: rank()?, status: serde_json::from_value(content["status"].clone()).ok()? },
-            304 => Self::Error { rank: rank(), failure: serde_json::from_value(content).ok()? },
+            302 => Self::Forked {
+                rank: rank()?,
+                pid: i32::try_from(content["pid"].as_i64()?).ok()?,
+            },
+            303 => Self::Exited {
+                rank: rank()?,
+                status: serde_json::from_value(content["status"].clone()).ok()?,
+            },
+            304 => Self::Error {
+                rank: rank(),
+                failure: serde_json::from_value(content).ok()?,
+            },
             _ => return None,
         })
     }
 }
 
 fn text(bytes: Vec<u8>) -> Option<String> {
-    Some(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Some(
+        String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
 }

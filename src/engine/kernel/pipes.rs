@@ -34,7 +34,12 @@ impl OutputPipe {
                 bytes.truncate(count);
                 Some(bytes)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
                 Some(Vec::new())
             }
             Err(_) => None,

@@ -48,29 +48,54 @@ impl Python {
     /// first on PATH.
     pub fn find(asked: Option<&str>, around: &Surroundings) -> Result<Self, PythonError> {
         if let Some(name) = asked.filter(|name| !name.is_empty()) {
-            let path = if name.contains('/') { executable(PathBuf::from(name)) } else { on_path(name, around) };
+            let path = if name.contains('/') {
+                executable(PathBuf::from(name))
+            } else {
+                on_path(name, around)
+            };
             return path
-                .map(|path| Self { path: absolute(path), origin: "--python" })
+                .map(|path| Self {
+                    path: absolute(path),
+                    origin: "--python",
+                })
                 .ok_or_else(|| PythonError::NotThere(name.to_owned()));
         }
-        let in_environment = around.virtual_env.as_ref().map(|folder| Path::new(folder).join("bin"));
-        let beside = around.executable.as_ref().and_then(|path| path.parent()).map(Path::to_owned);
-        let folders = [(in_environment, "$VIRTUAL_ENV"), (beside, "beside this executable")];
+        let in_environment = around
+            .virtual_env
+            .as_ref()
+            .map(|folder| Path::new(folder).join("bin"));
+        let beside = around
+            .executable
+            .as_ref()
+            .and_then(|path| path.parent())
+            .map(Path::to_owned);
+        let folders = [
+            (in_environment, "$VIRTUAL_ENV"),
+            (beside, "beside this executable"),
+        ];
         for (folder, origin) in folders {
             if let Some(path) = folder.and_then(|folder| in_folder(&folder)) {
-                return Ok(Self { path: absolute(path), origin });
+                return Ok(Self {
+                    path: absolute(path),
+                    origin,
+                });
             }
         }
         ["python3", "python"]
             .iter()
             .find_map(|name| on_path(name, around))
-            .map(|path| Self { path: absolute(path), origin: "PATH" })
+            .map(|path| Self {
+                path: absolute(path),
+                origin: "PATH",
+            })
             .ok_or(PythonError::NoneFound)
     }
 }
 
 fn in_folder(folder: &Path) -> Option<PathBuf> {
-    ["python3", "python"].iter().find_map(|name| executable(folder.join(name)))
+    ["python3", "python"]
+        .iter()
+        .find_map(|name| executable(folder.join(name)))
 }
 
 fn on_path(name: &str, around: &Surroundings) -> Option<PathBuf> {
@@ -95,7 +120,13 @@ mod tests {
 
     fn make(path: &Path, mode: u32) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(path).unwrap();
+        std::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(mode)
+            .open(path)
+            .unwrap();
     }
 
     #[test]
@@ -110,14 +141,26 @@ mod tests {
         assert_eq!(Python::find(None, &around), Err(PythonError::NoneFound));
         make(&at("first/python3"), 0o644);
         make(&at("second/python3"), 0o755);
-        assert_eq!(Python::find(None, &around).unwrap().path, at("second/python3"));
+        assert_eq!(
+            Python::find(None, &around).unwrap().path,
+            at("second/python3")
+        );
         make(&at("beside/python"), 0o755);
-        assert_eq!(Python::find(None, &around).unwrap().path, at("beside/python"));
+        assert_eq!(
+            Python::find(None, &around).unwrap().path,
+            at("beside/python")
+        );
         make(&at("venv/bin/python"), 0o755);
         assert_eq!(Python::find(None, &around).unwrap().origin, "$VIRTUAL_ENV");
-        assert_eq!(Python::find(Some("python3"), &around).unwrap().path, at("second/python3"));
+        assert_eq!(
+            Python::find(Some("python3"), &around).unwrap().path,
+            at("second/python3")
+        );
         let path = at("beside/python");
         assert_eq!(Python::find(path.to_str(), &around).unwrap().path, path);
-        assert_eq!(Python::find(Some("nope"), &around), Err(PythonError::NotThere("nope".to_owned())));
+        assert_eq!(
+            Python::find(Some("nope"), &around),
+            Err(PythonError::NotThere("nope".to_owned()))
+        );
     }
 }

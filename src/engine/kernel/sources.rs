@@ -32,8 +32,10 @@ const MODULES: &[(&str, &str)] = modules![
 
 /// The first message to a kernel process: `{module name: source}`.
 pub(in crate::engine) fn to_json() -> Vec<u8> {
-    let modules: serde_json::Map<String, serde_json::Value> =
-        MODULES.iter().map(|(name, source)| ((*name).to_owned(), json!(source))).collect();
+    let modules: serde_json::Map<String, serde_json::Value> = MODULES
+        .iter()
+        .map(|(name, source)| ((*name).to_owned(), json!(source)))
+        .collect();
     serde_json::Value::from(modules).to_string().into_bytes()
 }
 

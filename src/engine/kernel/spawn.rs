@@ -23,9 +23,14 @@ pub(in crate::engine) fn start(
     let (mut link, theirs) = pair()?;
     let fd = theirs.as_raw_fd();
     let mut command = Command::new(&python.path);
-    command.args(["-c", BOOTSTRAP, mode, &fd.to_string()]).stdin(Stdio::null()).env_remove(HIDDEN);
+    command
+        .args(["-c", BOOTSTRAP, mode, &fd.to_string()])
+        .stdin(Stdio::null())
+        .env_remove(HIDDEN);
     if let Some((stdout, stderr)) = output {
-        command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        command
+            .stdout(Stdio::from(stdout))
+            .stderr(Stdio::from(stderr));
     } else {
         // What it has to say belongs into the engine's log, which is stderr.
         let log = nix::unistd::dup(io::stderr()).map_or_else(|_| Stdio::null(), Stdio::from);
