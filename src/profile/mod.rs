@@ -3,6 +3,7 @@
 pub mod cluster_file;
 pub mod connection;
 pub mod dir;
+pub mod literal;
 pub mod templates;
 
 pub use cluster_file::{ClusterFile, RunFile};
