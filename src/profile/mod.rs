@@ -4,6 +4,7 @@ pub mod cluster_file;
 pub mod connection;
 pub mod dir;
 pub mod literal;
+pub mod settings;
 pub mod templates;
 
 pub use cluster_file::{ClusterFile, RunFile};

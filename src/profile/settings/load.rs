@@ -1,0 +1,2 @@
+pub struct Sources;
+pub fn load() {}
