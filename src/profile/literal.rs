@@ -267,11 +267,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Items up to the closing bracket, and whether a comma stood anywhere.
-    fn items(
-        &mut self,
-        close: char,
-        depth: usize,
-    ) -> Result<(Vec<Literal>, bool), LiteralError> {
+    fn items(&mut self, close: char, depth: usize) -> Result<(Vec<Literal>, bool), LiteralError> {
         let mut items = Vec::new();
         let mut has_comma = false;
         loop {
@@ -402,7 +398,8 @@ impl<'a> Parser<'a> {
     }
 
     fn string(&mut self) -> Result<Literal, LiteralError> {
-        let prefix = string_prefix(self.rest()).ok_or_else(|| self.error("it is no plain value"))?;
+        let prefix =
+            string_prefix(self.rest()).ok_or_else(|| self.error("it is no plain value"))?;
         self.at += prefix.len;
         let quote = self.peek().unwrap_or('\'');
         let triple: String = std::iter::repeat_n(quote, 3).collect();
@@ -626,8 +623,12 @@ fn unsigned(token: &str) -> Option<Unsigned> {
             return integer(digits, radix).map(Unsigned::Int);
         }
     }
-    if lower.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_') {
-        let leading_zero = lower.starts_with('0') && lower.bytes().any(|b| !matches!(b, b'0' | b'_'));
+    if lower
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'_')
+    {
+        let leading_zero =
+            lower.starts_with('0') && lower.bytes().any(|b| !matches!(b, b'0' | b'_'));
         return integer(&lower, 10)
             .filter(|_| !leading_zero)
             .map(Unsigned::Int);

@@ -7,12 +7,14 @@ mod model;
 mod ports;
 mod resolve;
 
-pub use load::{Sources, load};
+pub use load::{Sources, load, user_file};
 pub use model::{
     ClusterSettings, ControllerSettings, CurveSettings, Database, EngineSettings,
     HeartbeatSettings, LauncherTraits, LogSettings, MemorySettings, MongodbSettings,
-    ProcessSettings, Restart, SchedulerSettings, Scheme, SessionSettings, Settings,
-    SqliteSettings, Traits,
+    ProcessSettings, Restart, SchedulerSettings, Scheme, SessionSettings, Settings, SqliteSettings,
+    Traits,
 };
 pub use ports::{PortError, Ports};
-pub use resolve::{Change, Edit, Key, Origin, Resolved, Resolver, SettingsError, Shown, toml_edits};
+pub use resolve::{
+    Change, Edit, Key, Origin, Resolved, Resolver, SettingsError, Shown, toml_edits,
+};

@@ -430,7 +430,10 @@ impl Settings {
         let mut traits = Traits::new();
         for class in lineage.iter().rev() {
             if let Some(own) = self.launcher.get(*class) {
-                traits.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+                traits.extend(
+                    own.iter()
+                        .map(|(name, value)| (name.clone(), value.clone())),
+                );
             }
         }
         traits

@@ -72,7 +72,10 @@ impl Serialize for Ports {
 impl<'de> Deserialize<'de> for Ports {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "ports must be a text such as 10101-10105, or a list of numbers")]
+        #[serde(
+            untagged,
+            expecting = "ports must be a text such as 10101-10105, or a list of numbers"
+        )]
         enum Spelling {
             One(u16),
             Many(Vec<Item>),

@@ -43,7 +43,9 @@ impl Key {
         match self.0.first().map(String::as_str) {
             Some("session") => name == Some("key"),
             Some("curve") => name == Some("secret_key"),
-            Some("controller") => self.0.get(1).is_some_and(|part| part == "mongodb") && name != Some("database"),
+            Some("controller") => {
+                self.0.get(1).is_some_and(|part| part == "mongodb") && name != Some("database")
+            }
             _ => false,
         }
     }
@@ -211,7 +213,10 @@ impl Resolver {
     }
 
     /// Makes all changes, the first that cannot be made is the error.
-    pub fn apply_all(&mut self, edits: impl IntoIterator<Item = Edit>) -> Result<(), SettingsError> {
+    pub fn apply_all(
+        &mut self,
+        edits: impl IntoIterator<Item = Edit>,
+    ) -> Result<(), SettingsError> {
         edits.into_iter().try_for_each(|edit| self.apply(edit))
     }
 
@@ -255,14 +260,21 @@ impl Resolver {
     }
 
     /// The nearest name at this place, or else the same name elsewhere.
-    fn nearest(&self, path: &Key, name: &str, known: Option<&Map<String, Value>>) -> Option<String> {
+    fn nearest(
+        &self,
+        path: &Key,
+        name: &str,
+        known: Option<&Map<String, Value>>,
+    ) -> Option<String> {
         let here = known.into_iter().flat_map(Map::keys).cloned();
         if let Some(near) = similar(name, here).into_iter().next() {
             return Some(path.child(&near).to_string());
         }
         let mut all = Vec::new();
         leaves(&Key(Vec::new()), &self.tree, &mut all);
-        let elsewhere = all.into_iter().find(|(key, _)| key.0.last().is_some_and(|last| last == name));
+        let elsewhere = all
+            .into_iter()
+            .find(|(key, _)| key.0.last().is_some_and(|last| last == name));
         elsewhere.map(|(key, _)| key.to_string())
     }
 }
@@ -425,7 +437,10 @@ fn line_of(text: &str, at: usize) -> usize {
 fn line_with(text: &str, name: &str) -> Option<usize> {
     let mut lines = text.lines().enumerate().filter(|(_, line)| {
         let key = line.split('=').next().unwrap_or("").trim();
-        key.rsplit('.').next().map(|part| part.trim().trim_matches('"')) == Some(name)
+        key.rsplit('.')
+            .next()
+            .map(|part| part.trim().trim_matches('"'))
+            == Some(name)
     });
     let (index, _) = lines.next()?;
     lines.next().is_none().then_some(index + 1)

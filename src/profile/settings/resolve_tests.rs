@@ -73,7 +73,10 @@ fn unknown_keys_name_the_nearest() {
 fn bad_values_and_bad_syntax_say_where() {
     let error = |text: &str| from_toml(text).unwrap_err().to_string();
     let said = error("[heartbeat]\nperiod_ms = \"fast\"\n");
-    assert!(said.contains("ipcluster.toml:2") && said.contains("\"fast\""), "{said}");
+    assert!(
+        said.contains("ipcluster.toml:2") && said.contains("\"fast\""),
+        "{said}"
+    );
     let said = error("[heartbeat]\nperiod_ms = -1\n");
     assert!(said.contains("-1"), "{said}");
     let said = error("heartbeat = 3\n");
@@ -141,8 +144,16 @@ fn secrets_are_not_shown() {
 fn a_refused_change_changes_nothing() {
     let mut resolver = Resolver::default();
     let before = resolver.tree.clone();
-    assert!(resolver.apply(Edit::set("heartbeat.period_ms", "x", flag("x"))).is_err());
-    assert!(resolver.apply(Edit::set("heartbeat", Value::Null, flag("x"))).is_err());
+    assert!(
+        resolver
+            .apply(Edit::set("heartbeat.period_ms", "x", flag("x")))
+            .is_err()
+    );
+    assert!(
+        resolver
+            .apply(Edit::set("heartbeat", Value::Null, flag("x")))
+            .is_err()
+    );
     assert_eq!(resolver.tree, before);
 }
 
