@@ -1,1 +1,3 @@
-//! (to be written)
+//! Parses the command line, and says in exit codes how it went.
+
+pub mod args;

@@ -108,11 +108,26 @@ impl ProfileDir {
         let dir = Self { location };
         dir.create_folders()?;
         if is_new {
-            for (name, content) in template.files {
-                files::write_public(&dir.location.join(name), content.as_bytes())?;
-            }
+            dir.write_files(template, false)?;
         }
         Ok((dir, is_new))
+    }
+
+    /// Writes the files of the template that has this profile's name, or else of the default one: those that are not
+    /// there, or all.
+    pub fn write_template(&self, overwrite: bool) -> Result<(), FileError> {
+        let template = self.name().and_then(templates::find);
+        self.write_files(template.unwrap_or_else(templates::default), overwrite)
+    }
+
+    fn write_files(&self, template: &Template, overwrite: bool) -> Result<(), FileError> {
+        for (name, content) in template.files {
+            let path = self.location.join(name);
+            if overwrite || !path.exists() {
+                files::write_public(&path, content.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     /// The sub-folders that IPython expects, with its modes.

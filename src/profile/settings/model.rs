@@ -1,0 +1,471 @@
+//! What can be set. The comments here and in `profiles/default.toml` say the same.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ports::Ports;
+use crate::os::log::{LogFormat, LogLevel};
+
+/// Values of a class's traits, by name.
+pub type Traits = BTreeMap<String, Value>;
+
+/// Traits of launchers, by class.
+pub type LauncherTraits = BTreeMap<String, Traits>;
+
+/// All settings of all programs; each looks at what is its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub controller: ControllerSettings,
+    pub scheduler: SchedulerSettings,
+    pub heartbeat: HeartbeatSettings,
+    pub engine: EngineSettings,
+    pub cluster: ClusterSettings,
+    pub session: SessionSettings,
+    pub curve: CurveSettings,
+    pub log: LogSettings,
+    pub process: ProcessSettings,
+    /// Traits of classes in the kernel (`InteractiveShell`, `IPythonKernel`, …), which it applies by itself. Text is
+    /// what a command line would hold: the trait says what it means.
+    pub kernel: BTreeMap<String, Traits>,
+    /// Traits of launcher classes, as ipyparallel names them.
+    pub launcher: LauncherTraits,
+}
+
+/// Where the controller listens, and what it keeps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControllerSettings {
+    /// Address to listen on; `*` or `0.0.0.0` for all.
+    pub ip: String,
+    /// For clients; else `ip`.
+    pub client_ip: Option<String>,
+    /// For engines; else `ip`.
+    pub engine_ip: Option<String>,
+    /// Host name or address by which others reach this host; else its host name.
+    pub location: Option<String>,
+    /// ZeroMQ's transport: `tcp` or `ipc`.
+    pub transport: String,
+    pub client_transport: Option<String>,
+    pub engine_transport: Option<String>,
+    /// For all sockets, when those for clients or engines are used up.
+    pub ports: Ports,
+    pub client_ports: Ports,
+    pub engine_ports: Ports,
+    /// `[user@]server[:port]` through which clients are to tunnel.
+    pub ssh_server: String,
+    pub engine_ssh_server: String,
+    /// Take key, ports and addresses from existing connection files, and leave the files at the end.
+    pub reuse: bool,
+    /// Take back the engines of a controller that ended.
+    pub restore: bool,
+    /// In seconds; else the larger of 30 s and ten heartbeats.
+    pub registration_timeout: Option<f64>,
+    pub enable_curve: bool,
+    /// Names of the connection files in the security folder, when not the usual ones.
+    pub client_file: Option<String>,
+    pub engine_file: Option<String>,
+    pub db: Database,
+    pub memory: MemorySettings,
+    pub sqlite: SqliteSettings,
+    pub mongodb: MongodbSettings,
+}
+
+impl Default for ControllerSettings {
+    fn default() -> Self {
+        Self {
+            ip: "127.0.0.1".to_owned(),
+            client_ip: None,
+            engine_ip: None,
+            location: None,
+            transport: "tcp".to_owned(),
+            client_transport: None,
+            engine_transport: None,
+            ports: Ports::default(),
+            client_ports: Ports::default(),
+            engine_ports: Ports::default(),
+            ssh_server: String::new(),
+            engine_ssh_server: String::new(),
+            reuse: false,
+            restore: false,
+            registration_timeout: None,
+            enable_curve: false,
+            client_file: None,
+            engine_file: None,
+            db: Database::default(),
+            memory: MemorySettings::default(),
+            sqlite: SqliteSettings::default(),
+            mongodb: MongodbSettings::default(),
+        }
+    }
+}
+
+impl ControllerSettings {
+    /// `tcp://ADDRESS` for clients.
+    pub fn client_interface(&self) -> String {
+        interface(
+            self.client_transport.as_ref().unwrap_or(&self.transport),
+            self.client_ip.as_ref().unwrap_or(&self.ip),
+        )
+    }
+
+    /// `tcp://ADDRESS` for engines.
+    pub fn engine_interface(&self) -> String {
+        interface(
+            self.engine_transport.as_ref().unwrap_or(&self.transport),
+            self.engine_ip.as_ref().unwrap_or(&self.ip),
+        )
+    }
+}
+
+fn interface(transport: &str, ip: &str) -> String {
+    format!("{transport}://{ip}")
+}
+
+/// Where task records are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Database {
+    /// Nowhere.
+    #[default]
+    None,
+    Memory,
+    Sqlite,
+    Mongodb,
+}
+
+/// ipyparallel's `DictDB`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySettings {
+    /// Records to keep; 0 for any number.
+    pub record_limit: u64,
+    /// Bytes of buffers to keep; 0 for any number.
+    pub size_limit: u64,
+    /// The part that is dropped when a limit is reached.
+    pub cull_fraction: f64,
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        Self {
+            record_limit: 1024,
+            size_limit: 1 << 30,
+            cull_fraction: 0.1,
+        }
+    }
+}
+
+/// ipyparallel's `SQLiteDB`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SqliteSettings {
+    pub filename: String,
+    /// Folder; the profile's when absent.
+    pub location: Option<PathBuf>,
+    pub table: String,
+}
+
+impl Default for SqliteSettings {
+    fn default() -> Self {
+        Self {
+            filename: "tasks.db".to_owned(),
+            location: None,
+            table: "ipython-tasks".to_owned(),
+        }
+    }
+}
+
+/// ipyparallel's `MongoDB`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MongodbSettings {
+    pub database: String,
+    /// What pymongo's client takes in order: host, port.
+    pub connection_args: Vec<Value>,
+    /// … and by name.
+    pub connection_kwargs: Traits,
+}
+
+impl Default for MongodbSettings {
+    fn default() -> Self {
+        Self {
+            database: "ipython-tasks".to_owned(),
+            connection_args: Vec::new(),
+            connection_kwargs: Traits::new(),
+        }
+    }
+}
+
+/// The task queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerSettings {
+    pub scheme: Scheme,
+    /// Tasks outstanding on one engine; 0 for any number.
+    pub hwm: u32,
+}
+
+impl Default for SchedulerSettings {
+    fn default() -> Self {
+        Self {
+            scheme: Scheme::default(),
+            hwm: 1,
+        }
+    }
+}
+
+/// How the task queue picks an engine; the names are those of the connection file's `task_scheme`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    #[default]
+    Leastload,
+    Lru,
+    Plainrandom,
+    Weighted,
+    Twobin,
+    Pure,
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeartbeatSettings {
+    /// Milliseconds between pings.
+    pub period_ms: u64,
+    /// Pings that an engine may miss before it counts as dead.
+    pub max_misses: u32,
+}
+
+impl Default for HeartbeatSettings {
+    fn default() -> Self {
+        Self {
+            period_ms: 3000,
+            max_misses: 10,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// The connection file; else the profile's.
+    pub file: Option<PathBuf>,
+    /// Seconds to wait for the connection file to appear.
+    pub wait_for_file: f64,
+    /// Seconds to wait for the controller's answer to the registration.
+    pub timeout: f64,
+    /// Pings that the controller may leave out before the engine ends; 0 for any number.
+    pub max_heartbeat_misses: u32,
+    /// Asks for this id.
+    pub id: Option<u32>,
+    /// The Python that runs user code; else $VIRTUAL_ENV's, the one beside this program, or that of PATH.
+    pub python: Option<PathBuf>,
+    /// Code that every kernel runs first.
+    pub startup_command: String,
+    /// A file that every kernel runs first.
+    pub startup_script: Option<PathBuf>,
+    /// Modules that are imported once, before kernels are forked.
+    pub preload: Vec<String>,
+    /// Environment of the kernels.
+    pub env: BTreeMap<String, String>,
+    /// What happens when a kernel dies.
+    pub restart: Restart,
+    /// The controller's host, in place of what the connection file says.
+    pub location: Option<String>,
+    /// In place of what the connection file says.
+    pub registration_url: Option<String>,
+    pub ssh_server: String,
+    pub ssh_key: Option<PathBuf>,
+    /// Take the MPI rank for the id, and run `mpi_init` first.
+    pub mpi: bool,
+    pub mpi_init: Option<String>,
+    /// Seconds by which each rank registers later than the one before it.
+    pub mpi_registration_delay: f64,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        Self {
+            file: None,
+            wait_for_file: 10.0,
+            timeout: 5.0,
+            max_heartbeat_misses: 50,
+            id: None,
+            python: None,
+            startup_command: String::new(),
+            startup_script: None,
+            preload: Vec::new(),
+            env: BTreeMap::new(),
+            restart: Restart::default(),
+            location: None,
+            registration_url: None,
+            ssh_server: String::new(),
+            ssh_key: None,
+            mpi: false,
+            mpi_init: None,
+            mpi_registration_delay: 0.02,
+        }
+    }
+}
+
+/// What an engine does when its kernel dies by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restart {
+    /// It unregisters, as ipyparallel's does.
+    #[default]
+    Never,
+    /// It starts another one, which registers anew.
+    Always,
+}
+
+/// What `ipcluster start` starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Engines; else as many as this host has CPUs.
+    pub n: Option<u32>,
+    /// The cluster id, when neither the command line nor the environment names one.
+    pub id: Option<String>,
+    /// Seconds between the controller's start and that of the engines.
+    pub delay: f64,
+    /// Seconds to wait for the engines to register.
+    pub engine_timeout: f64,
+    /// Engines that end within so many seconds take the cluster down.
+    pub early_shutdown: f64,
+    pub daemonize: bool,
+    /// The launcher of the controller: `local`, `ssh`, `mpi`, `slurm`, …
+    pub controller: String,
+    /// The launcher of the engines.
+    pub engines: String,
+    pub controller_args: Vec<String>,
+    pub engine_args: Vec<String>,
+    pub controller_ip: Option<String>,
+    pub controller_location: Option<String>,
+    /// Hand the connection information to the engines, so that they need no file.
+    pub send_connection_info: bool,
+    /// The signal of `ipcluster stop`; else the launcher's own way.
+    pub stop_signal: Option<i32>,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            n: None,
+            id: None,
+            delay: 0.0,
+            engine_timeout: 60.0,
+            early_shutdown: 30.0,
+            daemonize: false,
+            controller: "local".to_owned(),
+            engines: "local".to_owned(),
+            controller_args: Vec::new(),
+            engine_args: Vec::new(),
+            controller_ip: None,
+            controller_location: None,
+            send_connection_info: true,
+            stop_signal: None,
+        }
+    }
+}
+
+/// How messages are signed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionSettings {
+    /// In place of a random key; empty switches signing off.
+    pub key: Option<String>,
+    /// A file whose content is the key.
+    pub key_file: Option<PathBuf>,
+    /// Signatures that are remembered, so that no message is taken twice.
+    pub digest_history_size: u32,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            key: None,
+            key_file: None,
+            digest_history_size: 1 << 16,
+        }
+    }
+}
+
+/// Keys of CurveZMQ, in Z85.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CurveSettings {
+    pub server_key: Option<String>,
+    pub public_key: Option<String>,
+    pub secret_key: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    pub level: LogLevel,
+    /// Into a file of the profile's log folder in place of stderr.
+    pub to_file: bool,
+    pub format: LogFormat,
+    /// Remove the logs of processes that are gone; else only `ipcluster start` does.
+    pub clean: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessSettings {
+    /// The folder to work in; else the current one.
+    pub work_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The traits of a launcher: those of its own class before those of the classes that it derives from. `lineage`
+    /// begins with the class itself, as traitlets' inheritance does.
+    pub fn launcher_traits(&self, lineage: &[&str]) -> Traits {
+        let mut traits = Traits::new();
+        for class in lineage.iter().rev() {
+            if let Some(own) = self.launcher.get(*class) {
+                traits.extend(
+                    own.iter()
+                        .map(|(name, value)| (name.clone(), value.clone())),
+                );
+            }
+        }
+        traits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_addresses_go_before_the_common_one() {
+        let mut controller = ControllerSettings::default();
+        assert_eq!(controller.client_interface(), "tcp://127.0.0.1");
+        controller.ip = "*".into();
+        controller.engine_ip = Some("10.0.0.1".into());
+        assert_eq!(controller.client_interface(), "tcp://*");
+        assert_eq!(controller.engine_interface(), "tcp://10.0.0.1");
+    }
+
+    #[test]
+    fn a_launcher_s_own_traits_go_before_inherited_ones() {
+        let mut settings = Settings::default();
+        for (class, value) in [("BaseLauncher", 1), ("SSHLauncher", 2)] {
+            let traits = Traits::from([
+                ("stop_timeout".to_owned(), Value::from(value)),
+                (class.to_owned(), Value::Null),
+            ]);
+            settings.launcher.insert(class.to_owned(), traits);
+        }
+        let traits = settings.launcher_traits(&["SSHLauncher", "BaseLauncher"]);
+        assert_eq!(traits["stop_timeout"], 2);
+        assert_eq!(traits.len(), 3);
+    }
+}
