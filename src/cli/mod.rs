@@ -1,3 +1,144 @@
-//! Parses the command line, and says in exit codes how it went.
+//! Parses the command line, and says in exit codes how it went. One file per verb.
 
 pub mod args;
+pub mod exit_code;
+
+mod controller;
+mod engine;
+mod lifeline;
+mod setup;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::cli::args::{Rewritten, rewrite};
+
+pub use exit_code::Failure;
+
+/// Starts, runs and watches IPython.parallel clusters
+///
+/// One executable in place of ipyparallel's ipcluster, ipcontroller and ipengine, whose wire protocol it speaks:
+/// Python's ipyparallel.Client works unchanged. Called as ipcontroller or ipengine, it is that program.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ipcluster",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Settings of ipyparallel's programs (--Class.trait=value) are taken as well."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run a controller: the hub and the schedulers that clients and engines connect to
+    Controller(controller::ControllerArgs),
+    /// Run engines on this machine
+    Engine(engine::EngineArgs),
+}
+
+/// Runs the program. The first argument is the name under which it was called.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A panic of one thread must not leave the others half alive.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+    match run(argv) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let argv = as_subcommand(argv.into_iter().collect());
+    let command = Cli::command();
+    let rewritten = rewrite(&command, argv).map_err(|error| Failure::usage(error.to_string()))?;
+    let cli = match command
+        .try_get_matches_from(&rewritten.args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+    {
+        Ok(cli) => cli,
+        Err(error) => return show(&error),
+    };
+    cli.verb.run(rewritten)
+}
+
+impl Verb {
+    fn run(self, rewritten: Rewritten) -> Result<(), Failure> {
+        match self {
+            Self::Controller(args) => controller::run(&args, rewritten),
+            Self::Engine(args) => engine::run(&args, rewritten),
+        }
+    }
+}
+
+/// Help and version are no failures; what clap says of an error names the argument and what is near it.
+fn show(error: &clap::Error) -> Result<(), Failure> {
+    // Nobody reads it when the output is closed.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(()),
+        _ => Err(Failure::silent(exit_code::USAGE)),
+    }
+}
+
+/// `ipcontroller ARGS` is `ipcluster controller ARGS`; `ipcluster cluster start` is `ipcluster start`.
+fn as_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
+    let called = argv
+        .first()
+        .and_then(|name| Path::new(name).file_stem())
+        .and_then(|name| name.to_str());
+    let verb = match called {
+        Some("ipcontroller") => Some("controller"),
+        Some("ipengine") => Some("engine"),
+        _ => None,
+    };
+    if let Some(verb) = verb {
+        argv.insert(1, verb.into());
+    } else if argv.get(1).is_some_and(|word| word == "cluster") {
+        argv.remove(1);
+    }
+    argv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_of_the_executable_is_a_verb() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(
+            as_subcommand(words("/bin/ipengine -n 2")),
+            words("/bin/ipengine engine -n 2")
+        );
+        assert_eq!(
+            as_subcommand(words("ipcontroller")),
+            words("ipcontroller controller")
+        );
+        assert_eq!(
+            as_subcommand(words("ipcluster cluster start")),
+            words("ipcluster start")
+        );
+        assert_eq!(
+            as_subcommand(words("ipcluster start")),
+            words("ipcluster start")
+        );
+    }
+}

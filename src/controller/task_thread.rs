@@ -6,11 +6,11 @@ use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
-use crate::hub::{Report, ReportedStatus};
+
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::{Composer, Header, Identity, TaskMetadata, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
+    JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
 };
 use crate::transport::{
     Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left,

@@ -165,7 +165,7 @@ impl EngineThread {
                 return Err(Ending::Failed(format!(
                     "the controller at {} did not answer the registration within {:.1} s; is it running, and can this \
                      machine reach it? (--timeout gives it longer)",
-                    self.config.connection.interface(),
+                    self.config.connection.interface,
                     self.config.registration_timeout.as_secs_f64(),
                 )));
             }

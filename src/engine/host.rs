@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::json;
 use thiserror::Error;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
@@ -86,18 +87,8 @@ struct RunningEngine {
 #[derive(Debug)]
 struct Watched {
     server: ForkServer,
-    readiness: AsyncFd<BorrowedLink>,
+    readiness: AsyncFd<OwnedFd>,
     warm: bool,
-}
-
-/// The link's descriptor, which the fork server owns.
-#[derive(Debug)]
-struct BorrowedLink(RawFd);
-
-impl AsRawFd for BorrowedLink {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
 }
 
 /// What the event loop was woken by.
@@ -113,8 +104,8 @@ impl EngineHost {
     pub fn new(config: Config) -> Result<Self, HostError> {
         let connection = &config.connection;
         let (ping, pong) = connection
-            .url(Channel::HbPing)
-            .zip(connection.url(Channel::HbPong))
+            .url(Channel::HeartbeatPing)
+            .zip(connection.url(Channel::HeartbeatPong))
             .ok_or(HostError::NoHeartbeat)?;
         let context = Context::new(1);
         let (mail, inbox) = mpsc::unbounded_channel();
@@ -338,8 +329,10 @@ impl EngineHost {
                 python: python.path.display().to_string(),
                 source,
             })?;
+        // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
         let readiness =
-            AsyncFd::with_interest(BorrowedLink(server.fd()), tokio::io::Interest::READABLE)?;
+            unsafe { AsyncFd::register_with_interest(server.duplicate_fd()?, Interest::READABLE) }
+                .map_err(io::Error::from)?;
         self.fork_server = Some(Watched {
             server,
             readiness,

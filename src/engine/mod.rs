@@ -16,5 +16,5 @@ mod replies;
 mod sockets;
 
 pub use config::{Config, KernelConfig, StartMethod};
-pub use host::{Ended, EngineHost, HostError};
-pub use kernel::python::{Python, PythonError};
+pub use host::{Command, Ended, EngineHost, HostError};
+pub use kernel::python::{Python, PythonError, Surroundings};

@@ -1,8 +1,10 @@
 //! This machine: private files, processes and who they are, limits, names and addresses, the log.
 
+pub mod appear;
 pub mod files;
 pub mod host;
 pub mod limits;
+pub mod lock;
 pub mod log;
 pub mod ports;
 pub mod process;

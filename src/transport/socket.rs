@@ -11,6 +11,12 @@ use super::Frame;
 #[derive(Clone)]
 pub struct Context(zmq::Context);
 
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Context")
+    }
+}
+
 impl Context {
     /// `io_threads`: one moves about a gigabyte a second.
     pub fn new(io_threads: i32) -> Self {

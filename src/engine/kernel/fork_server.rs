@@ -1,7 +1,7 @@
 //! The fork server: one Python process that imports everything once and forks the kernels.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use serde_json::json;
 use tokio::process::Child;
@@ -33,8 +33,9 @@ impl ForkServer {
         Ok(Self { process, link })
     }
 
-    pub(in crate::engine) fn fd(&self) -> RawFd {
-        self.link.fd()
+    /// Another descriptor of the link, to wait for its messages with.
+    pub(in crate::engine) fn duplicate_fd(&self) -> io::Result<OwnedFd> {
+        self.link.duplicate_fd()
     }
 
     /// Sources and settings are larger than a socket's buffer: what was not taken at first follows.

@@ -85,6 +85,11 @@ impl Link {
         self.stream.as_raw_fd()
     }
 
+    /// Another descriptor of the same socket, to wait with.
+    pub(in crate::engine) fn duplicate_fd(&self) -> io::Result<OwnedFd> {
+        Ok(self.stream.try_clone()?.into())
+    }
+
     /// Queues a message; [`Self::flush`] writes it.
     pub(in crate::engine) fn send(&mut self, tag: u32, frames: impl IntoIterator<Item = Frame>) {
         let frames: Vec<Frame> = frames.into_iter().collect();

@@ -6,6 +6,6 @@ pub(super) mod fork_server;
 pub(super) mod link;
 pub(super) mod messages;
 pub(super) mod pipes;
-pub mod python;
+pub(super) mod python;
 pub(super) mod sources;
 pub(super) mod spawn;

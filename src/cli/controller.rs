@@ -1,0 +1,500 @@
+//! `ipcluster controller`, and `ipcontroller`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
+use crate::cli::{Failure, exit_code, lifeline};
+use crate::controller::{Config, Controller, Interface, PortPools, Ports};
+use crate::heartbeat;
+use crate::os::lock::{FileLock, LockError};
+use crate::os::{files, host};
+use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
+use crate::profile::settings::{Database, Edit, Scheme, Settings};
+use crate::profile::traitlets::Program;
+use crate::protocol::signature::SCHEME;
+use crate::scheduler::TaskConfig;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct ControllerArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+
+    /// Address to listen on for clients and engines; * or 0.0.0.0 is all of this machine's [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<String>,
+
+    /// Name or address by which engines and clients elsewhere reach this machine [default: its host name]
+    #[arg(long, value_name = "HOST")]
+    location: Option<String>,
+
+    /// ZeroMQ's transport
+    #[arg(long, value_name = "tcp|ipc", hide = true)]
+    transport: Option<String>,
+
+    /// Port for registration and queries
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+
+    /// Ports to use, in order, such as 10101-10120; a controller needs 14
+    #[arg(long, value_name = "PORTS")]
+    ports: Option<String>,
+
+    /// Ports for engines' connections, before those of --ports; 8 are needed
+    #[arg(long, value_name = "PORTS")]
+    engine_ports: Option<String>,
+
+    /// Ports for clients' connections, before those of --ports; 6 are needed
+    #[arg(long, value_name = "PORTS")]
+    client_ports: Option<String>,
+
+    /// Server through which clients are to tunnel: [user@]server[:port]
+    #[arg(long, value_name = "SERVER")]
+    ssh: Option<String>,
+
+    /// Server through which engines are to tunnel: [user@]server[:port]
+    #[arg(long, value_name = "SERVER")]
+    enginessh: Option<String>,
+
+    /// Milliseconds between heartbeats [default: 3000]
+    #[arg(long, value_name = "MS")]
+    ping: Option<u64>,
+
+    /// How tasks find their engines: leastload, lru, plainrandom, weighted, twobin, pure [default: leastload]
+    #[arg(long, value_name = "SCHEME")]
+    scheme: Option<String>,
+
+    /// Tasks that may be outstanding on one engine; 0 is any number [default: 1]
+    #[arg(long, value_name = "N")]
+    hwm: Option<u32>,
+
+    /// Take key, ports and addresses from existing connection files, and leave the files at the end
+    #[arg(long)]
+    reuse: bool,
+
+    /// Take back the engines of a controller that has ended; implies --reuse
+    #[arg(long)]
+    restore: bool,
+
+    /// Keep no record of tasks and results, as is the default
+    #[arg(long)]
+    nodb: bool,
+
+    /// Keep records of tasks and results in memory
+    #[arg(long)]
+    dictdb: bool,
+
+    /// Keep records of tasks and results in an SQLite file
+    #[arg(long)]
+    sqlitedb: bool,
+
+    /// Keep records of tasks and results in a MongoDB server
+    #[arg(long)]
+    mongodb: bool,
+
+    /// Schedulers are threads always
+    #[arg(long, hide = true)]
+    usethreads: bool,
+}
+
+impl ControllerArgs {
+    fn edits(&self) -> Vec<Edit> {
+        let database = [
+            (self.mongodb, "--mongodb", "mongodb"),
+            (self.sqlitedb, "--sqlitedb", "sqlite"),
+            (self.dictdb, "--dictdb", "memory"),
+            (self.nodb, "--nodb", "none"),
+        ];
+        let database = database.into_iter().filter(|(given, ..)| *given);
+        let mut edits = self.session.edits();
+        edits
+            .extend(database.filter_map(|(_, flag, name)| edit("controller.db", flag, Some(name))));
+        // --port was a port for engines; it comes first among theirs (ipyparallel `_port_assigned`).
+        let engine_ports = match (self.port, &self.engine_ports) {
+            (Some(port), Some(more)) => Some(format!("{port},{more}")),
+            (Some(port), None) => Some(port.to_string()),
+            (None, more) => more.clone(),
+        };
+        edits.extend(
+            [
+                edit("controller.ip", "--ip", self.ip.clone()),
+                edit("controller.location", "--location", self.location.clone()),
+                edit(
+                    "controller.transport",
+                    "--transport",
+                    self.transport.clone(),
+                ),
+                edit("controller.ports", "--ports", self.ports.clone()),
+                edit("controller.engine_ports", "--engine-ports", engine_ports),
+                edit(
+                    "controller.client_ports",
+                    "--client-ports",
+                    self.client_ports.clone(),
+                ),
+                edit("controller.ssh_server", "--ssh", self.ssh.clone()),
+                edit(
+                    "controller.engine_ssh_server",
+                    "--enginessh",
+                    self.enginessh.clone(),
+                ),
+                edit("heartbeat.period_ms", "--ping", self.ping),
+                edit("scheduler.scheme", "--scheme", self.scheme.clone()),
+                edit("scheduler.hwm", "--hwm", self.hwm),
+                edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
+                edit(
+                    "controller.restore",
+                    "--restore",
+                    self.restore.then_some(true),
+                ),
+            ]
+            .into_iter()
+            .flatten(),
+        );
+        edits
+    }
+}
+
+pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
+    let lifeline = lifeline::take();
+    let setup = set_up(
+        Program::Controller,
+        "ipcontroller",
+        &args.common,
+        rewritten,
+        args.edits(),
+        ProfileMust::BeMadeIfMissing,
+    )?;
+    raise_limits();
+    setup.enter_work_dir()?;
+    check_database(setup.settings.controller.db)?;
+
+    let security = setup.profile.security_dir();
+    let _only_one = only_one(&security, &setup)?;
+    let files = ConnectionFiles::paths(&security, &setup.cluster_id);
+    let plan = Plan::new(&setup, &files)?;
+    let controller =
+        Controller::start(plan.config.clone()).map_err(|error| plan.explain(&error.to_string()))?;
+    let (client, engine) = plan.connection_files(&controller.ports);
+    let written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
+    tracing::info!(
+        "controller {} listens on {} (registration at port {})",
+        std::process::id(),
+        plan.config.client_interface.0,
+        controller.ports.registration,
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(until_the_end(controller, lifeline))?;
+    tracing::info!("the controller ends: {ended}");
+    drop(written);
+    Ok(())
+}
+
+/// Waits for a reason to end, and ends the threads.
+async fn until_the_end(
+    mut controller: Controller,
+    lifeline: Option<std::os::fd::OwnedFd>,
+) -> Result<&'static str, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let why = tokio::select! {
+        _ = interrupt.recv() => "it was interrupted",
+        _ = terminate.recv() => "it was told to",
+        _ = hang_up.recv() => "its terminal closed",
+        _ = &mut controller.shutdown_requested => "a client asked for it",
+        _ = lifeline::cut(lifeline) => "the process that started it is gone",
+    };
+    controller.stop();
+    Ok(why)
+}
+
+/// Databases that cannot be had are named before anything is started.
+fn check_database(database: Database) -> Result<(), Failure> {
+    let name = match database {
+        Database::None => {
+            tracing::info!(
+                "using NoDB: tasks and results are not stored; --dictdb keeps them in memory, so that results can be \
+                 fetched again and tasks resubmitted"
+            );
+            return Ok(());
+        }
+        Database::Memory => "--dictdb",
+        Database::Sqlite => "--sqlitedb",
+        Database::Mongodb => "--mongodb",
+    };
+    Err(Failure::usage(format!(
+        "{name} is not available in this version; --nodb is"
+    )))
+}
+
+/// Holds the lock of this profile and cluster id as long as it lives.
+fn only_one(security: &Path, setup: &Setup) -> Result<FileLock, Failure> {
+    let name = setup.cluster_id.suffixed(".ipcontroller");
+    FileLock::acquire(&security.join(format!("{name}.lock"))).map_err(|error| match error {
+        LockError::Held { by, .. } => {
+            let by = by.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            let id = &setup.cluster_id.0;
+            let which = if id.is_empty() { String::new() } else { format!(" with cluster id {id:?}") };
+            Failure::new(
+                exit_code::ALREADY_STARTED,
+                format!(
+                    "a controller of profile {}{which} is running already: {by}; stop it, or give this one another \
+                     --cluster-id",
+                    setup.profile.location().display(),
+                ),
+            )
+        }
+        other => other.into(),
+    })
+}
+
+/// What the controller is started with, from settings and, with `--reuse`, from existing files.
+struct Plan {
+    config: Config,
+    location: String,
+    ssh: String,
+    engine_ssh: String,
+    scheme: Scheme,
+    key: String,
+    reuse: bool,
+    /// Existing files whose ports and key are used again.
+    reused: Option<(ClientFile, EngineFile)>,
+}
+
+impl Plan {
+    fn new(setup: &Setup, files: &ConnectionFiles) -> Result<Self, Failure> {
+        let settings = &setup.settings;
+        let controller = &settings.controller;
+        let reuse = controller.reuse || controller.restore;
+        let reused = if reuse { read_for_reuse(files)? } else { None };
+        let key = match &reused {
+            Some((client, _)) => client.common.key.clone(),
+            None => session_key(settings)?,
+        };
+        if key.is_empty() {
+            tracing::warn!(
+                "messages are not signed: whoever reaches the ports can run code on the engines"
+            );
+        }
+        let (client_interface, engine_interface) = match &reused {
+            Some((client, engine)) => (client.interface.clone(), engine.interface.clone()),
+            None => (controller.client_interface(), controller.engine_interface()),
+        };
+        let period = Duration::from_millis(settings.heartbeat.period_ms.max(1));
+        let registration_timeout = controller
+            .registration_timeout
+            .filter(|seconds| *seconds > 0.0)
+            .map_or_else(
+                || Duration::from_secs(30).max(10 * period),
+                Duration::from_secs_f64,
+            );
+        let engine_state = format!("engines{}.json", setup.cluster_id);
+        let config = Config {
+            client_interface: Interface(client_interface),
+            engine_interface: Interface(engine_interface),
+            pools: PortPools {
+                common: controller.ports.0.clone(),
+                client: controller.client_ports.0.clone(),
+                engine: controller.engine_ports.0.clone(),
+            },
+            fixed_ports: reused
+                .as_ref()
+                .map(|(client, engine)| ports_of(client, engine)),
+            key: key.clone().into_bytes(),
+            heartbeat: heartbeat::Config {
+                period,
+                max_misses: settings.heartbeat.max_misses,
+            },
+            registration_timeout,
+            tasks: task_config(settings),
+            engine_state_file: Some(setup.profile.log_dir().join(engine_state)),
+        };
+        let mut location = controller.location.clone().unwrap_or_else(host::hostname);
+        if let Some((client, _)) = &reused
+            && controller.location.is_none()
+        {
+            location = client.common.location.clone();
+        }
+        Ok(Self {
+            config,
+            location,
+            ssh: controller.ssh_server.clone(),
+            engine_ssh: controller.engine_ssh_server.clone(),
+            scheme: settings.scheduler.scheme,
+            key,
+            reuse,
+            reused,
+        })
+    }
+
+    /// What went wrong while starting, and what to do about it.
+    fn explain(&self, error: &str) -> Failure {
+        if self.reused.is_some() {
+            return Failure::failed(format!(
+                "{error}; the port is that of the connection files which --reuse takes over: stop who has it, or remove \
+                 the files for fresh ports"
+            ));
+        }
+        Failure::failed(error)
+    }
+
+    /// The files for clients and engines.
+    fn connection_files(&self, ports: &Ports) -> (ClientFile, EngineFile) {
+        let mut common = Common::new(&self.key, &self.location);
+        SCHEME.clone_into(&mut common.signature_scheme);
+        let client = ClientFile {
+            ssh: self.ssh.clone(),
+            interface: self.config.client_interface.0.clone(),
+            registration: ports.registration,
+            control: ports.client.control,
+            mux: ports.client.mux,
+            task: ports.client.task,
+            task_scheme: scheme_name(self.scheme),
+            iopub: ports.client.iopub,
+            notification: ports.client.notification,
+            broadcast: Some(ports.client.broadcast),
+            common: common.clone(),
+            unknown: serde_json::Map::new(),
+        };
+        let engine = EngineFile {
+            ssh: self.engine_ssh.clone(),
+            interface: self.config.engine_interface.0.clone(),
+            registration: ports.registration,
+            control: ports.engine.control,
+            mux: ports.engine.mux,
+            task: ports.engine.task,
+            iopub: ports.engine.iopub,
+            hb_ping: ports.engine.hb_ping,
+            hb_pong: ports.engine.hb_pong,
+            broadcast: ports.engine.broadcast.clone(),
+            common,
+            unknown: serde_json::Map::new(),
+        };
+        (client, engine)
+    }
+}
+
+/// Existing files, if both are there. One without the other, or files that do not fit, are an error.
+fn read_for_reuse(files: &ConnectionFiles) -> Result<Option<(ClientFile, EngineFile)>, Failure> {
+    if !files.client.exists() && !files.engine.exists() {
+        tracing::info!("there are no connection files to reuse yet: new ones will stay");
+        return Ok(None);
+    }
+    let (client, engine) = files.read()?;
+    if client.common.signature_scheme != SCHEME {
+        return Err(Failure::failed(format!(
+            "{}: signature_scheme is {:?}, but only {SCHEME:?} is supported: remove the file",
+            files.client.display(),
+            client.common.signature_scheme,
+        )));
+    }
+    tracing::info!(
+        "reusing key, ports and addresses of {}",
+        files.client.display()
+    );
+    Ok(Some((client, engine)))
+}
+
+fn ports_of(client: &ClientFile, engine: &EngineFile) -> Ports {
+    let mut ports = Ports {
+        registration: client.registration,
+        ..Ports::default()
+    };
+    ports.client.control = client.control;
+    ports.client.mux = client.mux;
+    ports.client.task = client.task;
+    ports.client.iopub = client.iopub;
+    ports.client.notification = client.notification;
+    ports.client.broadcast = client.broadcast.unwrap_or_default();
+    ports.engine.control = engine.control;
+    ports.engine.mux = engine.mux;
+    ports.engine.task = engine.task;
+    ports.engine.iopub = engine.iopub;
+    ports.engine.hb_ping = engine.hb_ping;
+    ports.engine.hb_pong = engine.hb_pong;
+    ports.engine.broadcast.clone_from(&engine.broadcast);
+    ports
+}
+
+/// The key that signs messages: given, read from a file, or random as jupyter_client's `new_id`.
+fn session_key(settings: &Settings) -> Result<String, Failure> {
+    if let Some(file) = &settings.session.key_file {
+        return Ok(files::read_text(file)?.trim().to_owned());
+    }
+    Ok(settings.session.key.clone().unwrap_or_else(|| {
+        let random = Uuid::new_v4().simple().to_string();
+        let (head, tail) = random.split_at(8);
+        format!("{head}-{}", tail.to_uppercase())
+    }))
+}
+
+fn task_config(settings: &Settings) -> TaskConfig {
+    use crate::scheduler::Scheme as Policy;
+    let scheme = match settings.scheduler.scheme {
+        Scheme::Leastload => Policy::LeastLoad,
+        Scheme::Lru => Policy::Lru,
+        Scheme::Plainrandom => Policy::PlainRandom,
+        Scheme::Weighted => Policy::Weighted,
+        Scheme::Twobin => Policy::TwoBin,
+        Scheme::Pure | Scheme::None => Policy::Pure,
+    };
+    let seed = Uuid::new_v4().as_u64_pair().0;
+    TaskConfig {
+        scheme,
+        hwm: settings.scheduler.hwm,
+        seed,
+        ..TaskConfig::default()
+    }
+}
+
+fn scheme_name(scheme: Scheme) -> String {
+    match serde_json::to_value(scheme) {
+        Ok(Value::String(name)) => name,
+        _ => "leastload".to_owned(),
+    }
+}
+
+/// Connection files that go when the controller goes, unless they are to be reused.
+struct WrittenFiles {
+    files: Option<ConnectionFiles>,
+}
+
+impl WrittenFiles {
+    fn write(
+        files: &ConnectionFiles,
+        client: &ClientFile,
+        engine: &EngineFile,
+        keep: bool,
+    ) -> Result<Self, Failure> {
+        files.write(client, engine)?;
+        let shown: PathBuf = files.client.clone();
+        tracing::debug!(
+            "connection files: {} and {}",
+            shown.display(),
+            files.engine.display()
+        );
+        Ok(Self {
+            files: (!keep).then(|| files.clone()),
+        })
+    }
+}
+
+impl Drop for WrittenFiles {
+    fn drop(&mut self) {
+        if let Some(files) = self.files.take()
+            && let Err(error) = files.remove()
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! `ipcluster engine`, and `ipengine`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
+use crate::cli::{Failure, lifeline};
+use crate::engine::{
+    Command, Config, Ended, EngineHost, KernelConfig, Python, StartMethod, Surroundings,
+};
+use crate::os::{appear, files};
+use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
+use crate::profile::settings::Edit;
+use crate::profile::traitlets::Program;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct EngineArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+
+    /// Engines to run [default: 1]
+    #[arg(
+        short,
+        long = "n",
+        value_name = "N",
+        default_value_t = 1,
+        hide_default_value = true
+    )]
+    n: u32,
+
+    /// The controller's connection file [default: that of the profile; $IPP_CONNECTION_INFO may hold its content]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Id to ask for; with several engines, of the first one
+    #[arg(long, value_name = "ID")]
+    id: Option<u32>,
+
+    /// Seconds in which the controller has to answer [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
+
+    /// Code that runs in each kernel before the first request
+    #[arg(short, long = "c", value_name = "CODE")]
+    c: Option<String>,
+
+    /// File that runs in each kernel before the first request
+    #[arg(short, long = "s", value_name = "FILE")]
+    s: Option<PathBuf>,
+
+    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<String>,
+
+    /// Start each kernel by itself in place of forking them from one that has imported everything
+    #[arg(long)]
+    spawn: bool,
+
+    /// Name or address of the controller's machine, in place of what its connection file says
+    #[arg(long, value_name = "HOST")]
+    location: Option<String>,
+
+    /// Where to register, in place of what the connection file says
+    #[arg(long, value_name = "URL", hide = true)]
+    url: Option<String>,
+
+    /// Server to tunnel through
+    #[arg(long, value_name = "SERVER", hide = true)]
+    ssh: Option<String>,
+
+    /// Key for the server to tunnel through
+    #[arg(long, value_name = "FILE", hide = true)]
+    sshkey: Option<PathBuf>,
+
+    /// Take part in an MPI job
+    #[arg(long, hide = true)]
+    mpi: bool,
+}
+
+impl EngineArgs {
+    fn edits(&self) -> Vec<Edit> {
+        let path = |path: &PathBuf| files::expand_path(path).to_string_lossy().into_owned();
+        let mut edits = self.session.edits();
+        edits.extend(
+            [
+                edit("engine.file", "--file", self.file.as_ref().map(path)),
+                edit("engine.id", "--id", self.id),
+                edit("engine.timeout", "--timeout", self.timeout),
+                edit("engine.startup_command", "--c", self.c.clone()),
+                edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
+                edit("engine.python", "--python", self.python.clone()),
+                edit("engine.location", "--location", self.location.clone()),
+                edit("engine.registration_url", "--url", self.url.clone()),
+                edit("engine.ssh_server", "--ssh", self.ssh.clone()),
+                edit("engine.ssh_key", "--sshkey", self.sshkey.as_ref().map(path)),
+                edit("engine.mpi", "--mpi", self.mpi.then_some(true)),
+            ]
+            .into_iter()
+            .flatten(),
+        );
+        edits
+    }
+}
+
+pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
+    let lifeline = lifeline::take();
+    // The file may be named, or its content be handed down: then the profile need not be there.
+    let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
+    let must = if needs_profile {
+        ProfileMust::Exist
+    } else {
+        ProfileMust::BeMadeIfMissing
+    };
+    let setup = set_up(
+        Program::Engine,
+        "ipengine",
+        &args.common,
+        rewritten,
+        args.edits(),
+        must,
+    )?;
+    raise_limits();
+    setup.enter_work_dir()?;
+    refuse_what_is_missing(&setup)?;
+    if args.n == 0 {
+        return Err(Failure::usage("-n 0 would run no engine"));
+    }
+    let python = python(&setup)?;
+    tracing::debug!(
+        "user code runs in {} (found by {})",
+        python.path.display(),
+        python.origin
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        let connection = connection(&setup).await?;
+        let config = config(&setup, args, connection, python);
+        host(config, lifeline).await
+    })?;
+    // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
+    runtime.shutdown_background();
+    match ended {
+        Ended::Asked => Ok(()),
+        Ended::Failed(why) => Err(Failure::failed(why)),
+    }
+}
+
+/// Options that are known, but for which there is nothing here yet.
+fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
+    let engine = &setup.settings.engine;
+    let given = [
+        (
+            !engine.ssh_server.is_empty() || engine.ssh_key.is_some(),
+            "--ssh: tunnels",
+        ),
+        (engine.mpi, "--mpi: MPI"),
+        (
+            engine.registration_url.is_some(),
+            "--url: a registration at another place than the connection file says",
+        ),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, what)) => Err(Failure::usage(format!(
+            "{what} is not available in this version"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn python(setup: &Setup) -> Result<Python, Failure> {
+    let asked = setup
+        .settings
+        .engine
+        .python
+        .as_ref()
+        .map(|path| path.to_string_lossy().into_owned());
+    Ok(Python::find(asked.as_deref(), &Surroundings::current())?)
+}
+
+/// The connection file's content, waiting for the file if it is not there yet.
+async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
+    let engine = &setup.settings.engine;
+    let mut connection = if let Ok(content) = std::env::var(CONNECTION_INFO_VARIABLE)
+        && !content.is_empty()
+        && engine.file.is_none()
+    {
+        tracing::info!("taking the connection information from ${CONNECTION_INFO_VARIABLE}");
+        EngineFile::from_variable(&content)?
+    } else {
+        let usual = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id).engine;
+        let file = engine.file.clone().unwrap_or(usual);
+        wait_for(&file, engine.wait_for_file).await?;
+        EngineFile::read(&file)?
+    };
+    if let Some(location) = &engine.location {
+        connection.common.location.clone_from(location);
+    }
+    if connection.common.curve_serverkey.is_some() {
+        return Err(Failure::failed(
+            "the controller wants CURVE encryption, which this version does not have",
+        ));
+    }
+    Ok(connection.connectable())
+}
+
+async fn wait_for(file: &Path, seconds: f64) -> Result<(), Failure> {
+    if file.exists() {
+        return Ok(());
+    }
+    let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    tracing::warn!(
+        "waiting up to {seconds:.1} s for the connection file {}",
+        file.display()
+    );
+    match tokio::time::timeout(limit, appear::wait_for(file)).await {
+        Ok(arrived) => Ok(arrived?),
+        Err(_) => Err(Failure::failed(format!(
+            "the connection file {} did not arrive within {seconds:.1} s: is the controller running, and is this its \
+             profile? (--file names another file)",
+            file.display()
+        ))),
+    }
+}
+
+fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Python) -> Config {
+    let engine = &setup.settings.engine;
+    let traits = &setup.settings.kernel;
+    // IPython's own settings for code at the start, as ipengine takes them from either class.
+    let of_kernel = |name: &str| -> Vec<String> {
+        ["IPKernelApp", "InteractiveShellApp"]
+            .iter()
+            .find_map(|class| traits.get(*class)?.get(name).map(texts))
+            .unwrap_or_default()
+    };
+    let mut exec_lines = of_kernel("exec_lines");
+    let mut exec_files = of_kernel("exec_files");
+    exec_files.extend(
+        engine
+            .startup_script
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned()),
+    );
+    if !engine.startup_command.is_empty() {
+        exec_lines.push(engine.startup_command.clone());
+    }
+    Config {
+        connection,
+        count: args.n,
+        first_id: engine.id,
+        registration_timeout: Duration::try_from_secs_f64(engine.timeout)
+            .unwrap_or(Duration::from_secs(5)),
+        max_heartbeat_misses: engine.max_heartbeat_misses,
+        kernel: KernelConfig {
+            python,
+            start: if args.spawn {
+                StartMethod::Spawn
+            } else {
+                StartMethod::default()
+            },
+            preload: engine.preload.clone(),
+            exec_lines,
+            exec_files,
+            traits: traits.clone(),
+            environment: engine.env.clone(),
+            profile_dir: Some(setup.profile.location().to_owned()),
+            ipython_dir: setup.common.lookup.ipython_dir().ok(),
+        },
+    }
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items
+            .iter()
+            .filter_map(|item| item.as_str().map(str::to_owned))
+            .collect(),
+        Value::String(text) => vec![text.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Runs the engines and passes on what this process is told.
+async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<Ended, Failure> {
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let running = EngineHost::new(config)?.run(receiver);
+    tokio::pin!(running);
+    let cut = lifeline::cut(lifeline);
+    tokio::pin!(cut);
+    let mut interrupts = Interrupts::default();
+    loop {
+        let command = tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            _ = interrupt.recv() => interrupts.next(),
+            _ = terminate.recv() => Command::Stop,
+            _ = hang_up.recv() => Command::Stop,
+            _ = &mut cut => {
+                tracing::warn!("the process that started these engines is gone");
+                Command::Stop
+            }
+        };
+        if commands.send(command).is_err() || command == Command::Stop {
+            return Ok(running.await?);
+        }
+    }
+}
+
+/// SIGINT interrupts what the kernels run, as ipengine does. At a terminal, a second one within a moment ends the
+/// engines: a person who presses Ctrl-C twice wants that.
+#[derive(Debug, Default)]
+struct Interrupts {
+    last: Option<std::time::Instant>,
+}
+
+impl Interrupts {
+    fn next(&mut self) -> Command {
+        use std::io::IsTerminal;
+        const MOMENT: Duration = Duration::from_secs(2);
+        let now = std::time::Instant::now();
+        let again = self
+            .last
+            .replace(now)
+            .is_some_and(|last| now - last < MOMENT);
+        let at_terminal = std::io::stderr().is_terminal();
+        if again && at_terminal {
+            return Command::Stop;
+        }
+        tracing::warn!(
+            "interrupting what the kernels run{}",
+            if at_terminal {
+                "; press Ctrl-C again to end the engines"
+            } else {
+                ""
+            }
+        );
+        Command::Interrupt
+    }
+}

@@ -1,0 +1,131 @@
+//! What every program does before its work: settings, log, working folder, limits.
+
+use crate::cli::Failure;
+use crate::cli::args::{Environment, ResolvedCommon, Rewritten};
+use crate::os::log::{self, LogOptions};
+use crate::os::{files, limits};
+use crate::profile::dir::ProfileDir;
+use crate::profile::settings::{Edit, Origin, Resolved, Settings, load};
+use crate::profile::traitlets::Program;
+use crate::protocol::ClusterId;
+
+/// A program's settings, and where its files are.
+pub(super) struct Setup {
+    pub(super) profile: ProfileDir,
+    pub(super) cluster_id: ClusterId,
+    pub(super) settings: Settings,
+    pub(super) common: ResolvedCommon,
+}
+
+/// Is the profile made when it is not there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProfileMust {
+    Exist,
+    BeMadeIfMissing,
+}
+
+/// Reads all settings and starts the log. `edits` are what the verb's own arguments change.
+pub(super) fn set_up(
+    program: Program,
+    name: &'static str,
+    common: &crate::cli::args::CommonArgs,
+    rewritten: Rewritten,
+    edits: Vec<Edit>,
+    profile_must: ProfileMust,
+) -> Result<Setup, Failure> {
+    let mut common = common.resolve(&Environment::of_process())?;
+    common.edits.extend(edits);
+    let (profile, is_new) = match profile_must {
+        ProfileMust::Exist => (common.find_profile()?, false),
+        ProfileMust::BeMadeIfMissing => common.find_or_create_profile()?,
+    };
+    let sources = common.sources(program, Some(&profile), rewritten.traits);
+    let resolved = load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
+    let cluster_id = cluster_id(&common, &resolved)?;
+    start_log(name, &profile, &cluster_id, &resolved.settings)?;
+    if is_new {
+        tracing::info!("created profile {}", profile.location().display());
+    }
+    for warning in common.warnings.iter().chain(&resolved.warnings) {
+        tracing::warn!("{warning}");
+    }
+    for flag in &rewritten.negated {
+        tracing::debug!("--{flag}=False is the default");
+    }
+    Ok(Setup {
+        profile,
+        cluster_id,
+        settings: resolved.settings,
+        common,
+    })
+}
+
+fn cluster_id(common: &ResolvedCommon, resolved: &Resolved) -> Result<ClusterId, Failure> {
+    match (&common.cluster_id, &resolved.settings.cluster.id) {
+        (Some(id), _) => Ok(id.clone()),
+        (None, Some(id)) => Ok(crate::profile::dir::checked_cluster_id(id)?),
+        (None, None) => Ok(ClusterId::default()),
+    }
+}
+
+fn start_log(
+    program: &'static str,
+    profile: &ProfileDir,
+    cluster_id: &ClusterId,
+    settings: &Settings,
+) -> Result<(), Failure> {
+    let folder = profile.log_dir();
+    if settings.log.clean == Some(true) {
+        log::clean(&folder, program, &cluster_id.0);
+    }
+    let file = settings
+        .log
+        .to_file
+        .then(|| folder.join(log::file_name(program, &cluster_id.0, std::process::id())));
+    if let Some(file) = &file {
+        eprintln!("Sending logs to {}", file.display());
+    }
+    let options = LogOptions {
+        program,
+        level: settings.log.level,
+        format: settings.log.format,
+        file,
+    };
+    Ok(log::start(&options)?)
+}
+
+impl Setup {
+    /// Goes to the folder that the process is to work in.
+    pub(super) fn enter_work_dir(&self) -> Result<(), Failure> {
+        let Some(folder) = &self.settings.process.work_dir else {
+            return Ok(());
+        };
+        let folder = files::expand_path(folder);
+        std::env::set_current_dir(&folder).map_err(|error| {
+            Failure::failed(format!(
+                "cannot work in {}: {error}; see --work-dir",
+                folder.display()
+            ))
+        })
+    }
+}
+
+/// An engine costs the controller about eight descriptors, and most systems allow far more than they give at first.
+pub(super) fn raise_limits() {
+    if let Err(error) = limits::raise_open_files() {
+        tracing::warn!("{error}");
+    }
+}
+
+/// A change of a setting by an argument, if it was given.
+pub(super) fn edit(
+    key: &str,
+    argument: &str,
+    value: Option<impl Into<serde_json::Value>>,
+) -> Option<Edit> {
+    Some(Edit::set(
+        key,
+        value?.into(),
+        Origin::CommandLine(argument.to_owned()),
+    ))
+}

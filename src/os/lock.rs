@@ -1,0 +1,85 @@
+//! A file that at most one process holds. The system lets go of it however the process ends.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum LockError {
+    #[error("{} is locked", path.display())]
+    Held {
+        path: PathBuf,
+        /// Who holds it, as it says of itself.
+        by: Option<i32>,
+    },
+    #[error("cannot lock {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+}
+
+/// The lock; dropping it lets go.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: Flock<File>,
+}
+
+impl FileLock {
+    /// Takes the lock and writes this process's id into the file, which stays there.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let failed = |source| LockError::File {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                let pid = std::process::id().to_string();
+                file.set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| file.write_all(pid.as_bytes()))
+                    .map_err(failed)?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let by = file
+                    .read_to_string(&mut pid)
+                    .ok()
+                    .and_then(|_| pid.trim().parse().ok());
+                Err(LockError::Held {
+                    path: path.to_owned(),
+                    by,
+                })
+            }
+            Err((_, error)) => Err(failed(error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_and_the_other_learns_who() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let held = FileLock::acquire(&path).unwrap();
+        match FileLock::acquire(&path) {
+            Err(LockError::Held { by, .. }) => assert_eq!(by, Some(std::process::id() as i32)),
+            other => panic!("{other:?}"),
+        }
+        drop(held);
+        FileLock::acquire(&path).unwrap();
+    }
+}
