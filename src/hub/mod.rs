@@ -1,1 +1,3 @@
-//! (to be written)
+//! What the hub decides without touching a socket.
+
+pub mod recorder;
