@@ -5,6 +5,7 @@
 
 mod inspection;
 mod queries;
+pub mod recorder;
 mod registry;
 
 use std::time::{Duration, Instant};

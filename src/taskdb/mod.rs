@@ -1,1 +1,24 @@
-//! (to be written)
+//! The task database: what the hub remembers of every request, and how it is asked for it.
+//!
+//! * [`record`]: a task record, its field names, a change to it.
+//! * [`query`] \[p\]: MongoDB-like queries, parsed and matched. [`query::Query::matches`] is the reference: every store
+//!   gives the records that it would give.
+//! * [`store`]: the trait of a store, its errors, and the choice of one by name.
+//! * [`none`], [`memory`]: the stores that need no file and no server.
+//!
+//! A store belongs to one thread. Its owner calls [`store::TaskStore::flush`] when it is idle, and at least as often as
+//! the loss window that it promises.
+
+pub mod memory;
+pub mod none;
+pub mod python;
+pub mod query;
+pub mod record;
+pub mod store;
+
+#[cfg(test)]
+mod testing;
+
+pub use query::{Query, QueryError};
+pub use record::{Key, KeySet, Queue, RecordUpdate, TaskRecord};
+pub use store::{DbChoice, StoreError, TaskStore};

@@ -1,0 +1,269 @@
+//! What every store of task records does, its errors, and the choice of one by name.
+
+use std::ops::ControlFlow;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::query::Query;
+use super::record::{KeySet, RecordUpdate, TaskRecord};
+use crate::protocol::{MsgId, RemoteError, Timestamp};
+
+/// Keeps task records. Owned by one thread.
+///
+/// Every store gives the same answers: those of [`Query::matches`], in the order in which records were added.
+pub trait TaskStore: Send {
+    /// Adds a record. When there is one of that msg_id already, the new one takes its place and keeps what only the
+    /// earlier one has ([`TaskRecord::fill_from`]).
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError>;
+
+    /// Changes a record; `false` when there is none of that msg_id.
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError>;
+
+    /// A whole record with its buffers.
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError>;
+
+    /// Hands over the fields `keys` (and the msg_id) of each matching record, one at a time, until `each` breaks off.
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// Drops the matching records; how many they were.
+    fn remove(&mut self, query: &Query) -> Result<u64, StoreError>;
+
+    /// The ids of all records whose time of submission is known, earliest first.
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError>;
+
+    fn stats(&mut self) -> Result<StoreStats, StoreError>;
+
+    /// `false` for a store that forgets everything at once: nobody need bother to tell it.
+    fn keeps_records(&self) -> bool {
+        true
+    }
+
+    /// Makes everything that was handed over last as long as the store promises.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Applies limits of age, count and size, a bounded piece of the work at each call; how many records were
+    /// dropped. To be called about once a second.
+    fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        let _ = now;
+        Ok(0)
+    }
+
+    /// Flushes and lets go of files and connections. The store is not used afterwards.
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.flush()
+    }
+}
+
+impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
+        (**self).add(record)
+    }
+
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
+        (**self).update(msg_id, update)
+    }
+
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        (**self).get(msg_id)
+    }
+
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        (**self).find(query, keys, each)
+    }
+
+    fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
+        (**self).remove(query)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        (**self).history()
+    }
+
+    fn stats(&mut self) -> Result<StoreStats, StoreError> {
+        (**self).stats()
+    }
+
+    fn keeps_records(&self) -> bool {
+        (**self).keeps_records()
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        (**self).flush()
+    }
+
+    fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        (**self).maintain(now)
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        (**self).close()
+    }
+}
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub records: u64,
+    /// Of buffers in memory; of the file on a disk; 0 where the server alone knows.
+    pub bytes: u64,
+}
+
+/// Why a store could not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The whole message of the documents; the original's `NoData` breaks off after the first sentence.
+    #[error(
+        "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable resubmission / result persistence."
+    )]
+    NoData,
+    #[error("{place}: {fault}: {detail}")]
+    Fault {
+        /// The file or the server.
+        place: String,
+        fault: Fault,
+        detail: String,
+    },
+}
+
+/// What is wrong with a store's file or server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    #[error("not a task database, or a damaged one; move it away or choose another filename")]
+    Corrupt,
+    #[error("made by another version; choose another table or filename")]
+    OtherVersion,
+    #[error("in use by another program")]
+    Locked,
+    #[error("cannot be written to")]
+    ReadOnly,
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("cannot be opened or reached")]
+    Unreachable,
+    #[error("the database refused")]
+    Refused,
+}
+
+impl StoreError {
+    /// The error as a client receives it.
+    pub fn to_remote(&self) -> RemoteError {
+        let class = match self {
+            Self::NoData => "KeyError",
+            Self::Fault { .. } => "RuntimeError",
+        };
+        RemoteError::new(class, self.to_string())
+    }
+}
+
+/// Which store the user wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DbChoice {
+    #[default]
+    None,
+    Memory,
+    Sqlite,
+    Mongo,
+}
+
+impl DbChoice {
+    const NAMES: [(&str, Self); 8] = [
+        ("nodb", Self::None),
+        ("dictdb", Self::Memory),
+        ("sqlitedb", Self::Sqlite),
+        ("mongodb", Self::Mongo),
+        ("none", Self::None),
+        ("memory", Self::Memory),
+        ("dict", Self::Memory),
+        ("sqlite", Self::Sqlite),
+    ];
+
+    /// The name that settings use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Memory => "memory",
+            Self::Sqlite => "sqlite",
+            Self::Mongo => "mongodb",
+        }
+    }
+}
+
+/// A database that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no task database is called {name:?}: NoDB, DictDB, SQLiteDB or MongoDB")]
+pub struct UnknownDb {
+    pub name: String,
+}
+
+impl FromStr for DbChoice {
+    type Err = UnknownDb;
+
+    /// The documents' names in any case, the short ones, and the original's class paths
+    /// (`ipyparallel.controller.dictdb.DictDB`).
+    fn from_str(name: &str) -> Result<Self, UnknownDb> {
+        let class = name.trim().rsplit('.').next().unwrap_or_default();
+        let class = class.to_ascii_lowercase();
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == class)
+            .map(|(_, choice)| *choice)
+            .ok_or_else(|| UnknownDb {
+                name: name.to_owned(),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_has_many_names() {
+        for (name, choice) in [
+            ("NoDB", DbChoice::None),
+            ("none", DbChoice::None),
+            ("DICTDB", DbChoice::Memory),
+            ("ipyparallel.controller.dictdb.DictDB", DbChoice::Memory),
+            ("IPython.parallel.controller.dictdb.NoDB", DbChoice::None),
+            ("sqlite", DbChoice::Sqlite),
+            ("ipyparallel.controller.sqlitedb.SQLiteDB", DbChoice::Sqlite),
+            ("MongoDB", DbChoice::Mongo),
+        ] {
+            assert_eq!(name.parse(), Ok(choice), "{name}");
+        }
+        for name in ["", "dictdb.", "oracle"] {
+            assert!(name.parse::<DbChoice>().is_err(), "{name}");
+        }
+        for choice in [
+            DbChoice::None,
+            DbChoice::Memory,
+            DbChoice::Sqlite,
+            DbChoice::Mongo,
+        ] {
+            assert_eq!(choice.as_str().parse(), Ok(choice));
+        }
+    }
+
+    #[test]
+    fn nodb_says_its_whole_sentence() {
+        let error = StoreError::NoData.to_remote();
+        assert_eq!(error.ename, "KeyError");
+        assert_eq!(
+            error.evalue,
+            "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable resubmission / result persistence."
+        );
+    }
+}
