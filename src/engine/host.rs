@@ -47,8 +47,8 @@ pub enum HostError {
 pub enum Command {
     /// End all engines in order.
     Stop,
-    /// Interrupt what the kernels are running.
-    Interrupt,
+    /// Signal every kernel and what it has started: SIGINT interrupts what it is running.
+    Signal(Signal),
 }
 
 /// How it went.
@@ -165,7 +165,7 @@ impl EngineHost {
         }
         loop {
             match self.wait(commands).await? {
-                Woken::Command(Some(Command::Interrupt)) => self.interrupt(),
+                Woken::Command(Some(Command::Signal(signal))) => self.signal_all(signal),
                 // Whoever could have given commands is gone: nobody would ever stop this.
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
@@ -280,10 +280,10 @@ impl EngineHost {
         }
     }
 
-    fn interrupt(&mut self) {
+    fn signal_all(&mut self, signal: Signal) {
         let ranks: Vec<Rank> = self.engines.keys().copied().collect();
         for rank in ranks {
-            self.signal(rank, Signal::SIGINT as i32, true);
+            self.signal(rank, signal as i32, true);
         }
     }
 

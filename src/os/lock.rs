@@ -20,15 +20,36 @@ pub enum LockError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The lock; dropping it lets go.
+/// The lock; dropping it lets go and removes the file.
 #[derive(Debug)]
 pub struct FileLock {
+    path: PathBuf,
     _file: Flock<File>,
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // While it is held, so that nobody else's is removed. One that stays does no harm.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 impl FileLock {
-    /// Takes the lock and writes this process's id into the file, which stays there.
+    /// Takes the lock and writes this process's id into the file.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        loop {
+            // Between opening and locking, the one who held it may have removed the file.
+            let file = Self::try_lock(path)?;
+            if is_file_at(&file, path) {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    _file: file,
+                });
+            }
+        }
+    }
+
+    fn try_lock(path: &Path) -> Result<Flock<File>, LockError> {
         let failed = |source| LockError::File {
             path: path.to_owned(),
             source,
@@ -48,7 +69,7 @@ impl FileLock {
                     .and_then(|()| file.rewind())
                     .and_then(|()| file.write_all(pid.as_bytes()))
                     .map_err(failed)?;
-                Ok(Self { _file: file })
+                Ok(file)
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
@@ -63,6 +84,14 @@ impl FileLock {
             }
             Err((_, error)) => Err(failed(error.into())),
         }
+    }
+}
+
+fn is_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(held), Ok(there)) => held.dev() == there.dev() && held.ino() == there.ino(),
+        _ => false,
     }
 }
 
@@ -98,6 +127,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(held);
+        assert!(!path.exists());
         FileLock::acquire(&path).unwrap();
     }
 }
