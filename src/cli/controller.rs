@@ -20,6 +20,8 @@ use crate::profile::settings::{Database, Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
+use crate::taskdb::TaskStore;
+use crate::taskdb::memory::{Limits, MemoryStore};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -174,14 +176,14 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     )?;
     raise_limits();
     setup.enter_work_dir()?;
-    check_database(setup.settings.controller.db)?;
+    let store = store(&setup.settings)?;
 
     let security = setup.profile.security_dir();
     let _only_one = only_one(&security, &setup)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let plan = Plan::new(&setup, &files)?;
-    let controller =
-        Controller::start(plan.config.clone()).map_err(|error| plan.explain(&error.to_string()))?;
+    let controller = Controller::start(plan.config.clone(), store)
+        .map_err(|error| plan.explain(&error.to_string()))?;
     let (client, engine) = plan.connection_files(&controller.ports);
     let written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     tracing::info!(
@@ -218,22 +220,33 @@ async fn until_the_end(
     Ok(why)
 }
 
-/// Databases that cannot be had are named before anything is started.
-fn check_database(database: Database) -> Result<(), Failure> {
-    let name = match database {
+/// Where task records are to be kept. Databases that cannot be had are named before anything is started.
+fn store(settings: &Settings) -> Result<Option<Box<dyn TaskStore>>, Failure> {
+    let name = match settings.controller.db {
         Database::None => {
             tracing::info!(
                 "using NoDB: tasks and results are not stored; --dictdb keeps them in memory, so that results can be \
                  fetched again and tasks resubmitted"
             );
-            return Ok(());
+            return Ok(None);
         }
-        Database::Memory => "--dictdb",
+        Database::Memory => {
+            let memory = &settings.controller.memory;
+            let limits = Limits {
+                record_limit: usize::try_from(memory.record_limit).unwrap_or(usize::MAX),
+                size_limit: memory.size_limit,
+                cull_fraction: memory.cull_fraction,
+            };
+            tracing::info!(
+                "using DictDB: tasks and results are kept in memory, as long as the controller runs"
+            );
+            return Ok(Some(Box::new(MemoryStore::new(limits))));
+        }
         Database::Sqlite => "--sqlitedb",
         Database::Mongodb => "--mongodb",
     };
     Err(Failure::usage(format!(
-        "{name} is not available in this version; --nodb is"
+        "{name} is not available in this version; --nodb and --dictdb are"
     )))
 }
 

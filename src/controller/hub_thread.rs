@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -10,7 +11,8 @@ use crate::controller::config::Config;
 use crate::controller::endpoints::{HubSockets, Ports};
 use crate::controller::late_joiners::LateJoiners;
 use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
-use crate::controller::replies::compose;
+use crate::controller::recorder_thread::RecorderMail;
+use crate::controller::replies::{compose, now};
 use crate::hub::{self, Action, Database, Event, Hub, Request};
 use crate::os::files::write_private;
 use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity};
@@ -34,6 +36,16 @@ struct Desk {
     engine_state: EngineState,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
+    answers: Vec<Answered>,
+}
+
+/// What the recorder answers to a client.
+struct Answered {
+    to: Identity,
+    parent: Bytes,
+    msg_type: &'static str,
+    content: Bytes,
+    buffers: Vec<Bytes>,
 }
 
 impl HubThread {
@@ -58,7 +70,11 @@ impl HubThread {
             registration_timeout: config.registration_timeout,
             schedulers: schedulers.all.len(),
             connection_info: ports.engine_info(&config.engine_interface),
-            database: Database::None,
+            database: if schedulers.recorder.is_some() {
+                Database::Recorder
+            } else {
+                Database::None
+            },
         });
         let desk = Desk {
             door,
@@ -73,6 +89,7 @@ impl HubThread {
             },
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
+            answers: Vec::new(),
         };
         Self {
             queries: sockets.queries,
@@ -168,6 +185,21 @@ impl Desk {
                 self.hub.on_scheduler_done(now, token, answered, out)
             }
             HubMail::Report { token, report } => self.hub.on_report(token, report, out),
+            HubMail::Answered {
+                to,
+                parent,
+                msg_type,
+                content,
+                buffers,
+            } => {
+                self.answers.push(Answered {
+                    to,
+                    parent,
+                    msg_type,
+                    content,
+                    buffers,
+                });
+            }
             HubMail::Stop => {}
         }
     }
@@ -230,27 +262,31 @@ impl Desk {
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));
                 }
-                Action::TakeIn { token, engine, id } => {
-                    self.tell_all(&SchedulerMail::TakeIn { token, engine, id })
+                Action::TakeIn { token, engine } => {
+                    self.tell_all(&SchedulerMail::TakeIn { token, engine });
                 }
                 Action::LetGo {
                     token,
                     engine,
                     id,
                     how,
+                    returned,
                 } => {
                     self.tell_all(&SchedulerMail::LetGo {
                         token,
                         engine,
                         id,
                         how,
+                        returned,
                     });
                 }
                 Action::Inspect { token, what } => {
                     self.tell_all(&SchedulerMail::Inspect { token, what })
                 }
-                Action::AskRecorder { .. } => {
-                    unreachable!("the hub was told that there is no recorder")
+                Action::AskRecorder { request, engines } => {
+                    if let Some(recorder) = &self.schedulers.recorder {
+                        recorder.send(RecorderMail::Ask { request, engines });
+                    }
                 }
                 Action::SaveEngines { engines, next_id } => {
                     self.engine_state.unsaved = Some((engines, next_id))
@@ -265,6 +301,25 @@ impl Desk {
             }
         }
         self.actions = actions;
+        self.send_answers(queries);
+    }
+
+    fn send_answers(&mut self, queries: &mut Socket) {
+        for answer in std::mem::take(&mut self.answers) {
+            let header = self.composer.header(answer.msg_type, now());
+            let parts = self.composer.seal(
+                header,
+                &answer.parent,
+                b"{}".to_vec(),
+                answer.content.to_vec(),
+            );
+            let mut frames = vec![Frame::from(answer.to.as_bytes())];
+            frames.extend(parts.into_iter().map(Frame::from));
+            frames.extend(answer.buffers.into_iter().map(Frame::from));
+            if let Err(error) = queries.send(&mut frames) {
+                tracing::debug!("hub: a {} could not be sent: {error}", answer.msg_type);
+            }
+        }
     }
 
     fn publish(&mut self, msg_type: &str, content: Value, notifications: &mut Socket) {
@@ -285,6 +340,9 @@ impl Desk {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
+        if let Some(recorder) = &self.schedulers.recorder {
+            recorder.send(RecorderMail::Stop);
+        }
         self.engine_state.save();
     }
 }

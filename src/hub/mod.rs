@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::protocol::{EngineId, EngineUuid, Identity};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -79,7 +79,6 @@ pub enum Action {
     TakeIn {
         token: Token,
         engine: EngineUuid,
-        id: EngineId,
     },
     /// Every scheduler lets go of the engine, and then says so.
     LetGo {
@@ -87,6 +86,8 @@ pub enum Action {
         engine: EngineUuid,
         id: EngineId,
         how: String,
+        /// Tasks that the engine had, but that did not reach its kernel.
+        returned: Vec<MsgId>,
     },
     /// Every scheduler answers with [`Hub::on_report`].
     Inspect {
@@ -189,21 +190,28 @@ impl Hub {
         out: &mut Vec<Action>,
     ) {
         if let Some(id) = self.registry.id_of(heart) {
-            self.on_engine_gone(now, id, how, out);
+            self.on_engine_gone(now, id, how, Vec::new(), out);
         }
     }
 
     /// An engine said on its iopub channel that it shuts down.
     pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
         if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
-            self.on_engine_gone(now, id, "it shut down", out);
+            self.on_engine_gone(now, id, "it shut down", Vec::new(), out);
         }
     }
 
-    pub fn on_engine_gone(&mut self, now: Instant, id: EngineId, how: &str, out: &mut Vec<Action>) {
-        let token = self.token();
-        self.registry
-            .on_gone(now, id, how, token, self.config.schedulers, out);
+    /// `returned`: tasks that did not reach the engine's kernel, as it says itself.
+    pub fn on_engine_gone(
+        &mut self,
+        now: Instant,
+        id: EngineId,
+        how: &str,
+        returned: Vec<MsgId>,
+        out: &mut Vec<Action>,
+    ) {
+        let change = (self.token(), self.config.schedulers);
+        self.registry.on_gone(now, id, how, returned, change, out);
     }
 
     /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`]; `answered` says that it told clients of

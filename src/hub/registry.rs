@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use serde_json::json;
 
 use super::{Action, Event, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 
 /// How long an engine that is ready waits for one with a lower id.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -136,7 +136,6 @@ impl Registry {
         out.push(Action::TakeIn {
             token,
             engine: uuid.clone(),
-            id,
         });
     }
 
@@ -145,8 +144,8 @@ impl Registry {
         now: Instant,
         id: EngineId,
         how: &str,
-        token: Token,
-        schedulers: usize,
+        returned: Vec<MsgId>,
+        (token, schedulers): (Token, usize),
         out: &mut Vec<Action>,
     ) {
         let Some(engine) = self.engines.remove(&id) else {
@@ -180,6 +179,7 @@ impl Registry {
                 engine: uuid,
                 id,
                 how: how.to_owned(),
+                returned,
             });
         }
         // It may have been the one that held others back.
