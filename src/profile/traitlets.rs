@@ -282,10 +282,7 @@ fn from_text(kind: Kind, texts: &[String], assignment: &Assignment) -> Result<Va
         Kind::Int => python_int(trimmed)
             .map(Value::from)
             .ok_or_else(|| wrong(assignment, "an integer")),
-        Kind::Float => trimmed
-            .replace('_', "")
-            .parse::<f64>()
-            .ok()
+        Kind::Float => python_float(trimmed)
             .and_then(serde_json::Number::from_f64)
             .map(Value::Number)
             .ok_or_else(|| wrong(assignment, "a number")),
@@ -335,6 +332,13 @@ fn python_int(text: &str) -> Option<i64> {
         return None;
     }
     format!("{sign}{}", digits.replace('_', "")).parse().ok()
+}
+
+/// `float(text)` of Python. JSON has no infinity: the largest number stands for it.
+fn python_float(text: &str) -> Option<f64> {
+    let misplaced = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    let number: f64 = text.replace('_', "").parse().ok()?;
+    (!misplaced && !number.is_nan()).then(|| number.clamp(f64::MIN, f64::MAX))
 }
 
 /// `true`, `false`, `1` and `0` in any case, as traitlets' `Bool` reads text.

@@ -266,7 +266,7 @@ fn values_that_will_not_do_are_named() {
         ("HeartMonitor.period", "1.5"),
         ("HeartMonitor.period", "0x10"),
         ("HeartMonitor.period", ""),
-        ("IPEngine.timeout", "inf"),
+        ("IPEngine.timeout", "nan"),
         ("IPController.reuse_files", "yes"),
         ("BaseLauncher.environment", "A"),
     ] {

@@ -215,7 +215,7 @@ impl Rewritten {
                 return Ok(joined.is_some());
             }
             (Some(Takes::Value), None) => {
-                // The value may look like an option only if it is a negative number, as in argparse.
+                // With an equals sign, or clap would take it for an option.
                 let value = next.filter(|next| is_value(&OsString::from(next)));
                 match value {
                     Some(value) if value.starts_with('-') && value.len() > 1 => {
@@ -265,14 +265,17 @@ impl<'a> Word<'a> {
     }
 }
 
-/// Can this word be the value of the option before it? Not if it looks like an option itself.
+/// Can this word be the value of the option before it? Not if it looks like an option itself; negative numbers and
+/// words with spaces do not, as in argparse.
 fn is_value(word: &OsString) -> bool {
     let Some(text) = word.to_str() else {
         return true;
     };
     match text.strip_prefix('-') {
         None | Some("") => true,
-        Some(rest) => rest.parse::<f64>().is_ok(),
+        Some(rest) => {
+            rest.parse::<f64>().is_ok() || (text.contains(' ') && Word::parse(text).is_none())
+        }
     }
 }
 

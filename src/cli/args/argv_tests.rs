@@ -145,6 +145,9 @@ fn switches_take_true_and_false() {
 fn values_are_not_mistaken_for_options() {
     assert_eq!(args(&["--profile", "a.b"]), ["--profile", "a.b"]);
     assert_eq!(args(&["--id", "-1"]), ["--id=-1"]);
+    assert_eq!(args(&["--c", "-x + y"]), ["-c=-x + y"]);
+    assert_eq!(traits(&["--A.b", "-x + y"]), ["A.b=-x + y"]);
+    assert!(run(&["--A.b", "-x"]).is_err());
     let words = ["--profile", "--HeartMonitor.period=1"];
     assert_eq!(traits(&words), ["HeartMonitor.period=1"]);
 }

@@ -6,6 +6,7 @@ mod load;
 mod model;
 mod ports;
 mod resolve;
+mod seconds;
 
 pub use load::{Sources, load, user_file};
 pub use model::{
@@ -18,3 +19,4 @@ pub use ports::{PortError, Ports};
 pub use resolve::{
     Change, Edit, Key, Origin, Resolved, Resolver, SettingsError, Shown, toml_edits,
 };
+pub use seconds::Seconds;
