@@ -138,7 +138,8 @@ pub struct EngineSet {
 }
 
 impl EngineSet {
-    /// A set of processes on this host, numbered in the order given. ipyparallel counts each as one engine.
+    /// A set of processes on this host, numbered in the order given. ipyparallel counts each as one engine, so a process
+    /// that serves several kernels is to be given once for each.
     pub fn local(
         profile_dir: &Path,
         cluster_id: &ClusterId,

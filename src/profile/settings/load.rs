@@ -170,10 +170,7 @@ impl Loader<'_> {
     fn extra(&mut self, path: &Path) -> Result<(), SettingsError> {
         let path = self.find_extra(path);
         if !path.exists() {
-            return Err(SettingsError::Unreadable(format!(
-                "there is no configuration file {}: check the path given with --config",
-                path.display()
-            )));
+            return Err(SettingsError::MissingFile(path));
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("toml") => self.toml(&path),
@@ -298,7 +295,10 @@ impl Loader<'_> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, SettingsError> {
-    files::read_text_if_there(path).map_err(|error| SettingsError::Unreadable(error.to_string()))
+    files::read_text_if_there(path).map_err(|error| SettingsError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

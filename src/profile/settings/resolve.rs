@@ -153,8 +153,10 @@ pub enum SettingsError {
     Syntax { origin: Origin, reason: String },
     #[error("{origin}: {reason}")]
     Trait { origin: Origin, reason: String },
-    #[error("{}", .0)]
-    Unreadable(String),
+    #[error("there is no settings file {}: check the path given with --config", .0.display())]
+    MissingFile(PathBuf),
+    #[error("{reason}")]
+    Unreadable { path: PathBuf, reason: String },
 }
 
 fn did_you_mean(near: &Option<String>) -> String {
