@@ -139,32 +139,35 @@ fn aim(target: Target, assignment: &Assignment) -> Result<Meaning, TraitError> {
             change: change(kind, assignment)?,
             origin: assignment.origin.clone(),
         }],
-        Target::Pool(pool) => vec![extend(pool, vec![single_port(assignment)?], assignment)],
+        Target::Pool(pool) => extend(pool, vec![single_port(assignment)?], assignment),
         Target::PortPair => {
             let (client, engine) = port_pair(assignment)?;
-            vec![
-                extend("controller.client_ports", vec![client], assignment),
-                extend("controller.engine_ports", vec![engine], assignment),
-            ]
+            let mut edits = extend("controller.client_ports", vec![client], assignment);
+            edits.extend(extend("controller.engine_ports", vec![engine], assignment));
+            edits
         }
         Target::HeartbeatPorts => {
             let (ping, pong) = port_pair(assignment)?;
-            vec![extend(
-                "controller.engine_ports",
-                vec![ping, pong],
-                assignment,
-            )]
+            extend("controller.engine_ports", vec![ping, pong], assignment)
         }
     };
     Ok(Meaning::Edits(edits))
 }
 
-fn extend(key: &str, items: Vec<Value>, assignment: &Assignment) -> Edit {
-    Edit {
-        key: key.into(),
-        change: Change::Extend(items),
-        origin: assignment.origin.clone(),
+/// Adds ports to a pool. 0 and None, which generated files show as defaults, are no ports.
+fn extend(pool: &str, ports: Vec<Value>, assignment: &Assignment) -> Vec<Edit> {
+    let ports: Vec<Value> = ports
+        .into_iter()
+        .filter(|port| !port.is_null() && *port != 0)
+        .collect();
+    if ports.is_empty() {
+        return Vec::new();
     }
+    vec![Edit {
+        key: pool.into(),
+        change: Change::Extend(ports),
+        origin: assignment.origin.clone(),
+    }]
 }
 
 fn single_port(assignment: &Assignment) -> Result<Value, TraitError> {
@@ -181,6 +184,7 @@ fn port_pair(assignment: &Assignment) -> Result<(Value, Value), TraitError> {
         _ => None,
     };
     match literal {
+        Some(Literal::None) => Ok((Value::Null, Value::Null)),
         Some(Literal::Tuple(ports) | Literal::List(ports)) => match ports.as_slice() {
             [Literal::Int(first), Literal::Int(second)] => {
                 Ok((Value::from(*first), Value::from(*second)))

@@ -238,6 +238,8 @@ fn single_ports_join_their_pools() {
         [extend("engine", &[7, 8])]
     );
     assert!(meaning(&literal("IPController.mux", "7")).is_err());
+    assert!(pools(&literal("IPController.mux", "None")).is_empty());
+    assert!(pools(&literal("IPController.regport", "0")).is_empty());
 }
 
 #[test]

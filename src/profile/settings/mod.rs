@@ -2,12 +2,14 @@
 //! `ipcluster.toml` < the profile's `ipcluster.toml` < the profile's `ipcontroller_config.py` and the like <
 //! environment < command line. Every value remembers where it came from.
 
+mod export;
 mod load;
 mod model;
 mod ports;
 mod resolve;
 mod seconds;
 
+pub use export::{Imported, import, to_toml};
 pub use load::{Sources, load, user_file};
 pub use model::{
     ClusterSettings, ControllerSettings, CurveSettings, Database, EngineSettings,

@@ -1,6 +1,7 @@
 //! What can be set. The comments here and in `profiles/default.toml` say the same.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -380,7 +381,7 @@ impl Default for ClusterSettings {
 }
 
 /// How messages are signed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionSettings {
     /// In place of a random key; empty switches signing off.
@@ -401,13 +402,35 @@ impl Default for SessionSettings {
     }
 }
 
+/// Without the key: debug output ends up in logs.
+impl fmt::Debug for SessionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionSettings")
+            .field("key", &self.key.as_ref().map(|_| "(secret)"))
+            .field("key_file", &self.key_file)
+            .field("digest_history_size", &self.digest_history_size)
+            .finish()
+    }
+}
+
 /// Keys of CurveZMQ, in Z85.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CurveSettings {
     pub server_key: Option<String>,
     pub public_key: Option<String>,
     pub secret_key: Option<String>,
+}
+
+/// Without the secret key.
+impl fmt::Debug for CurveSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurveSettings")
+            .field("server_key", &self.server_key)
+            .field("public_key", &self.public_key)
+            .field("secret_key", &self.secret_key.as_ref().map(|_| "(secret)"))
+            .finish()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -457,6 +480,14 @@ mod tests {
         controller.engine_ip = Some("10.0.0.1".into());
         assert_eq!(controller.client_interface(), "tcp://*");
         assert_eq!(controller.engine_interface(), "tcp://10.0.0.1");
+    }
+
+    #[test]
+    fn debug_output_holds_no_secrets() {
+        let mut settings = Settings::default();
+        settings.session.key = Some("hidden".into());
+        settings.curve.secret_key = Some("hidden".into());
+        assert!(!format!("{settings:?}").contains("hidden"));
     }
 
     #[test]
