@@ -79,22 +79,20 @@ pub fn rewrite(
     let mut rewritten = Rewritten::default();
     rewritten.args.extend(words.next());
 
-    // The subcommand comes first, as traitlets wants it.
     let mut command = command;
     let mut grammar = Grammar::default();
     grammar.add(command);
-    while let Some(next) = words.peek()
-        && let Some(subcommand) = next.to_str().and_then(|name| command.find_subcommand(name))
-    {
-        command = subcommand;
-        grammar.add(command);
-        rewritten.args.extend(words.next());
-    }
-
     while let Some(word) = words.next() {
         if word == "--" {
             rewritten.rest = Some(words.collect());
             break;
+        }
+        let subcommand = word.to_str().and_then(|name| command.find_subcommand(name));
+        if let Some(subcommand) = subcommand {
+            command = subcommand;
+            grammar.add(command);
+            rewritten.args.push(word);
+            continue;
         }
         let Some(option) = word.to_str().and_then(Word::parse) else {
             rewritten.args.push(word);

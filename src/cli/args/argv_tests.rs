@@ -26,7 +26,14 @@ fn command() -> Command {
                 .default_missing_value("true"),
         )
         .arg(Arg::new("ids").num_args(0..));
-    Command::new("ipcluster").subcommand(start)
+    let verbose = Arg::new("verbose")
+        .long("verbose")
+        .action(ArgAction::SetTrue);
+    let log = Arg::new("log").long("log");
+    Command::new("ipcluster")
+        .arg(verbose)
+        .arg(log)
+        .subcommand(start)
 }
 
 fn run(words: &[&str]) -> Result<Rewritten, ArgvError> {
@@ -117,6 +124,23 @@ fn letters_with_two_dashes_become_letters() {
     let start = matches.subcommand_matches("start").unwrap();
     assert_eq!(start.get_one::<String>("c").unwrap(), "-x = y");
     assert_eq!(start.get_one::<String>("n").unwrap(), "4");
+}
+
+#[test]
+fn subcommands_may_follow_options() {
+    let words = [
+        "ipcluster",
+        "--verbose=True",
+        "--log",
+        "start",
+        "start",
+        "--n=4",
+    ];
+    let found = rewrite(&command(), words.map(OsString::from)).unwrap();
+    let expected = ["ipcluster", "--verbose", "--log", "start", "start", "-n=4"];
+    assert_eq!(found.args, expected);
+    command().try_get_matches_from(found.args).unwrap();
+    assert_eq!(args(&["start"]), ["start"], "an argument of the subcommand");
 }
 
 #[test]
