@@ -219,7 +219,7 @@ fn kernel(assignment: &Assignment) -> Result<Meaning, TraitError> {
             .chain(KERNEL_CLASSES)
             .map(|known| (strsim::damerau_levenshtein(known, class), *known))
             .min()
-            .filter(|(distance, known)| *distance <= 2 && known.len() > 5);
+            .filter(|(distance, known)| *distance <= 2 && known.len() > 6);
         if let Some((_, near)) = near {
             return Err(TraitError::UnknownClass {
                 class: class.clone(),
