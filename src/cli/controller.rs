@@ -306,11 +306,9 @@ impl Plan {
         let period = Duration::from_millis(settings.heartbeat.period_ms.max(1));
         let registration_timeout = controller
             .registration_timeout
-            .filter(|seconds| *seconds > 0.0)
-            .map_or_else(
-                || Duration::from_secs(30).max(10 * period),
-                Duration::from_secs_f64,
-            );
+            .map(|seconds| seconds.duration())
+            .filter(|timeout| !timeout.is_zero())
+            .unwrap_or_else(|| Duration::from_secs(30).max(10 * period));
         let engine_state = format!("engines{}.json", setup.cluster_id);
         let config = Config {
             client_interface: Interface(client_interface),

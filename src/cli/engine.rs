@@ -199,7 +199,7 @@ async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
     } else {
         let usual = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id).engine;
         let file = engine.file.clone().unwrap_or(usual);
-        wait_for(&file, engine.wait_for_file).await?;
+        wait_for(&file, engine.wait_for_file.duration()).await?;
         EngineFile::read(&file)?
     };
     if let Some(location) = &engine.location {
@@ -213,11 +213,11 @@ async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
     Ok(connection.connectable())
 }
 
-async fn wait_for(file: &Path, seconds: f64) -> Result<(), Failure> {
+async fn wait_for(file: &Path, limit: Duration) -> Result<(), Failure> {
     if file.exists() {
         return Ok(());
     }
-    let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    let seconds = limit.as_secs_f64();
     tracing::warn!(
         "waiting up to {seconds:.1} s for the connection file {}",
         file.display()
@@ -257,8 +257,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         connection,
         count: args.n,
         first_id: engine.id,
-        registration_timeout: Duration::try_from_secs_f64(engine.timeout)
-            .unwrap_or(Duration::from_secs(5)),
+        registration_timeout: engine.timeout.duration(),
         max_heartbeat_misses: engine.max_heartbeat_misses,
         kernel: KernelConfig {
             python,
