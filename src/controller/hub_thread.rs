@@ -239,6 +239,9 @@ impl Desk {
                     parent,
                     content,
                 } => {
+                    if msg_type == "connection_reply" {
+                        self.late_joiners.on_told(Instant::now());
+                    }
                     let mut frames = vec![Frame::from(to.as_bytes())];
                     frames.extend(compose(
                         &mut self.composer,
