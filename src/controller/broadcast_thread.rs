@@ -101,10 +101,7 @@ impl BroadcastThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token, engine, how, ..
@@ -114,11 +111,10 @@ impl BroadcastThread {
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut ends = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);
-                let answered = !ends.is_empty();
                 for end in ends {
                     self.desk.end(end, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_broadcasts(&self.desk.scheduler, &what);

@@ -93,10 +93,7 @@ impl DirectThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token,
@@ -110,12 +107,11 @@ impl DirectThread {
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut failures = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &mut failures);
-                let answered = !failures.is_empty();
                 for failure in failures {
                     let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
                     self.desk.fail(failure, &engine, &error, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_direct(&self.desk.scheduler, &what);

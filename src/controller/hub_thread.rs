@@ -181,9 +181,7 @@ impl Desk {
                 self.hub.on_heart_stopped(now, &heart, &how, out)
             }
             HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
-            HubMail::SchedulerDone { token, answered } => {
-                self.hub.on_scheduler_done(now, token, answered, out)
-            }
+            HubMail::SchedulerDone { token } => self.hub.on_scheduler_done(now, token, out),
             HubMail::Report { token, report } => self.hub.on_report(token, report, out),
             HubMail::Answered {
                 to,

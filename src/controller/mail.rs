@@ -22,7 +22,6 @@ pub(super) enum HubMail {
     /// A scheduler has carried out a change of the set of engines.
     SchedulerDone {
         token: Token,
-        answered: bool,
     },
     Report {
         token: Token,

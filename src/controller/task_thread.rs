@@ -110,10 +110,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_registered(now, engine, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token,
@@ -135,10 +132,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_tasks(&self.desk.scheduler, &what);

@@ -214,16 +214,9 @@ impl Hub {
         self.registry.on_gone(now, id, how, returned, change, out);
     }
 
-    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`]; `answered` says that it told clients of
-    /// requests that failed with the engine.
-    pub fn on_scheduler_done(
-        &mut self,
-        now: Instant,
-        token: Token,
-        answered: bool,
-        out: &mut Vec<Action>,
-    ) {
-        self.registry.on_scheduler_done(now, token, answered, out);
+    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`].
+    pub fn on_scheduler_done(&mut self, now: Instant, token: Token, out: &mut Vec<Action>) {
+        self.registry.on_scheduler_done(now, token, out);
     }
 
     /// A scheduler's answer to [`Action::Inspect`].

@@ -17,7 +17,7 @@ use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that learns of a departure fails the requests that it has at that engine by itself, and is confused by a
-/// reply that comes later. So the schedulers' replies get this head start.
+/// reply that comes later. So replies, of the engine that dies and of the schedulers, get this head start.
 const HEAD_START: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
@@ -57,11 +57,7 @@ struct Change {
 #[derive(Debug)]
 enum ChangeKind {
     Entering,
-    Leaving {
-        uuid: EngineUuid,
-        published: bool,
-        answered: bool,
-    },
+    Leaving { uuid: EngineUuid, published: bool },
 }
 
 /// An engine that has left, and when clients are told.
@@ -164,7 +160,6 @@ impl Registry {
             let kind = ChangeKind::Leaving {
                 uuid: uuid.clone(),
                 published,
-                answered: false,
             };
             self.changes.insert(
                 token,
@@ -186,19 +181,10 @@ impl Registry {
         self.publish_ready(now, out);
     }
 
-    pub(super) fn on_scheduler_done(
-        &mut self,
-        now: Instant,
-        token: Token,
-        did_answer: bool,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_scheduler_done(&mut self, now: Instant, token: Token, out: &mut Vec<Action>) {
         let Some(change) = self.changes.get_mut(&token) else {
             return;
         };
-        if let ChangeKind::Leaving { answered, .. } = &mut change.kind {
-            *answered |= did_answer;
-        }
         change.waiting_for = change.waiting_for.saturating_sub(1);
         if change.waiting_for > 0 {
             return;
@@ -221,11 +207,12 @@ impl Registry {
             ChangeKind::Leaving {
                 uuid,
                 published: true,
-                answered,
             } => {
-                let at = if answered { now + HEAD_START } else { now };
-                self.departures.push(Departure { at, id, uuid });
-                self.announce_departures(now, out);
+                self.departures.push(Departure {
+                    at: now + HEAD_START,
+                    id,
+                    uuid,
+                });
             }
             ChangeKind::Leaving {
                 published: false, ..
