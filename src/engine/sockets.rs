@@ -7,7 +7,7 @@ use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
 
 /// Unsent replies have this long to leave when an engine ends, in milliseconds.
-const LINGER: i32 = 1000;
+const LINGER: i32 = 300;
 
 /// The connection over which an engine registers.
 pub(super) fn registrar(
