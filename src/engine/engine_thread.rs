@@ -30,6 +30,8 @@ pub(super) struct EngineThread {
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     uuid: EngineUuid,
+    /// The id to ask for.
+    wanted: Option<u32>,
     composer: Composer,
 }
 
@@ -42,6 +44,7 @@ struct Registered {
 impl EngineThread {
     pub(super) fn new(
         rank: Rank,
+        wanted: Option<u32>,
         config: Arc<Config>,
         context: Context,
         mailbox: Mailbox<EngineMail>,
@@ -59,6 +62,7 @@ impl EngineThread {
             host,
             hearts,
             uuid,
+            wanted,
             composer,
         }
     }
@@ -124,8 +128,8 @@ impl EngineThread {
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
         let mut content = json!({ "uuid": self.uuid });
-        if let Some(first) = self.config.first_id {
-            content["id"] = json!(first + self.rank);
+        if let Some(id) = self.wanted {
+            content["id"] = json!(id);
         }
         let request = Outgoing::new("registration_request", content);
         let mut frames: Vec<Frame> = self
@@ -155,10 +159,7 @@ impl EngineThread {
             }
             while registrar.receive(&mut frames).unwrap_or(false) {
                 if let Some(wire) = door.admit(&frames) {
-                    return read_registration(
-                        &wire,
-                        self.config.first_id.map(|first| first + self.rank),
-                    );
+                    return read_registration(&wire, self.wanted);
                 }
             }
             if Instant::now() >= deadline {
@@ -186,7 +187,7 @@ impl EngineThread {
                     EngineMail::KernelStarted(io) => return Ok(io),
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
-                    EngineMail::KernelExited(_) | EngineMail::ControllerLost => {}
+                    EngineMail::KernelExited { .. } | EngineMail::ControllerLost => {}
                 }
             }
             poller

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that learns of a departure fails the requests that it has at that engine by itself, and is confused by a
 /// reply that comes later. So replies, of the engine that dies and of the schedulers, get this head start.
-const HEAD_START: Duration = Duration::from_millis(100);
+const HEAD_START: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {

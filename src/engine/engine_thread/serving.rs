@@ -17,7 +17,7 @@ use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::{Link, Received};
 use crate::engine::kernel::messages::{ExitStatus, FromKernel, KernelInfo, to_kernel};
 use crate::engine::kernel::pipes::OutputPipe;
-use crate::engine::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
+use crate::engine::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use crate::engine::outputs::{Outputs, Stream, Utf8Pieces};
 use crate::engine::queue::{Arrival, RequestQueue};
 use crate::engine::replies::{Identification, Outcome, aborted, returned, task_metadata};
@@ -225,7 +225,7 @@ impl Serving {
 
     fn on_mail(&mut self, message: EngineMail) {
         match message {
-            EngineMail::KernelExited(status) => self.on_kernel_exit(status),
+            EngineMail::KernelExited { status, why } => self.on_kernel_exit(status, why),
             EngineMail::KernelFailed(why) => self.end(Ending::Failed(why.clone()), &why),
             EngineMail::ControllerLost => {
                 let why = "no heartbeat of the controller for too long".to_owned();
@@ -676,7 +676,7 @@ impl Serving {
         }
     }
 
-    fn on_kernel_exit(&mut self, status: Option<ExitStatus>) {
+    fn on_kernel_exit(&mut self, status: Option<ExitStatus>, why: Option<Killed>) {
         // What it has written before it died counts.
         self.receive_kernel();
         self.drain_pipes();
@@ -684,12 +684,24 @@ impl Serving {
         if matches!(self.state, State::Stopping { .. }) {
             return self.end(Ending::Asked, "it was stopped");
         }
-        let how = match status {
-            Some(ExitStatus::Code(0)) => "its kernel ended itself".to_owned(),
-            Some(status) => format!("its kernel died: {status}"),
-            None => "its kernel died".to_owned(),
+        let ok = status == Some(ExitStatus::Code(0));
+        let how = match (status, &why) {
+            (_, Some(Killed::OverLimit(why))) => why.clone(),
+            (Some(ExitStatus::Code(0)), _) => "its kernel ended itself".to_owned(),
+            (Some(status), None) => format!("its kernel died: {status}"),
+            (Some(status), Some(Killed::OutOfMemory)) => {
+                format!("its kernel died: {status}, and this machine ran out of memory")
+            }
+            (None, _) => "its kernel died".to_owned(),
         };
-        self.end(Ending::Failed(how.clone()), &how);
+        let ending = match why {
+            Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: how.clone() },
+            _ => Ending::KernelEnded {
+                how: how.clone(),
+                ok,
+            },
+        };
+        self.end(ending, &how);
     }
 
     fn signal_kernel(&self, signal: i32, group: bool) {
