@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, exit_code, lifeline};
-use crate::controller::{Config, Controller, Interface, PortPools, Ports};
+use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
@@ -309,7 +309,10 @@ impl Plan {
             .map(|seconds| seconds.duration())
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or_else(|| Duration::from_secs(30).max(10 * period));
-        let engine_state = format!("engines{}.json", setup.cluster_id);
+        let engine_state = setup
+            .profile
+            .log_dir()
+            .join(format!("engines{}.json", setup.cluster_id));
         let config = Config {
             client_interface: Interface(client_interface),
             engine_interface: Interface(engine_interface),
@@ -328,7 +331,8 @@ impl Plan {
             },
             registration_timeout,
             tasks: task_config(settings),
-            engine_state_file: Some(setup.profile.log_dir().join(engine_state)),
+            restored: restored(controller.restore, &engine_state)?,
+            engine_state_file: Some(engine_state),
         };
         let mut location = controller.location.clone().unwrap_or_else(host::hostname);
         if let Some((client, _)) = &reused
@@ -393,6 +397,23 @@ impl Plan {
         };
         (client, engine)
     }
+}
+
+/// The engines of the controller before, with `--restore`.
+fn restored(wanted: bool, file: &Path) -> Result<Option<EngineState>, Failure> {
+    if !wanted {
+        return Ok(None);
+    }
+    let state = EngineState::read(file)?;
+    match &state {
+        Some(state) => tracing::info!(
+            "expecting the {} engines of {}",
+            state.engines.len(),
+            file.display()
+        ),
+        None => tracing::info!("there is no {}: no engines to take back", file.display()),
+    }
+    Ok(state)
 }
 
 /// Existing files, if both are there. One without the other, or files that do not fit, are an error.

@@ -41,6 +41,7 @@ pub(super) enum HubMail {
 /// To the heartbeat thread.
 #[derive(Debug)]
 pub(super) enum HeartbeatMail {
+    Expect(EngineUuid),
     Accept(EngineUuid),
     Forget(EngineUuid),
     Stop,

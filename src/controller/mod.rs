@@ -16,6 +16,7 @@ mod broadcast_thread;
 mod config;
 mod direct_thread;
 mod endpoints;
+mod engine_state;
 mod heartbeat_thread;
 mod hub_thread;
 mod iopub_thread;
@@ -42,6 +43,7 @@ use crate::transport::{Context, Door, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
+pub use engine_state::{EngineState, EngineStateError};
 
 use endpoints::Endpoints;
 use mail::{HubMail, SchedulerSenders};

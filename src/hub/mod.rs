@@ -72,6 +72,8 @@ pub enum Action {
         msg_type: &'static str,
         content: Value,
     },
+    /// An engine of this uuid registers: report its heart, even if it has been beating for long.
+    ExpectHeart(EngineUuid),
     /// Report that engine's heart from now on.
     AcceptHeart(EngineUuid),
     ForgetHeart(EngineUuid),
@@ -164,6 +166,11 @@ impl Hub {
             inspections: Inspections::default(),
             next_token: 0,
         }
+    }
+
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat.
+    pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
+        self.registry.restore(now, engines, next_id);
     }
 
     /// A request of a client or an engine. Every request gets exactly one reply, now or after an inspection.

@@ -69,7 +69,20 @@ pub struct Departure {
 }
 
 impl Registry {
-    /// Begins a registration. A requested id is granted if it is free. Fails if the uuid is in use.
+    pub(super) fn restore(
+        &mut self,
+        now: Instant,
+        engines: Vec<(EngineId, EngineUuid)>,
+        next_id: u32,
+    ) {
+        for (id, uuid) in engines {
+            self.register(now, &uuid, Some(id.0));
+        }
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    /// Begins a registration. A requested id is granted if it is free. Fails if the uuid is in use; one that is only
+    /// registering may ask again.
     pub(super) fn register(
         &mut self,
         now: Instant,
@@ -77,8 +90,9 @@ impl Registry {
         requested: Option<u32>,
     ) -> Option<EngineId> {
         let heart = Identity::from(uuid);
-        if self.by_heart.contains_key(&heart) {
-            return None;
+        if let Some(id) = self.by_heart.get(&heart) {
+            let engine = self.engines.get(id)?;
+            return (engine.state == State::Registering).then_some(*id);
         }
         let id = match requested.map(EngineId) {
             Some(id) if !self.engines.contains_key(&id) => id,

@@ -36,10 +36,15 @@ impl World {
     }
 
     fn take(&mut self) -> Vec<Action> {
-        let logs = |action: &Action| !matches!(action, Action::Log(_) | Action::SaveEngines { .. });
+        let shown = |action: &Action| {
+            !matches!(
+                action,
+                Action::Log(_) | Action::SaveEngines { .. } | Action::ExpectHeart(_)
+            )
+        };
         std::mem::take(&mut self.out)
             .into_iter()
-            .filter(logs)
+            .filter(shown)
             .collect()
     }
 
