@@ -191,6 +191,13 @@ fn ids_are_granted_when_free_and_a_uuid_in_use_is_refused() {
     assert_eq!(only_reply(reply, "registration_reply")["id"], 5);
     let reply = world.request("registration_request", json!({ "uuid": "b", "id": 5 }));
     assert_eq!(only_reply(reply, "registration_reply")["id"], 6);
+    assert_eq!(
+        world.register("a")["id"],
+        5,
+        "who is only registering may ask again"
+    );
+    let token = world.beat("a");
+    world.done(token);
     let reply = world.register("a");
     assert_eq!(
         (reply["status"].as_str(), reply["ename"].as_str()),
