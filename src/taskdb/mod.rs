@@ -4,7 +4,7 @@
 //! * [`query`] \[p\]: MongoDB-like queries, parsed and matched. [`query::Query::matches`] is the reference: every store
 //!   gives the records that it would give.
 //! * [`store`]: the trait of a store, its errors, and the choice of one by name.
-//! * [`none`], [`memory`]: the stores that need no file and no server.
+//! * [`none`], [`memory`]: the stores that need no file and no server. [`sqlite`]: a file.
 //!
 //! A store belongs to one thread. Its owner calls [`store::TaskStore::flush`] when it is idle, and at least as often as
 //! the loss window that it promises.
@@ -14,6 +14,7 @@ pub mod none;
 pub mod python;
 pub mod query;
 pub mod record;
+pub mod sqlite;
 pub mod store;
 
 #[cfg(test)]
