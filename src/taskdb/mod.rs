@@ -9,6 +9,7 @@
 //! A store belongs to one thread. Its owner calls [`store::TaskStore::flush`] when it is idle, and at least as often as
 //! the loss window that it promises.
 
+mod changes;
 pub mod memory;
 pub mod none;
 pub mod python;

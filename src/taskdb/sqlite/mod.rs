@@ -40,12 +40,11 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
 
 use self::pushdown::Condition;
-use self::write::Change;
+use super::changes::Changes;
 use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
 use super::store::{Backlog, Fault, StoreError, StoreStats, TaskStore};
@@ -110,9 +109,7 @@ pub struct SqliteStore {
     buffer_limit: u64,
     backlog_limit: u64,
     retention: Retention,
-    changes: Vec<(MsgId, Change)>,
-    by_id: HashMap<MsgId, usize>,
-    waiting_bytes: u64,
+    changes: Changes,
     /// Set while the file cannot be written to.
     faulty: bool,
     refused: u64,
@@ -162,9 +159,7 @@ impl SqliteStore {
             buffer_limit: config.buffer_limit.min(MAX_BUFFERS),
             backlog_limit: config.backlog_limit,
             retention: config.retention,
-            changes: Vec::new(),
-            by_id: HashMap::new(),
-            waiting_bytes: 0,
+            changes: Changes::default(),
             faulty: false,
             refused: 0,
             records: u64::try_from(records).unwrap_or_default(),
@@ -203,7 +198,7 @@ impl SqliteStore {
             "SELECT {} FROM {} WHERE {} ORDER BY id",
             codec::columns(loaded),
             self.tables.records,
-            condition.sql,
+            condition.ordered(&self.tables.records),
         );
         let mut statement = self.db.prepare_cached(&sql)?;
         let mut rows = statement.query(params_from_iter(&condition.params))?;
@@ -228,14 +223,19 @@ impl SqliteStore {
 
 impl TaskStore for SqliteStore {
     fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
-        self.enqueue_add(record)
+        self.room()?;
+        self.changes.add(record);
+        self.grown();
+        Ok(())
     }
 
     fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
-        if !self.by_id.contains_key(msg_id) && !self.is_stored(msg_id.as_str()) {
+        if !self.changes.contains(msg_id) && !self.is_stored(msg_id.as_str()) {
             return Ok(false);
         }
-        self.enqueue_update(msg_id, update)?;
+        self.room()?;
+        self.changes.update(msg_id, update);
+        self.grown();
         Ok(true)
     }
 
@@ -291,7 +291,7 @@ impl TaskStore for SqliteStore {
     fn backlog(&self) -> Backlog {
         Backlog {
             records: self.changes.len(),
-            bytes: self.waiting_bytes,
+            bytes: self.changes.bytes(),
             refused: self.refused,
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct Condition {
     pub(super) params: Vec<SqlValue>,
     /// Whether it means the same as the query; else it lets through more.
     pub(super) exact: bool,
+    /// Whether an index helps.
+    indexed: bool,
     /// How deep SQLite's tree of it is at most.
     depth: usize,
 }
@@ -27,11 +29,22 @@ impl Condition {
         Self::node(query.root())
     }
 
+    /// The condition, so written that its rows come by `id` and an index is used all the same: left alone, SQLite
+    /// would rather look at every row than sort what it finds.
+    pub(super) fn ordered(&self, records: &str) -> String {
+        if self.indexed {
+            format!("id IN (SELECT id FROM {records} WHERE {})", self.sql)
+        } else {
+            self.sql.clone()
+        }
+    }
+
     fn exact(sql: impl Into<String>, params: Vec<SqlValue>) -> Self {
         Self {
             sql: sql.into(),
             params,
             exact: true,
+            indexed: false,
             depth: 5,
         }
     }
@@ -57,9 +70,14 @@ impl Condition {
             Node::And(nodes) => Self::join(nodes, " AND ", "1"),
             Node::Or(nodes) => Self::join(nodes, " OR ", "0"),
             Node::Not(node) => {
+                // Said so, the partial index of what is unfinished fits.
+                if let Node::Test(path, Test::Exists) = &**node {
+                    return Self::test(path, &Test::Eq(Literal::Null));
+                }
                 let inner = Self::node(node);
                 if inner.exact {
                     Self {
+                        indexed: false,
                         sql: format!("(NOT {})", inner.sql),
                         depth: inner.depth + 1,
                         ..inner
@@ -83,6 +101,11 @@ impl Condition {
         if depth > MAX_DEPTH {
             return Self::unknown();
         }
+        let indexed = if operator == " AND " {
+            conditions.iter().any(|condition| condition.indexed)
+        } else {
+            conditions.iter().all(|condition| condition.indexed)
+        };
         let (sql, params): (Vec<_>, Vec<_>) = conditions
             .into_iter()
             .map(|condition| (condition.sql, condition.params))
@@ -91,6 +114,7 @@ impl Condition {
             sql: format!("({})", sql.join(operator)),
             params: params.concat(),
             exact,
+            indexed,
             depth,
         }
     }
@@ -98,8 +122,14 @@ impl Condition {
     fn test(path: &Path, test: &Test) -> Self {
         let column = path.key.as_str();
         match path.key.kind() {
-            Kind::Text => Self::text(path.key, test),
-            Kind::Date => Self::date(column, test),
+            Kind::Text => Self {
+                indexed: has_index(path.key, test),
+                ..Self::text(path.key, test)
+            },
+            Kind::Date => Self {
+                indexed: has_index(path.key, test),
+                ..Self::date(column, test)
+            },
             Kind::Buffers => Self::buffers(path.key, test),
             Kind::Json => match test {
                 // JSON's own null, or what is no JSON, is null too.
@@ -225,6 +255,19 @@ impl Condition {
             Test::All(_) => Self::unknown(),
             _ => Self::never(),
         }
+    }
+}
+
+/// Whether the schema has an index for it.
+fn has_index(key: Key, test: &Test) -> bool {
+    match key {
+        Key::MsgId | Key::Submitted | Key::EngineUuid => !matches!(test, Test::Exists),
+        Key::Label => match test {
+            Test::Glob(glob) => !glob.prefix().is_empty(),
+            test => !matches!(test, Test::Exists | Test::Eq(Literal::Null)),
+        },
+        Key::Completed => matches!(test, Test::Eq(Literal::Null)),
+        _ => false,
     }
 }
 

@@ -410,6 +410,12 @@ fn indexes_are_used() {
             json!({"submitted": {"$gt": "2023-01-01", "$lt": "2024-01-01"}}),
             "by-submitted",
         ),
+        (json!({"submitted": {"$gte": "2023-01-01"}}), "by-submitted"),
+        (json!({"completed": null}), "unfinished"),
+        (
+            json!({"completed": {"$exists": false}, "queue": "task"}),
+            "unfinished",
+        ),
         (json!({"engine_uuid": "e"}), "by-engine"),
         (
             json!({"engine_uuid": {"$in": ["e", "f"]}, "queue": "task"}),
@@ -421,7 +427,8 @@ fn indexes_are_used() {
         let condition = Condition::of(&query_of);
         let sql = format!(
             "EXPLAIN QUERY PLAN SELECT * FROM {} WHERE {} ORDER BY id",
-            store.tables.records, condition.sql
+            store.tables.records,
+            condition.ordered(&store.tables.records)
         );
         let mut statement = store.db.prepare(&sql).unwrap();
         let plan: Vec<String> = statement
@@ -431,6 +438,7 @@ fn indexes_are_used() {
             .collect();
         let plan = plan.join("; ");
         assert!(plan.contains(index), "{query}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{query}: {plan}");
     }
 }
 

@@ -10,88 +10,21 @@ use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use super::codec::{self, Packed, kind_number};
 use super::{SqliteStore, fault};
 use crate::protocol::MsgId;
+use crate::taskdb::changes::Change;
 use crate::taskdb::record::{Key, KeySet, Kind, RecordUpdate, TaskRecord, note_dropped};
 use crate::taskdb::store::StoreError;
 
-/// What is to become of a record.
-#[derive(Debug)]
-pub(super) enum Change {
-    Add(Box<TaskRecord>),
-    Update(Box<RecordUpdate>),
-}
-
-/// Changes that are written without waiting for a flush.
-const BATCH: usize = 1000;
-
-/// And their bytes.
-const BATCH_BYTES: u64 = 16 << 20;
-
-/// Memory that a change takes besides its texts and buffers.
-const OVERHEAD: u64 = 1024;
-
 impl SqliteStore {
-    pub(super) fn enqueue_add(&mut self, mut record: TaskRecord) -> Result<(), StoreError> {
-        self.room()?;
-        let bytes = record.text_bytes() + record.buffer_bytes() + OVERHEAD;
-        let msg_id = record.msg_id.clone();
-        match self.by_id.get(&msg_id).map(|at| &mut self.changes[*at].1) {
-            Some(Change::Add(earlier)) => {
-                let earlier = std::mem::replace(earlier, Box::new(TaskRecord::new(msg_id)));
-                record.fill_from(*earlier);
-                self.set(record);
-            }
-            Some(Change::Update(update)) => {
-                record.apply(std::mem::take(update));
-                self.set(record);
-            }
-            None => self.push(msg_id, Change::Add(Box::new(record))),
-        }
-        self.grown(bytes);
-        Ok(())
-    }
-
-    pub(super) fn enqueue_update(
-        &mut self,
-        msg_id: &MsgId,
-        update: RecordUpdate,
-    ) -> Result<(), StoreError> {
-        self.room()?;
-        let bytes = update.bytes();
-        match self.by_id.get(msg_id).map(|at| &mut self.changes[*at].1) {
-            Some(Change::Add(record)) => record.apply(update),
-            Some(Change::Update(earlier)) => earlier.merge(update),
-            None => {
-                self.push(msg_id.clone(), Change::Update(Box::new(update)));
-                self.grown(OVERHEAD);
-            }
-        }
-        self.grown(bytes);
-        Ok(())
-    }
-
-    fn set(&mut self, record: TaskRecord) {
-        if let Some(at) = self.by_id.get(&record.msg_id) {
-            self.changes[*at].1 = Change::Add(Box::new(record));
-        }
-    }
-
-    fn push(&mut self, msg_id: MsgId, change: Change) {
-        self.by_id.insert(msg_id.clone(), self.changes.len());
-        self.changes.push((msg_id, change));
-    }
-
     /// While the file is at fault, what waits is bounded.
-    fn room(&mut self) -> Result<(), StoreError> {
-        if self.waiting_bytes > self.backlog_limit {
+    pub(super) fn room(&mut self) -> Result<(), StoreError> {
+        if self.changes.bytes() > self.backlog_limit {
             self.write_changes()?;
         }
         Ok(())
     }
 
-    fn grown(&mut self, bytes: u64) {
-        self.waiting_bytes += bytes;
-        let full = self.changes.len() >= BATCH || self.waiting_bytes >= BATCH_BYTES;
-        if full && !self.faulty {
+    pub(super) fn grown(&mut self) {
+        if self.changes.is_batch() && !self.faulty {
             // An error is found again, and told, by the next flush.
             let _ = self.write_changes();
         }
@@ -109,8 +42,6 @@ impl SqliteStore {
                 self.records += added;
                 self.refused += refused;
                 self.changes.clear();
-                self.by_id.clear();
-                self.waiting_bytes = 0;
                 Ok(())
             }
             Err(error) => {
@@ -126,7 +57,7 @@ impl SqliteStore {
     fn try_write(&self) -> Result<(u64, u64), rusqlite::Error> {
         self.db.execute_batch("BEGIN IMMEDIATE")?;
         let (mut added, mut refused) = (0, 0);
-        for (msg_id, change) in &self.changes {
+        for (msg_id, change) in self.changes.iter() {
             let outcome = match change {
                 Change::Add(record) => self.insert(record),
                 Change::Update(update) => self.update_row(msg_id, update).map(|()| false),
