@@ -19,6 +19,7 @@
 //! | [`controller`] | the threads and sockets of a controller |
 //! | [`engine`] | an engine's sockets, its kernel process, its queue of requests |
 //! | [`launch`] | starting, watching and stopping the processes of a cluster |
+//! | [`hubclient`] | asking a controller's hub, and hearing of its engines |
 //! | [`hub`] \[p\] | registry of engines, answers to queries |
 //! | [`scheduler`] \[p\] | tasks, dependencies, policies; direct requests; broadcast fan-out |
 //! | [`heartbeat`] \[p\] | who answers pings, who has stopped |
@@ -37,6 +38,7 @@ pub mod controller;
 pub mod engine;
 pub mod heartbeat;
 pub mod hub;
+pub mod hubclient;
 pub mod launch;
 pub mod os;
 pub mod profile;

@@ -166,6 +166,7 @@ impl ControllerArgs {
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
+    let ready = lifeline::Ready::take();
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -195,7 +196,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(until_the_end(controller, lifeline))?;
+    let ended = runtime.block_on(until_the_end(controller, lifeline, ready))?;
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())
@@ -205,10 +206,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
 async fn until_the_end(
     mut controller: Controller,
     lifeline: Option<std::os::fd::OwnedFd>,
+    ready: lifeline::Ready,
 ) -> Result<&'static str, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    // From here on it can be asked to end.
+    ready.say();
     let why = tokio::select! {
         _ = interrupt.recv() => "it was interrupted",
         _ = terminate.recv() => "it was told to",

@@ -3,10 +3,16 @@
 pub mod args;
 pub mod exit_code;
 
+mod clean;
 mod controller;
 mod engine;
+mod engines;
 mod lifeline;
+mod list;
 mod setup;
+mod start;
+mod stop;
+mod supervise;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -40,6 +46,16 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Start a cluster: a controller, and engines on this machine
+    Start(start::StartArgs),
+    /// Stop a cluster, and wait until all of its processes are gone
+    Stop(stop::StopArgs),
+    /// Add engines to a cluster that runs
+    Engines(engines::EnginesArgs),
+    /// List clusters
+    List(list::ListArgs),
+    /// Remove what clusters that have ended left behind: files and logs
+    Clean(clean::CleanArgs),
     /// Run a controller: the hub and the schedulers that clients and engines connect to
     Controller(controller::ControllerArgs),
     /// Run engines on this machine
@@ -77,6 +93,11 @@ fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
 impl Verb {
     fn run(self, rewritten: Rewritten) -> Result<(), Failure> {
         match self {
+            Self::Start(args) => start::run(&args, rewritten),
+            Self::Stop(args) => stop::run(&args, rewritten),
+            Self::Engines(args) => engines::run(&args, rewritten),
+            Self::List(args) => list::run(&args, rewritten),
+            Self::Clean(args) => clean::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),
             Self::Engine(args) => engine::run(&args, rewritten),
         }

@@ -66,6 +66,24 @@ impl FileLock {
     }
 }
 
+/// Holds a folder while the files in it are read and changed together. Leaves no file behind.
+///
+/// File systems without locks are used without them: what is guarded here are files that people see, not data.
+#[derive(Debug)]
+pub struct FolderLock {
+    _folder: Option<Flock<File>>,
+}
+
+impl FolderLock {
+    /// Waits for whoever holds it; nobody does for long.
+    pub fn hold(folder: &Path) -> Self {
+        let locked = File::open(folder)
+            .ok()
+            .and_then(|file| Flock::lock(file, FlockArg::LockExclusive).ok());
+        Self { _folder: locked }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,12 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
     ("heartbeat", &["protocol"], true),
     ("scheduler", &["protocol"], true),
     ("hub", &["protocol", "taskdb"], true),
-    ("launch", &["protocol", "profile", "os"], false),
+    (
+        "hubclient",
+        &["protocol", "profile", "os", "transport"],
+        false,
+    ),
+    ("launch", &["protocol", "profile", "os", "hubclient"], false),
     ("engine", &["protocol", "profile", "os", "transport"], false),
     (
         "controller",
@@ -38,6 +43,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "transport",
             "taskdb",
             "hub",
+            "hubclient",
             "launch",
             "engine",
             "controller",
