@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, exit_code, lifeline};
-use crate::controller::{Config, Controller, Interface, PortPools, Ports};
+use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
@@ -20,6 +20,8 @@ use crate::profile::settings::{Database, Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
+use crate::taskdb::TaskStore;
+use crate::taskdb::memory::{Limits, MemoryStore};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -175,14 +177,14 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     )?;
     raise_limits();
     setup.enter_work_dir()?;
-    check_database(setup.settings.controller.db)?;
+    let store = store(&setup.settings)?;
 
     let security = setup.profile.security_dir();
     let _only_one = only_one(&security, &setup)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let plan = Plan::new(&setup, &files)?;
-    let controller =
-        Controller::start(plan.config.clone()).map_err(|error| plan.explain(&error.to_string()))?;
+    let controller = Controller::start(plan.config.clone(), store)
+        .map_err(|error| plan.explain(&error.to_string()))?;
     let (client, engine) = plan.connection_files(&controller.ports);
     let written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     tracing::info!(
@@ -222,22 +224,33 @@ async fn until_the_end(
     Ok(why)
 }
 
-/// Databases that cannot be had are named before anything is started.
-fn check_database(database: Database) -> Result<(), Failure> {
-    let name = match database {
+/// Where task records are to be kept. Databases that cannot be had are named before anything is started.
+fn store(settings: &Settings) -> Result<Option<Box<dyn TaskStore>>, Failure> {
+    let name = match settings.controller.db {
         Database::None => {
             tracing::info!(
                 "using NoDB: tasks and results are not stored; --dictdb keeps them in memory, so that results can be \
                  fetched again and tasks resubmitted"
             );
-            return Ok(());
+            return Ok(None);
         }
-        Database::Memory => "--dictdb",
+        Database::Memory => {
+            let memory = &settings.controller.memory;
+            let limits = Limits {
+                record_limit: usize::try_from(memory.record_limit).unwrap_or(usize::MAX),
+                size_limit: memory.size_limit,
+                cull_fraction: memory.cull_fraction,
+            };
+            tracing::info!(
+                "using DictDB: tasks and results are kept in memory, as long as the controller runs"
+            );
+            return Ok(Some(Box::new(MemoryStore::new(limits))));
+        }
         Database::Sqlite => "--sqlitedb",
         Database::Mongodb => "--mongodb",
     };
     Err(Failure::usage(format!(
-        "{name} is not available in this version; --nodb is"
+        "{name} is not available in this version; --nodb and --dictdb are"
     )))
 }
 
@@ -297,12 +310,13 @@ impl Plan {
         let period = Duration::from_millis(settings.heartbeat.period_ms.max(1));
         let registration_timeout = controller
             .registration_timeout
-            .filter(|seconds| *seconds > 0.0)
-            .map_or_else(
-                || Duration::from_secs(30).max(10 * period),
-                Duration::from_secs_f64,
-            );
-        let engine_state = format!("engines{}.json", setup.cluster_id);
+            .map(|seconds| seconds.duration())
+            .filter(|timeout| !timeout.is_zero())
+            .unwrap_or_else(|| Duration::from_secs(30).max(10 * period));
+        let engine_state = setup
+            .profile
+            .log_dir()
+            .join(format!("engines{}.json", setup.cluster_id));
         let config = Config {
             client_interface: Interface(client_interface),
             engine_interface: Interface(engine_interface),
@@ -321,7 +335,8 @@ impl Plan {
             },
             registration_timeout,
             tasks: task_config(settings),
-            engine_state_file: Some(setup.profile.log_dir().join(engine_state)),
+            restored: restored(controller.restore, &engine_state)?,
+            engine_state_file: Some(engine_state),
         };
         let mut location = controller.location.clone().unwrap_or_else(host::hostname);
         if let Some((client, _)) = &reused
@@ -386,6 +401,23 @@ impl Plan {
         };
         (client, engine)
     }
+}
+
+/// The engines of the controller before, with `--restore`.
+fn restored(wanted: bool, file: &Path) -> Result<Option<EngineState>, Failure> {
+    if !wanted {
+        return Ok(None);
+    }
+    let state = EngineState::read(file)?;
+    match &state {
+        Some(state) => tracing::info!(
+            "expecting the {} engines of {}",
+            state.engines.len(),
+            file.display()
+        ),
+        None => tracing::info!("there is no {}: no engines to take back", file.display()),
+    }
+    Ok(state)
 }
 
 /// Existing files, if both are there. One without the other, or files that do not fit, are an error.

@@ -13,11 +13,12 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Ended, EngineHost, KernelConfig, Python, StartMethod, Surroundings,
+    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
+    RestartPolicy, StartMethod, Surroundings,
 };
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
-use crate::profile::settings::Edit;
+use crate::profile::settings::{Edit, Restart};
 use crate::profile::traitlets::Program;
 
 #[derive(Args, Clone, Debug)]
@@ -61,6 +62,18 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
 
+    /// What happens when a kernel dies: never, on-failure or always start another one [default: never]
+    #[arg(long, value_name = "WHEN")]
+    restart: Option<String>,
+
+    /// Memory from which on a kernel is killed and another one started, such as 4GiB
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<String>,
+
+    /// Give each kernel processors of its own
+    #[arg(long)]
+    pin: bool,
+
     /// Start each kernel by itself in place of forking them from one that has imported everything
     #[arg(long)]
     spawn: bool,
@@ -98,6 +111,13 @@ impl EngineArgs {
                 edit("engine.startup_command", "--c", self.c.clone()),
                 edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
                 edit("engine.python", "--python", self.python.clone()),
+                edit("engine.restart", "--restart", self.restart.clone()),
+                edit(
+                    "engine.memory_limit",
+                    "--memory-limit",
+                    self.memory_limit.clone(),
+                ),
+                edit("engine.pin", "--pin", self.pin.then_some(true)),
                 edit("engine.location", "--location", self.location.clone()),
                 edit("engine.registration_url", "--url", self.url.clone()),
                 edit("engine.ssh_server", "--ssh", self.ssh.clone()),
@@ -200,7 +220,7 @@ async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
     } else {
         let usual = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id).engine;
         let file = engine.file.clone().unwrap_or(usual);
-        wait_for(&file, engine.wait_for_file).await?;
+        wait_for(&file, engine.wait_for_file.duration()).await?;
         EngineFile::read(&file)?
     };
     if let Some(location) = &engine.location {
@@ -214,11 +234,11 @@ async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
     Ok(connection.connectable())
 }
 
-async fn wait_for(file: &Path, seconds: f64) -> Result<(), Failure> {
+async fn wait_for(file: &Path, limit: Duration) -> Result<(), Failure> {
     if file.exists() {
         return Ok(());
     }
-    let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    let seconds = limit.as_secs_f64();
     tracing::warn!(
         "waiting up to {seconds:.1} s for the connection file {}",
         file.display()
@@ -258,9 +278,21 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         connection,
         count: args.n,
         first_id: engine.id,
-        registration_timeout: Duration::try_from_secs_f64(engine.timeout)
-            .unwrap_or(Duration::from_secs(5)),
+        registration_timeout: engine.timeout.duration(),
         max_heartbeat_misses: engine.max_heartbeat_misses,
+        restart: RestartPolicy {
+            mode: match engine.restart {
+                Restart::Never => RestartMode::Never,
+                Restart::OnFailure => RestartMode::OnFailure,
+                Restart::Always => RestartMode::Always,
+            },
+            limit: engine.restart_limit,
+        },
+        memory: MemoryLimits {
+            warn: engine.memory_warn.map(|size| size.0),
+            kill: engine.memory_limit.map(|size| size.0),
+        },
+        pin: engine.pin,
         kernel: KernelConfig {
             python,
             start: if args.spawn {

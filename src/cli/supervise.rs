@@ -168,12 +168,11 @@ pub(super) fn engine_count(setup: &Setup) -> u32 {
 /// What is run, and for how long it is waited for.
 pub(super) fn plan(setup: &Setup, with_controller: bool) -> Plan {
     let cluster = &setup.settings.cluster;
-    let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
     Plan {
         with_controller,
         engines: engine_count(setup),
-        delay: seconds(cluster.delay.max(0.0)),
-        engine_timeout: seconds(cluster.engine_timeout.max(0.0)),
+        delay: cluster.delay.duration(),
+        engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,
         grace: GRACE,
     }
@@ -241,7 +240,7 @@ pub(super) fn cluster_info(setup: &Setup, controller_args: Vec<String>) -> Clust
         controller_args,
         controller_ip: cluster.controller_ip.clone().unwrap_or_default(),
         controller_location: cluster.controller_location.clone().unwrap_or_default(),
-        delay: cluster.delay,
+        delay: cluster.delay.as_f64(),
         n: Some(engine_count(setup)),
         profile_dir: setup.profile.location().to_owned(),
         class: cluster_class(),

@@ -7,14 +7,17 @@ use serde_json::{Map, Value, json};
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
+use crate::hub::recorder::Traffic;
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
 use crate::protocol::{
     Composer, DELIMITER, EngineId, EngineUuid, Header, Identity, MsgId, RemoteError, Wire,
 };
 use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
+use crate::taskdb::Queue;
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
 
 pub(super) struct BroadcastThread {
@@ -37,6 +40,7 @@ struct Desk {
     scheduler: BroadcastScheduler<Frame, Reply>,
     outbox: Outbox,
     outgoing: Vec<Frame>,
+    reporter: Option<Reporter>,
 }
 
 impl BroadcastThread {
@@ -46,6 +50,7 @@ impl BroadcastThread {
         composer: Composer,
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
+        reporter: Option<Reporter>,
     ) -> Self {
         let desk = Desk {
             door,
@@ -53,6 +58,7 @@ impl BroadcastThread {
             scheduler: BroadcastScheduler::new(),
             outbox: Outbox::default(),
             outgoing: Vec::new(),
+            reporter,
         };
         Self {
             clients: sockets.clients,
@@ -80,6 +86,9 @@ impl BroadcastThread {
             }
             busy |= self.receive_replies(&mut frames);
             busy |= self.receive_requests(&mut frames);
+            if let Some(reporter) = &mut self.desk.reporter {
+                reporter.hand_over();
+            }
             self.desk.outbox.retry(&mut self.engines, Instant::now());
             if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
                 tracing::error!("broadcast: cannot wait for messages: {error}");
@@ -92,10 +101,7 @@ impl BroadcastThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token, engine, how, ..
@@ -105,17 +111,16 @@ impl BroadcastThread {
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut ends = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);
-                let answered = !ends.is_empty();
                 for end in ends {
                     self.desk.end(end, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_broadcasts(&self.desk.scheduler, &what);
                 self.hub.send(HubMail::Report { token, report });
             }
-            SchedulerMail::Abort(_) | SchedulerMail::Stop => {}
+            SchedulerMail::Abort(_) | SchedulerMail::Resubmit(_) | SchedulerMail::Stop => {}
         }
     }
 
@@ -213,6 +218,14 @@ impl Desk {
                 "a broadcast to no engine",
             ));
         }
+        if let Some(reporter) = &mut self.reporter {
+            let message = stored(frames, layout);
+            reporter.report(Traffic::Submitted {
+                queue: Queue::Broadcast,
+                engine: None,
+                message,
+            });
+        }
         // A list of all the others is of no use to an engine, and grows with their number.
         metadata.remove("targets");
         metadata.insert("original_msg_id".to_owned(), json!(msg_id));
@@ -263,6 +276,14 @@ impl Desk {
             .on_reply(&engine, &original, &outgoing, reply)
         {
             BroadcastVerdict::Deliver { client, reply } => {
+                if let Some(reporter) = &mut self.reporter {
+                    reporter.report(completed(
+                        Queue::Broadcast,
+                        Some(engine),
+                        &reply.frames,
+                        reply.layout,
+                    ));
+                }
                 let mut frames = reply.frames;
                 frames.remove(0);
                 frames[0] = Frame::from(client.as_bytes());
@@ -303,6 +324,7 @@ impl Desk {
                     Some(&target.uuid),
                     &error,
                 );
+                self.report_end(&reply, Some(target.uuid));
                 send_to_client(clients, &mut reply);
             }
             BroadcastEnd::Coalesced {
@@ -324,8 +346,17 @@ impl Desk {
                     content,
                 ));
                 frames.extend(buffers);
+                self.report_end(&frames, None);
                 send_to_client(clients, &mut frames);
             }
+        }
+    }
+}
+
+impl Desk {
+    fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
+        if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
+            reporter.report(completed(Queue::Broadcast, engine, frames, wire.layout()));
         }
     }
 }

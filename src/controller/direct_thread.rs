@@ -6,11 +6,14 @@ use serde::Deserialize;
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::error_reply;
 use crate::controller::reports;
+use crate::hub::recorder::Traffic;
 use crate::protocol::header::reply_type;
 use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
+use crate::taskdb::Queue;
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
 
 pub(super) struct DirectThread {
@@ -29,6 +32,8 @@ struct Desk {
     outbox: Outbox,
     /// On the control channel: tasks that are aborted while they wait are with the task scheduler.
     task_scheduler: Option<Sender<SchedulerMail>>,
+    /// On the mux channel, with a database.
+    reporter: Option<Reporter>,
 }
 
 impl DirectThread {
@@ -39,6 +44,7 @@ impl DirectThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         task_scheduler: Option<Sender<SchedulerMail>>,
+        reporter: Option<Reporter>,
     ) -> Self {
         let desk = Desk {
             door,
@@ -46,6 +52,7 @@ impl DirectThread {
             scheduler: DirectScheduler::new(),
             outbox: Outbox::default(),
             task_scheduler,
+            reporter,
         };
         Self {
             clients: sockets.clients,
@@ -73,6 +80,7 @@ impl DirectThread {
             }
             busy |= self.receive_replies(&mut frames);
             busy |= self.receive_requests(&mut frames);
+            self.desk.hand_over();
             self.desk.outbox.retry(&mut self.engines, Instant::now());
             if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
                 tracing::error!("a direct queue cannot wait for messages: {error}");
@@ -85,34 +93,31 @@ impl DirectThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token,
                 engine,
                 id,
                 how,
+                ..
             } => {
                 // What the engine has sent before it left counts.
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut failures = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &mut failures);
-                let answered = !failures.is_empty();
                 for failure in failures {
                     let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
                     self.desk.fail(failure, &engine, &error, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_direct(&self.desk.scheduler, &what);
                 self.hub.send(HubMail::Report { token, report });
             }
-            SchedulerMail::Abort(_) | SchedulerMail::Stop => {}
+            SchedulerMail::Abort(_) | SchedulerMail::Resubmit(_) | SchedulerMail::Stop => {}
         }
     }
 
@@ -159,6 +164,17 @@ impl Desk {
             kept,
         ) {
             Route::Forward => {
+                if let Some(reporter) = &mut self.reporter {
+                    let engine = Some(EngineUuid::from(
+                        String::from_utf8_lossy(engine).into_owned(),
+                    ));
+                    let message = stored(frames, wire.layout());
+                    reporter.report(Traffic::Submitted {
+                        queue: Queue::Mux,
+                        engine,
+                        message,
+                    });
+                }
                 frames.swap(0, 1);
                 self.outbox.send(engines, frames);
             }
@@ -193,6 +209,12 @@ impl Desk {
                 .refuse(frames, "a reply without the address of a client");
         };
         if self.scheduler.on_reply(engine, client, &msg_id) {
+            if let Some(reporter) = &mut self.reporter {
+                let engine = Some(EngineUuid::from(
+                    String::from_utf8_lossy(engine).into_owned(),
+                ));
+                reporter.report(completed(Queue::Mux, engine, frames, wire.layout()));
+            }
             frames.swap(0, 1);
             send_to_client(clients, frames);
         } else {
@@ -224,7 +246,21 @@ impl Desk {
         );
         // As in a real reply, the engine's routing id comes behind the client's.
         reply.insert(1, Frame::from(engine.as_str().as_bytes()));
+        if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
+            reporter.report(completed(
+                Queue::Mux,
+                Some(engine.clone()),
+                &reply,
+                wire.layout(),
+            ));
+        }
         send_to_client(clients, &mut reply);
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(reporter) = &mut self.reporter {
+            reporter.hand_over();
+        }
     }
 
     fn abort_waiting(&self, content: &[u8]) {

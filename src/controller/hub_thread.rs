@@ -1,19 +1,20 @@
 //! The hub's sockets: registration and queries, notifications.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::controller::config::Config;
 use crate::controller::endpoints::{HubSockets, Ports};
+use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
 use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
-use crate::controller::replies::compose;
+use crate::controller::recorder_thread::RecorderMail;
+use crate::controller::replies::{compose, now};
 use crate::hub::{self, Action, Database, Event, Hub, Request};
-use crate::os::files::write_private;
-use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity};
+use crate::protocol::{Composer, Header, Identity};
 use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
 
 pub(super) struct HubThread {
@@ -31,9 +32,19 @@ struct Desk {
     schedulers: SchedulerSenders,
     heartbeat: Sender<HeartbeatMail>,
     late_joiners: LateJoiners,
-    engine_state: EngineState,
+    engine_state: EngineStateFile,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
+    answers: Vec<Answered>,
+}
+
+/// What the recorder answers to a client.
+struct Answered {
+    to: Identity,
+    parent: Bytes,
+    msg_type: &'static str,
+    content: Bytes,
+    buffers: Vec<Bytes>,
 }
 
 impl HubThread {
@@ -52,14 +63,21 @@ impl HubThread {
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
     ) -> Self {
-        let hub = Hub::new(hub::Config {
+        let mut hub = Hub::new(hub::Config {
             heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
                 .unwrap_or(u64::MAX),
             registration_timeout: config.registration_timeout,
             schedulers: schedulers.all.len(),
             connection_info: ports.engine_info(&config.engine_interface),
-            database: Database::None,
+            database: if schedulers.recorder.is_some() {
+                Database::Recorder
+            } else {
+                Database::None
+            },
         });
+        if let Some(EngineState { engines, next_id }) = config.restored.clone() {
+            hub.restore(Instant::now(), engines, next_id);
+        }
         let desk = Desk {
             door,
             composer,
@@ -67,12 +85,10 @@ impl HubThread {
             schedulers,
             heartbeat,
             late_joiners: LateJoiners::default(),
-            engine_state: EngineState {
-                file: config.engine_state_file.clone(),
-                unsaved: None,
-            },
+            engine_state: EngineStateFile::new(config.engine_state_file.clone()),
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
+            answers: Vec::new(),
         };
         Self {
             queries: sockets.queries,
@@ -164,10 +180,23 @@ impl Desk {
                 self.hub.on_heart_stopped(now, &heart, &how, out)
             }
             HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
-            HubMail::SchedulerDone { token, answered } => {
-                self.hub.on_scheduler_done(now, token, answered, out)
-            }
+            HubMail::SchedulerDone { token } => self.hub.on_scheduler_done(now, token, out),
             HubMail::Report { token, report } => self.hub.on_report(token, report, out),
+            HubMail::Answered {
+                to,
+                parent,
+                msg_type,
+                content,
+                buffers,
+            } => {
+                self.answers.push(Answered {
+                    to,
+                    parent,
+                    msg_type,
+                    content,
+                    buffers,
+                });
+            }
             HubMail::Stop => {}
         }
     }
@@ -207,6 +236,9 @@ impl Desk {
                     parent,
                     content,
                 } => {
+                    if msg_type == "connection_reply" {
+                        self.late_joiners.on_told(Instant::now());
+                    }
                     let mut frames = vec![Frame::from(to.as_bytes())];
                     frames.extend(compose(
                         &mut self.composer,
@@ -224,36 +256,43 @@ impl Desk {
                         .on_published(Instant::now(), msg_type, &content);
                     self.publish(msg_type, content, notifications);
                 }
+                Action::ExpectHeart(uuid) => {
+                    self.heartbeat.send(HeartbeatMail::Expect(uuid));
+                }
                 Action::AcceptHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Accept(uuid));
                 }
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));
                 }
-                Action::TakeIn { token, engine, id } => {
-                    self.tell_all(&SchedulerMail::TakeIn { token, engine, id })
+                Action::TakeIn { token, engine } => {
+                    self.tell_all(&SchedulerMail::TakeIn { token, engine });
                 }
                 Action::LetGo {
                     token,
                     engine,
                     id,
                     how,
+                    returned,
                 } => {
                     self.tell_all(&SchedulerMail::LetGo {
                         token,
                         engine,
                         id,
                         how,
+                        returned,
                     });
                 }
                 Action::Inspect { token, what } => {
                     self.tell_all(&SchedulerMail::Inspect { token, what })
                 }
-                Action::AskRecorder { .. } => {
-                    unreachable!("the hub was told that there is no recorder")
+                Action::AskRecorder { request, engines } => {
+                    if let Some(recorder) = &self.schedulers.recorder {
+                        recorder.send(RecorderMail::Ask { request, engines });
+                    }
                 }
                 Action::SaveEngines { engines, next_id } => {
-                    self.engine_state.unsaved = Some((engines, next_id))
+                    self.engine_state.change(EngineState { engines, next_id })
                 }
                 Action::Log(event) => log(&event),
                 Action::ShutDown => {
@@ -265,6 +304,25 @@ impl Desk {
             }
         }
         self.actions = actions;
+        self.send_answers(queries);
+    }
+
+    fn send_answers(&mut self, queries: &mut Socket) {
+        for answer in std::mem::take(&mut self.answers) {
+            let header = self.composer.header(answer.msg_type, now());
+            let parts = self.composer.seal(
+                header,
+                &answer.parent,
+                b"{}".to_vec(),
+                answer.content.to_vec(),
+            );
+            let mut frames = vec![Frame::from(answer.to.as_bytes())];
+            frames.extend(parts.into_iter().map(Frame::from));
+            frames.extend(answer.buffers.into_iter().map(Frame::from));
+            if let Err(error) = queries.send(&mut frames) {
+                tracing::debug!("hub: a {} could not be sent: {error}", answer.msg_type);
+            }
+        }
     }
 
     fn publish(&mut self, msg_type: &str, content: Value, notifications: &mut Socket) {
@@ -285,31 +343,10 @@ impl Desk {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
-        self.engine_state.save();
-    }
-}
-
-/// `log/engines[ID].json`: which engines there are, for a controller that takes over (ipyparallel
-/// `Hub._save_engine_state`).
-struct EngineState {
-    file: Option<PathBuf>,
-    unsaved: Option<(Vec<(EngineId, EngineUuid)>, u32)>,
-}
-
-impl EngineState {
-    /// Called when there is nothing else to do: a storm of registrations is written down once.
-    fn save(&mut self) {
-        let (Some(file), Some((engines, next_id))) = (&self.file, self.unsaved.take()) else {
-            return;
-        };
-        let engines: serde_json::Map<String, Value> = engines
-            .into_iter()
-            .map(|(id, uuid)| (id.to_string(), json!(uuid)))
-            .collect();
-        let content = json!({ "engines": engines, "next_id": next_id }).to_string();
-        if let Err(error) = write_private(file, content.as_bytes()) {
-            tracing::warn!("hub: {error}");
+        if let Some(recorder) = &self.schedulers.recorder {
+            recorder.send(RecorderMail::Stop);
         }
+        self.engine_state.save();
     }
 }
 

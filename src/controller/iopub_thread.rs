@@ -2,6 +2,8 @@
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::recorder_thread::{Reporter, stored};
+use crate::hub::recorder::Traffic;
 use crate::protocol::Header;
 use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain};
 
@@ -11,6 +13,7 @@ pub(super) struct IopubThread {
     door: Door,
     hub: Sender<HubMail>,
     mailbox: Mailbox<SchedulerMail>,
+    reporter: Option<Reporter>,
 }
 
 impl IopubThread {
@@ -19,6 +22,7 @@ impl IopubThread {
         door: Door,
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
+        reporter: Option<Reporter>,
     ) -> Self {
         Self {
             clients: sockets.clients,
@@ -26,6 +30,7 @@ impl IopubThread {
             door,
             hub,
             mailbox,
+            reporter,
         }
     }
 
@@ -45,6 +50,9 @@ impl IopubThread {
                 return;
             }
             busy |= self.relay_output(&mut frames);
+            if let Some(reporter) = &mut self.reporter {
+                reporter.hand_over();
+            }
             // Subscriptions: libzmq has acted upon them, they are only taken out of the way.
             busy |= drain(&mut self.clients, &mut frames, |_, _| {});
             if !busy && let Err(error) = poller.wait(None) {
@@ -60,6 +68,7 @@ impl IopubThread {
             engines,
             door,
             hub,
+            reporter,
             ..
         } = self;
         drain(engines, frames, |_, frames| {
@@ -72,7 +81,14 @@ impl IopubThread {
             };
             if header.msg_type == "shutdown_reply" {
                 hub.send(HubMail::EngineShutDown {
-                    session: header.session.into_owned(),
+                    session: header.session.to_string(),
+                });
+            }
+            if let Some(reporter) = reporter
+                && leaves_a_trace(&header.msg_type)
+            {
+                reporter.report(Traffic::Output {
+                    message: stored(frames, wire.layout()),
                 });
             }
             if let Err(error) = clients.send(frames) {
@@ -80,4 +96,19 @@ impl IopubThread {
             }
         })
     }
+}
+
+/// Messages that become a part of a task record; there are many more of those that do not.
+fn leaves_a_trace(msg_type: &str) -> bool {
+    matches!(
+        msg_type,
+        "stream"
+            | "error"
+            | "execute_input"
+            | "execute_result"
+            | "display_data"
+            | "pyin"
+            | "pyout"
+            | "pyerr"
+    )
 }

@@ -1,7 +1,8 @@
 //! Notifications for clients that subscribe a moment too late.
 //!
 //! A client asks which engines there are, and only then subscribes to news of them. What was published in between is
-//! published again as soon as a subscription arrives. Other clients take a repetition as what it is.
+//! published again as soon as its subscription arrives. Everybody gets the repetition, so it must be rare: a client that
+//! waits for engines takes a departure that it hears of for one of those.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,8 +17,10 @@ const GATHER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct LateJoiners {
+    /// When clients were told which engines there are, of those that have not subscribed since.
+    told: VecDeque<Instant>,
     recent: VecDeque<Recent>,
-    repeat_at: Option<Instant>,
+    repeat: Option<Repeat>,
 }
 
 #[derive(Debug)]
@@ -27,9 +30,24 @@ struct Recent {
     content: Value,
 }
 
+#[derive(Debug)]
+struct Repeat {
+    at: Instant,
+    since: Instant,
+}
+
 impl LateJoiners {
+    /// A client was told which engines there are.
+    pub(super) fn on_told(&mut self, now: Instant) {
+        self.forget_old(now);
+        self.told.push_back(now);
+    }
+
     pub(super) fn on_published(&mut self, now: Instant, msg_type: &'static str, content: &Value) {
         self.forget_old(now);
+        if self.told.is_empty() {
+            return;
+        }
         // Only the last word about an engine counts.
         self.recent
             .retain(|earlier| earlier.content.get("id") != content.get("id"));
@@ -40,30 +58,39 @@ impl LateJoiners {
         });
     }
 
+    /// Somebody listens to news. The one who was told first is taken for the one who subscribes first.
     pub(super) fn on_subscribed(&mut self, now: Instant) {
-        self.forget_old(now);
-        if !self.recent.is_empty() {
-            self.repeat_at.get_or_insert(now + GATHER);
+        let Some(since) = self.told.pop_front() else {
+            return;
+        };
+        if self.recent.iter().any(|recent| recent.at >= since) {
+            let repeat = self.repeat.get_or_insert(Repeat {
+                at: now + GATHER,
+                since,
+            });
+            repeat.since = repeat.since.min(since);
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.repeat_at
+        self.repeat.as_ref().map(|repeat| repeat.at)
     }
 
     /// What is to be published again now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(&'static str, Value)> {
-        if self.repeat_at.is_none_or(|at| now < at) {
+        let Some(Repeat { since, .. }) = self.repeat.take_if(|repeat| repeat.at <= now) else {
             return Vec::new();
-        }
-        self.repeat_at = None;
-        self.recent
-            .iter()
+        };
+        let missed = self.recent.iter().filter(|recent| recent.at >= since);
+        missed
             .map(|recent| (recent.msg_type, recent.content.clone()))
             .collect()
     }
 
     fn forget_old(&mut self, now: Instant) {
+        while self.told.front().is_some_and(|told| *told + MEMORY < now) {
+            self.told.pop_front();
+        }
         while self
             .recent
             .front()
@@ -79,25 +106,51 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn registered(id: u32) -> (&'static str, Value) {
+        ("registration_notification", json!({ "id": id }))
+    }
+
+    fn left(id: u32) -> (&'static str, Value) {
+        ("unregistration_notification", json!({ "id": id }))
+    }
+
+    fn publish(joiners: &mut LateJoiners, now: Instant, news: [(&'static str, Value); 1]) {
+        let [(msg_type, content)] = news;
+        joiners.on_published(now, msg_type, &content);
+    }
+
     #[test]
-    fn the_last_word_about_each_engine_is_repeated_once_and_not_for_ever() {
+    fn what_a_client_missed_is_repeated_once_and_nothing_else() {
         let mut joiners = LateJoiners::default();
         let start = Instant::now();
-        joiners.on_subscribed(start);
+        let at = |millis| start + Duration::from_millis(millis);
+        publish(&mut joiners, at(0), [registered(0)]);
+        joiners.on_told(at(1));
+        publish(&mut joiners, at(2), [registered(1)]);
+        publish(&mut joiners, at(3), [registered(2)]);
+        publish(&mut joiners, at(4), [left(1)]);
+        joiners.on_subscribed(at(5));
+        assert!(joiners.due(at(5)).is_empty());
+        assert_eq!(
+            joiners.due(joiners.next_deadline().unwrap()),
+            [registered(2), left(1)]
+        );
         assert_eq!(joiners.next_deadline(), None);
-        joiners.on_published(start, "registration_notification", &json!({ "id": 0 }));
-        joiners.on_published(start, "registration_notification", &json!({ "id": 1 }));
-        joiners.on_published(start, "unregistration_notification", &json!({ "id": 0 }));
-        joiners.on_subscribed(start);
-        assert!(joiners.due(start).is_empty());
-        let due = joiners.due(joiners.next_deadline().unwrap());
-        let expected = [
-            ("registration_notification", json!({ "id": 1 })),
-            ("unregistration_notification", json!({ "id": 0 })),
-        ];
-        assert_eq!(due, expected);
+        // Another one, who was told after all that.
+        joiners.on_told(at(6));
+        joiners.on_subscribed(at(7));
         assert_eq!(joiners.next_deadline(), None);
+    }
+
+    #[test]
+    fn who_never_subscribes_is_forgotten() {
+        let mut joiners = LateJoiners::default();
+        let start = Instant::now();
+        joiners.on_told(start);
+        publish(&mut joiners, start, [registered(0)]);
+        publish(&mut joiners, start + 2 * MEMORY, [registered(1)]);
         joiners.on_subscribed(start + 2 * MEMORY);
         assert_eq!(joiners.next_deadline(), None);
+        assert!(joiners.told.is_empty() && joiners.recent.is_empty());
     }
 }

@@ -1,8 +1,11 @@
 //! What the controller's threads tell each other.
 
+use bytes::Bytes;
+
+use super::recorder_thread::RecorderMail;
 use crate::hub::{Inspection, Report, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
-use crate::transport::Sender;
+use crate::transport::{Frame, Sender};
 
 /// To the hub's thread.
 #[derive(Debug)]
@@ -19,11 +22,18 @@ pub(super) enum HubMail {
     /// A scheduler has carried out a change of the set of engines.
     SchedulerDone {
         token: Token,
-        answered: bool,
     },
     Report {
         token: Token,
         report: Report,
+    },
+    /// The recorder's answer to a client.
+    Answered {
+        to: Identity,
+        parent: Bytes,
+        msg_type: &'static str,
+        content: Bytes,
+        buffers: Vec<Bytes>,
     },
     Stop,
 }
@@ -31,6 +41,7 @@ pub(super) enum HubMail {
 /// To the heartbeat thread.
 #[derive(Debug)]
 pub(super) enum HeartbeatMail {
+    Expect(EngineUuid),
     Accept(EngineUuid),
     Forget(EngineUuid),
     Stop,
@@ -42,13 +53,14 @@ pub(super) enum SchedulerMail {
     TakeIn {
         token: Token,
         engine: EngineUuid,
-        id: EngineId,
     },
     LetGo {
         token: Token,
         engine: EngineUuid,
         id: EngineId,
         how: String,
+        /// Tasks that the engine gave back.
+        returned: Vec<MsgId>,
     },
     Inspect {
         token: Token,
@@ -56,6 +68,8 @@ pub(super) enum SchedulerMail {
     },
     /// Tasks that still wait end as aborted.
     Abort(Vec<MsgId>),
+    /// A task that is to be queued again: its frames as a client would send them.
+    Resubmit(Vec<Frame>),
     Stop,
 }
 
@@ -66,4 +80,6 @@ pub(super) struct SchedulerSenders {
     pub(super) all: Vec<Sender<SchedulerMail>>,
     pub(super) task: Sender<SchedulerMail>,
     pub(super) iopub: Sender<SchedulerMail>,
+    /// Only with a database.
+    pub(super) recorder: Option<Sender<RecorderMail>>,
 }

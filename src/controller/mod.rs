@@ -16,11 +16,13 @@ mod broadcast_thread;
 mod config;
 mod direct_thread;
 mod endpoints;
+mod engine_state;
 mod heartbeat_thread;
 mod hub_thread;
 mod iopub_thread;
 mod late_joiners;
 mod mail;
+mod recorder_thread;
 mod replies;
 mod reports;
 mod task_thread;
@@ -36,13 +38,16 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
 use crate::protocol::{Composer, Signer};
+use crate::taskdb::TaskStore;
 use crate::transport::{Context, Door, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
+pub use engine_state::{EngineState, EngineStateError};
 
 use endpoints::Endpoints;
 use mail::{HubMail, SchedulerSenders};
+use recorder_thread::Reporter;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -64,7 +69,8 @@ pub struct Controller {
 
 impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    /// `store` keeps task records; without one, nothing is recorded.
+    pub fn start(config: Config, store: Option<Box<dyn TaskStore>>) -> Result<Self, StartError> {
         // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
         let context = Context::new(1);
         let endpoints = Endpoints::bind(&context, &config)?;
@@ -77,10 +83,13 @@ impl Controller {
         let (control, control_mailbox) = mailbox()?;
         let (broadcast, broadcast_mailbox) = mailbox()?;
         let (iopub, iopub_mailbox) = mailbox()?;
+        let (recorder, recorder_mailbox) = store.is_some().then(mailbox).transpose()?.unzip();
+        let reporter = recorder.clone().map(Reporter::new);
         let schedulers = SchedulerSenders {
             all: vec![task.clone(), mux, control, broadcast],
             task,
             iopub,
+            recorder,
         };
         let (request_shutdown, shutdown_requested) = oneshot::channel();
 
@@ -88,8 +97,13 @@ impl Controller {
         let mut threads = Threads::default();
         threads.spawn("iopub", {
             let door = parts.door("iopub");
-            let relay =
-                iopub_thread::IopubThread::new(endpoints.iopub, door, hub.clone(), iopub_mailbox);
+            let relay = iopub_thread::IopubThread::new(
+                endpoints.iopub,
+                door,
+                hub.clone(),
+                iopub_mailbox,
+                reporter.clone(),
+            );
             move || relay.run()
         })?;
         threads.spawn("heartbeat", {
@@ -107,7 +121,9 @@ impl Controller {
             ("control", endpoints.control, control_mailbox),
         ] {
             let door = parts.door(name);
-            let abort = (name == "control").then(|| schedulers.task.clone());
+            let is_control = name == "control";
+            let abort = is_control.then(|| schedulers.task.clone());
+            let reporter = reporter.clone().filter(|_| !is_control);
             let relay = direct_thread::DirectThread::new(
                 pair,
                 door,
@@ -115,6 +131,7 @@ impl Controller {
                 hub.clone(),
                 mailbox,
                 abort,
+                reporter,
             );
             threads.spawn(name, move || relay.run())?;
         }
@@ -126,6 +143,7 @@ impl Controller {
                 parts.composer(),
                 hub.clone(),
                 broadcast_mailbox,
+                reporter.clone(),
             );
             move || fan.run()
         })?;
@@ -138,9 +156,20 @@ impl Controller {
                 hub.clone(),
                 task_mailbox,
                 config.tasks.clone(),
+                reporter,
             );
             move || tasks.run()
         })?;
+        if let Some((store, mailbox)) = store.zip(recorder_mailbox) {
+            let keeper = recorder_thread::RecorderThread::new(
+                store,
+                parts.composer(),
+                hub.clone(),
+                schedulers.task.clone(),
+                mailbox,
+            );
+            threads.spawn("recorder", move || keeper.run())?;
+        }
         threads.spawn("hub", {
             let door = parts.door("hub");
             let hub = hub_thread::HubThread::new(

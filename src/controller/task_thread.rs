@@ -4,14 +4,17 @@ use std::time::Instant;
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
 
+use crate::hub::recorder::Traffic;
 use crate::protocol::metadata::ReplyMetadata;
-use crate::protocol::{Composer, Header, Identity, TaskMetadata, Wire};
+use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, TaskMetadata, Wire};
 use crate::scheduler::{
     JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
 };
+use crate::taskdb::Queue;
 use crate::transport::{
     Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left,
 };
@@ -33,6 +36,7 @@ struct Desk {
     actions: Vec<TaskAction<Packed>>,
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
+    reporter: Option<Reporter>,
 }
 
 impl TaskThread {
@@ -43,6 +47,7 @@ impl TaskThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         config: TaskConfig,
+        reporter: Option<Reporter>,
     ) -> Self {
         let desk = Desk {
             door,
@@ -51,6 +56,7 @@ impl TaskThread {
             outbox: Outbox::default(),
             actions: Vec::new(),
             outgoing: Vec::new(),
+            reporter,
         };
         Self {
             clients: sockets.clients,
@@ -80,6 +86,9 @@ impl TaskThread {
             busy |= self.receive_replies(&mut frames);
             busy |= self.receive_requests(&mut frames);
             self.on_time();
+            if let Some(reporter) = &mut self.desk.reporter {
+                reporter.hand_over();
+            }
             if !busy {
                 let timeout = time_left([
                     self.desk.scheduler.next_deadline(),
@@ -101,25 +110,29 @@ impl TaskThread {
                     .scheduler
                     .on_engine_registered(now, engine, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
-                token, engine, how, ..
+                token,
+                engine,
+                how,
+                returned,
+                ..
             } => {
                 // What the engine has sent before it left counts.
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
+                for msg_id in returned {
+                    let (engine, msg_id) = (engine.as_str().as_bytes(), msg_id.as_str());
+                    self.desk
+                        .scheduler
+                        .on_returned(now, engine, msg_id, &mut self.desk.actions);
+                }
                 self.desk
                     .scheduler
                     .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_tasks(&self.desk.scheduler, &what);
@@ -131,6 +144,10 @@ impl TaskThread {
                     .scheduler
                     .on_abort(now, &msg_ids, &mut self.desk.actions);
                 self.perform();
+            }
+            SchedulerMail::Resubmit(mut again) => {
+                self.desk
+                    .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
             SchedulerMail::Stop => {}
         }
@@ -177,6 +194,13 @@ impl TaskThread {
     }
 }
 
+/// Does a client send it, for the first time? A task that is queued again has its record already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
 /// What is left of a request when it has been read.
 struct Submission {
     client: Identity,
@@ -188,19 +212,38 @@ struct Submission {
 impl Desk {
     /// `frames`: `client, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
-        let Some(wire) = self.door.admit(frames) else {
-            return;
-        };
-        let submission = match read_submission(&wire) {
-            Ok(submission) => submission,
-            Err(why) => return self.door.refuse(frames, why),
-        };
+        if self.door.admit(frames).is_some() {
+            self.submit(frames, Fresh::Yes, clients, engines);
+        }
+    }
+
+    fn submit(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        fresh: Fresh,
+        clients: &mut Socket,
+        engines: &mut Socket,
+    ) {
+        let read = Wire::parse(frames).map_err(|error| error.to_string());
+        let (layout, submission) =
+            match read.and_then(|wire| Ok((wire.layout(), read_submission(&wire)?))) {
+                Ok(read) => read,
+                Err(why) => return self.door.refuse(frames, why),
+            };
         let Submission {
             client,
             msg_id,
             msg_type,
             metadata,
         } = submission;
+        if let (Some(reporter), Fresh::Yes) = (&mut self.reporter, fresh) {
+            let message = stored(frames, layout);
+            reporter.report(Traffic::Submitted {
+                queue: Queue::Task,
+                engine: None,
+                message,
+            });
+        }
         let metadata = if is_answered(&msg_type) {
             metadata
         } else {
@@ -208,10 +251,10 @@ impl Desk {
                 "engines do not answer a message of type '{msg_type}' on the task queue"
             ))
         };
-        let now = Instant::now();
         match metadata {
             Ok(metadata) => {
                 let payload = Packed::new(frames);
+                let now = Instant::now();
                 self.scheduler.on_submit(
                     now,
                     client,
@@ -223,14 +266,41 @@ impl Desk {
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
             Err(why) => {
-                let error = TaskError::BadRequest(why).to_remote_error();
-                let parent = frames[wire_header(frames)].clone();
-                let msg_type = queue_reply_type(&msg_type);
-                let mut reply =
-                    error_reply(&mut self.composer, &client, msg_type, &parent, None, &error);
-                send_to_client(clients, &mut reply);
+                let error = TaskError::BadRequest(why);
+                self.fail(
+                    &client,
+                    &frames[layout.header()].clone(),
+                    &msg_type,
+                    None,
+                    &error,
+                    clients,
+                );
             }
         }
+    }
+
+    /// Ends a task in an engine's place.
+    fn fail(
+        &mut self,
+        client: &Identity,
+        header: &[u8],
+        request_type: &str,
+        engine: Option<&EngineUuid>,
+        error: &TaskError,
+        clients: &mut Socket,
+    ) {
+        let msg_type = queue_reply_type(request_type);
+        let error = error.to_remote_error();
+        let mut reply = error_reply(&mut self.composer, client, msg_type, header, engine, &error);
+        if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
+            reporter.report(completed(
+                Queue::Task,
+                engine.cloned(),
+                &reply,
+                wire.layout(),
+            ));
+        }
+        send_to_client(clients, &mut reply);
     }
 
     /// `frames`: `engine, client, <IDS|MSG>, …`.
@@ -238,6 +308,7 @@ impl Desk {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
+        let layout = wire.layout();
         let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.to_owned(), outcome));
         let (msg_id, outcome) = match read {
             Ok(read) => read,
@@ -252,6 +323,12 @@ impl Desk {
         );
         match verdict {
             Verdict::Deliver { client } => {
+                if let Some(reporter) = &mut self.reporter {
+                    let engine = Some(EngineUuid::from(
+                        String::from_utf8_lossy(&frames[0]).into_owned(),
+                    ));
+                    reporter.report(completed(Queue::Task, engine, frames, layout));
+                }
                 let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
                 frames[1] = engine;
                 send_to_client(clients, frames);
@@ -294,6 +371,14 @@ impl Desk {
                     if resend {
                         mark_as_resent(&mut self.outgoing, &self.composer);
                     }
+                    if let (Some(reporter), Some(msg_id)) =
+                        (&mut self.reporter, self.scheduler.msg_id(job))
+                    {
+                        reporter.report(Traffic::Assigned {
+                            msg_id: MsgId::from(msg_id),
+                            engine,
+                        });
+                    }
                     self.outbox.send(engines, &mut self.outgoing);
                 }
                 TaskAction::Fail {
@@ -308,18 +393,18 @@ impl Desk {
                     let Ok(wire) = Wire::parse(&self.outgoing) else {
                         continue;
                     };
-                    let request_type =
-                        Header::parse(wire.header()).map(|header| header.msg_type.into_owned());
-                    let msg_type = queue_reply_type(request_type.as_deref().unwrap_or_default());
-                    let mut reply = error_reply(
-                        &mut self.composer,
+                    let header = self.outgoing[wire.layout().header()].clone();
+                    let request_type = Header::parse(&header)
+                        .map(|header| header.msg_type)
+                        .unwrap_or_default();
+                    self.fail(
                         &client,
-                        msg_type,
-                        wire.header(),
+                        &header,
+                        &request_type,
                         engine.as_ref(),
-                        &error.to_remote_error(),
+                        &error,
+                        clients,
                     );
-                    send_to_client(clients, &mut reply);
                 }
             }
         }
@@ -381,10 +466,6 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
         Outcome::Failed
     };
     Ok((parent.msg_id, outcome))
-}
-
-fn wire_header(frames: &[Frame]) -> usize {
-    Wire::parse(frames).map_or(0, |wire| wire.layout().header())
 }
 
 /// Gives a message that its engine has had before a new signature: engines refuse one that they know.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::protocol::{EngineId, EngineUuid, Identity};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -72,6 +72,8 @@ pub enum Action {
         msg_type: &'static str,
         content: Value,
     },
+    /// An engine of this uuid registers: report its heart, even if it has been beating for long.
+    ExpectHeart(EngineUuid),
     /// Report that engine's heart from now on.
     AcceptHeart(EngineUuid),
     ForgetHeart(EngineUuid),
@@ -79,7 +81,6 @@ pub enum Action {
     TakeIn {
         token: Token,
         engine: EngineUuid,
-        id: EngineId,
     },
     /// Every scheduler lets go of the engine, and then says so.
     LetGo {
@@ -87,6 +88,8 @@ pub enum Action {
         engine: EngineUuid,
         id: EngineId,
         how: String,
+        /// Tasks that the engine had, but that did not reach its kernel.
+        returned: Vec<MsgId>,
     },
     /// Every scheduler answers with [`Hub::on_report`].
     Inspect {
@@ -165,6 +168,11 @@ impl Hub {
         }
     }
 
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat.
+    pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
+        self.registry.restore(now, engines, next_id);
+    }
+
     /// A request of a client or an engine. Every request gets exactly one reply, now or after an inspection.
     pub fn on_request(&mut self, now: Instant, request: Request, out: &mut Vec<Action>) {
         self.answer(now, request, out);
@@ -189,33 +197,33 @@ impl Hub {
         out: &mut Vec<Action>,
     ) {
         if let Some(id) = self.registry.id_of(heart) {
-            self.on_engine_gone(now, id, how, out);
+            self.on_engine_gone(now, id, how, Vec::new(), out);
         }
     }
 
     /// An engine said on its iopub channel that it shuts down.
     pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
         if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
-            self.on_engine_gone(now, id, "it shut down", out);
+            self.on_engine_gone(now, id, "it shut down", Vec::new(), out);
         }
     }
 
-    pub fn on_engine_gone(&mut self, now: Instant, id: EngineId, how: &str, out: &mut Vec<Action>) {
-        let token = self.token();
-        self.registry
-            .on_gone(now, id, how, token, self.config.schedulers, out);
-    }
-
-    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`]; `answered` says that it told clients of
-    /// requests that failed with the engine.
-    pub fn on_scheduler_done(
+    /// `returned`: tasks that did not reach the engine's kernel, as it says itself.
+    pub fn on_engine_gone(
         &mut self,
         now: Instant,
-        token: Token,
-        answered: bool,
+        id: EngineId,
+        how: &str,
+        returned: Vec<MsgId>,
         out: &mut Vec<Action>,
     ) {
-        self.registry.on_scheduler_done(now, token, answered, out);
+        let change = (self.token(), self.config.schedulers);
+        self.registry.on_gone(now, id, how, returned, change, out);
+    }
+
+    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`].
+    pub fn on_scheduler_done(&mut self, now: Instant, token: Token, out: &mut Vec<Action>) {
+        self.registry.on_scheduler_done(now, token, out);
     }
 
     /// A scheduler's answer to [`Action::Inspect`].

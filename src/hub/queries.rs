@@ -81,6 +81,7 @@ impl Hub {
         let uuid = EngineUuid::from(uuid);
         match self.registry.register(now, &uuid, id) {
             Some(id) => {
+                out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));
                 let content = json!({
                     "status": "ok",
@@ -98,7 +99,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` is ours.
+    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` and
+    /// `returned` are ours.
     fn unregistration(
         &mut self,
         now: Instant,
@@ -112,6 +114,8 @@ impl Hub {
             uuid: Option<EngineUuid>,
             #[serde(default)]
             reason: Option<String>,
+            #[serde(default)]
+            returned: Vec<MsgId>,
         }
         let content: Content = parse(request)?;
         // An id may have been given to another engine since; the uuid, where it is told, is not mistaken.
@@ -121,7 +125,7 @@ impl Hub {
             return Ok(());
         }
         let how = content.reason.as_deref().unwrap_or("it unregistered");
-        self.on_engine_gone(now, content.id, how, out);
+        self.on_engine_gone(now, content.id, how, content.returned, out);
         Ok(())
     }
 

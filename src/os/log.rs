@@ -19,7 +19,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::files::FileError;
@@ -183,16 +183,6 @@ pub fn clean(log_folder: &Path, program: &str, cluster_id: &str) -> usize {
 ///
 /// Nothing that happens to the log later ends the program: a closed stderr or a full disk lose lines, no more.
 pub fn start(options: &LogOptions) -> Result<(), FileError> {
-    let line = Line {
-        program: options.program,
-        format: options.format,
-        colour: options.file.is_none() && wants_colour(),
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(options.level.filter())
-        // It would use `eprintln!`, which panics when stderr is closed.
-        .log_internal_errors(false)
-        .event_format(line);
     let started = match &options.file {
         Some(path) => {
             let file = OpenOptions::new()
@@ -204,16 +194,34 @@ pub fn start(options: &LogOptions) -> Result<(), FileError> {
                     path: path.clone(),
                     source,
                 })?;
-            let subscriber = builder.with_writer(Mutex::new(file)).finish();
-            tracing::subscriber::set_global_default(subscriber)
+            tracing::subscriber::set_global_default(subscriber(options, false, Mutex::new(file)))
         }
-        None => {
-            tracing::subscriber::set_global_default(builder.with_writer(std::io::stderr).finish())
-        }
+        None => tracing::subscriber::set_global_default(subscriber(
+            options,
+            wants_colour(),
+            std::io::stderr,
+        )),
     };
     // Only tests start it twice.
     drop(started);
     Ok(())
+}
+
+fn subscriber<W>(options: &LogOptions, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(options.level.filter())
+        // It would use `eprintln!`, which panics when stderr is closed.
+        .log_internal_errors(false)
+        .event_format(Line {
+            program: options.program,
+            format: options.format,
+            colour,
+        })
+        .with_writer(writer)
+        .finish()
 }
 
 fn wants_colour() -> bool {
@@ -401,6 +409,79 @@ mod tests {
             "2026-11-21 20:35:22.123 [ipcontroller] WARNING | hello engine=0\n"
         );
         assert!(line(true, Level::ERROR, "hello").contains("\x1b[31mERROR\x1b[0m | "));
+    }
+
+    /// What was written by `event`, at this level and in this format.
+    fn logged(level: LogLevel, format: LogFormat, event: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Shared(std::sync::Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Shared {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let shared = Shared::default();
+        let writer = shared.clone();
+        let options = LogOptions {
+            program: "ipengine",
+            level,
+            format,
+            file: None,
+        };
+        let subscriber = subscriber(&options, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, event);
+        String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn events_below_the_level_are_left_out() {
+        let both = || {
+            tracing::debug!("small");
+            tracing::warn!(engine = 3, "large");
+        };
+        let text = logged(LogLevel::Info, LogFormat::Text, both);
+        assert!(!text.contains("small"), "{text}");
+        assert!(
+            text.ends_with(" [ipengine] WARNING | large engine=3\n"),
+            "{text}"
+        );
+        assert_eq!(
+            logged(LogLevel::Debug, LogFormat::Text, both)
+                .lines()
+                .count(),
+            2
+        );
+        assert_eq!(logged(LogLevel::Critical, LogFormat::Text, both), "");
+        let json = logged(LogLevel::Info, LogFormat::Json, both);
+        let event: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(event["message"], "large");
+        assert_eq!(event["level"], "warn");
+        assert_eq!(event["engine"], "3");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_ends_nothing() {
+        struct Closed;
+        impl std::io::Write for Closed {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let options = LogOptions {
+            program: "ipengine",
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+            file: None,
+        };
+        let subscriber = subscriber(&options, false, || Closed);
+        tracing::subscriber::with_default(subscriber, || tracing::info!("unheard"));
     }
 
     #[test]

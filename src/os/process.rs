@@ -225,8 +225,7 @@ fn start_of(pid: i32) -> Option<StartTime> {
         }
         info.assume_init()
     };
-    const ZOMBIE: u32 = 5; // SZOMB of sys/proc.h
-    if info.pbi_status == ZOMBIE {
+    if info.pbi_status == libc::SZOMB {
         return None;
     }
     Some(StartTime(format!(

@@ -139,7 +139,8 @@ pub struct EngineSet {
 }
 
 impl EngineSet {
-    /// A set of processes on this host, numbered in the order given. ipyparallel counts each as one engine.
+    /// A set of processes on this host, numbered in the order given. ipyparallel counts each as one engine, so a process
+    /// that serves several kernels is to be given once for each.
     pub fn local(
         profile_dir: &Path,
         cluster_id: &ClusterId,
@@ -333,7 +334,7 @@ mod tests {
     use super::*;
 
     /// As ipyparallel 9.2 writes it.
-    const THEIRS: &str = r#"{"cluster":{"cluster_id":"","controller_args":[],"controller_ip":"","controller_location":"","delay":1.0,"n":2,"profile_dir":"/p","class":"ipyparallel.cluster.cluster.Cluster"},"controller":{"class":"local","state":{"cluster_id":"","output_file":"/p/log/ipcontroller-1.log","pid":1,"profile_dir":"/p","state":"running"}},"engines":{"class":"local","sets":{"1795294755":{"cluster_id":"","n":1,"pid":-1,"profile_dir":"/p","state":"running","engines":{"0":{"cluster_id":"","n":1,"output_file":"/p/log/ipengine--1795294755-0.log","pid":2147483647,"profile_dir":"/p","state":"running"}}}}}}"#;
+    const THEIRS: &str = include_str!("../../tests/data/cluster.json");
 
     #[test]
     fn theirs_is_read_and_written_to_the_letter() {

@@ -221,6 +221,17 @@ impl ConnectionFiles {
         }
     }
 
+    /// The same, with names of their own for those that are given (`controller.client_file`, `controller.engine_file`).
+    pub fn named(mut self, client: Option<&str>, engine: Option<&str>) -> Self {
+        if let Some(name) = client {
+            self.client = self.client.with_file_name(name);
+        }
+        if let Some(name) = engine {
+            self.engine = self.engine.with_file_name(name);
+        }
+        self
+    }
+
     /// Both files, which must belong together: for `--reuse`.
     pub fn read(&self) -> Result<(ClientFile, EngineFile), ConnectionError> {
         let engine = EngineFile::read(&self.engine)?;

@@ -139,32 +139,35 @@ fn aim(target: Target, assignment: &Assignment) -> Result<Meaning, TraitError> {
             change: change(kind, assignment)?,
             origin: assignment.origin.clone(),
         }],
-        Target::Pool(pool) => vec![extend(pool, vec![single_port(assignment)?], assignment)],
+        Target::Pool(pool) => extend(pool, vec![single_port(assignment)?], assignment),
         Target::PortPair => {
             let (client, engine) = port_pair(assignment)?;
-            vec![
-                extend("controller.client_ports", vec![client], assignment),
-                extend("controller.engine_ports", vec![engine], assignment),
-            ]
+            let mut edits = extend("controller.client_ports", vec![client], assignment);
+            edits.extend(extend("controller.engine_ports", vec![engine], assignment));
+            edits
         }
         Target::HeartbeatPorts => {
             let (ping, pong) = port_pair(assignment)?;
-            vec![extend(
-                "controller.engine_ports",
-                vec![ping, pong],
-                assignment,
-            )]
+            extend("controller.engine_ports", vec![ping, pong], assignment)
         }
     };
     Ok(Meaning::Edits(edits))
 }
 
-fn extend(key: &str, items: Vec<Value>, assignment: &Assignment) -> Edit {
-    Edit {
-        key: key.into(),
-        change: Change::Extend(items),
-        origin: assignment.origin.clone(),
+/// Adds ports to a pool. 0 and None, which generated files show as defaults, are no ports.
+fn extend(pool: &str, ports: Vec<Value>, assignment: &Assignment) -> Vec<Edit> {
+    let ports: Vec<Value> = ports
+        .into_iter()
+        .filter(|port| !port.is_null() && *port != 0)
+        .collect();
+    if ports.is_empty() {
+        return Vec::new();
     }
+    vec![Edit {
+        key: pool.into(),
+        change: Change::Extend(ports),
+        origin: assignment.origin.clone(),
+    }]
 }
 
 fn single_port(assignment: &Assignment) -> Result<Value, TraitError> {
@@ -181,6 +184,7 @@ fn port_pair(assignment: &Assignment) -> Result<(Value, Value), TraitError> {
         _ => None,
     };
     match literal {
+        Some(Literal::None) => Ok((Value::Null, Value::Null)),
         Some(Literal::Tuple(ports) | Literal::List(ports)) => match ports.as_slice() {
             [Literal::Int(first), Literal::Int(second)] => {
                 Ok((Value::from(*first), Value::from(*second)))
@@ -215,7 +219,7 @@ fn kernel(assignment: &Assignment) -> Result<Meaning, TraitError> {
             .chain(KERNEL_CLASSES)
             .map(|known| (strsim::damerau_levenshtein(known, class), *known))
             .min()
-            .filter(|(distance, known)| *distance <= 2 && known.len() > 5);
+            .filter(|(distance, known)| *distance <= 2 && known.len() > 6);
         if let Some((_, near)) = near {
             return Err(TraitError::UnknownClass {
                 class: class.clone(),
@@ -282,10 +286,7 @@ fn from_text(kind: Kind, texts: &[String], assignment: &Assignment) -> Result<Va
         Kind::Int => python_int(trimmed)
             .map(Value::from)
             .ok_or_else(|| wrong(assignment, "an integer")),
-        Kind::Float => trimmed
-            .replace('_', "")
-            .parse::<f64>()
-            .ok()
+        Kind::Float => python_float(trimmed)
             .and_then(serde_json::Number::from_f64)
             .map(Value::Number)
             .ok_or_else(|| wrong(assignment, "a number")),
@@ -335,6 +336,13 @@ fn python_int(text: &str) -> Option<i64> {
         return None;
     }
     format!("{sign}{}", digits.replace('_', "")).parse().ok()
+}
+
+/// `float(text)` of Python. JSON has no infinity: the largest number stands for it.
+fn python_float(text: &str) -> Option<f64> {
+    let misplaced = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    let number: f64 = text.replace('_', "").parse().ok()?;
+    (!misplaced && !number.is_nan()).then(|| number.clamp(f64::MIN, f64::MAX))
 }
 
 /// `true`, `false`, `1` and `0` in any case, as traitlets' `Bool` reads text.

@@ -238,6 +238,8 @@ fn single_ports_join_their_pools() {
         [extend("engine", &[7, 8])]
     );
     assert!(meaning(&literal("IPController.mux", "7")).is_err());
+    assert!(pools(&literal("IPController.mux", "None")).is_empty());
+    assert!(pools(&literal("IPController.regport", "0")).is_empty());
 }
 
 #[test]
@@ -266,7 +268,7 @@ fn values_that_will_not_do_are_named() {
         ("HeartMonitor.period", "1.5"),
         ("HeartMonitor.period", "0x10"),
         ("HeartMonitor.period", ""),
-        ("IPEngine.timeout", "inf"),
+        ("IPEngine.timeout", "nan"),
         ("IPController.reuse_files", "yes"),
         ("BaseLauncher.environment", "A"),
     ] {

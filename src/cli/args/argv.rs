@@ -79,22 +79,20 @@ pub fn rewrite(
     let mut rewritten = Rewritten::default();
     rewritten.args.extend(words.next());
 
-    // The subcommand comes first, as traitlets wants it.
     let mut command = command;
     let mut grammar = Grammar::default();
     grammar.add(command);
-    while let Some(next) = words.peek()
-        && let Some(subcommand) = next.to_str().and_then(|name| command.find_subcommand(name))
-    {
-        command = subcommand;
-        grammar.add(command);
-        rewritten.args.extend(words.next());
-    }
-
     while let Some(word) = words.next() {
         if word == "--" {
             rewritten.rest = Some(words.collect());
             break;
+        }
+        let subcommand = word.to_str().and_then(|name| command.find_subcommand(name));
+        if let Some(subcommand) = subcommand {
+            command = subcommand;
+            grammar.add(command);
+            rewritten.args.push(word);
+            continue;
         }
         let Some(option) = word.to_str().and_then(Word::parse) else {
             rewritten.args.push(word);
@@ -215,7 +213,7 @@ impl Rewritten {
                 return Ok(joined.is_some());
             }
             (Some(Takes::Value), None) => {
-                // The value may look like an option only if it is a negative number, as in argparse.
+                // With an equals sign, or clap would take it for an option.
                 let value = next.filter(|next| is_value(&OsString::from(next)));
                 match value {
                     Some(value) if value.starts_with('-') && value.len() > 1 => {
@@ -265,14 +263,17 @@ impl<'a> Word<'a> {
     }
 }
 
-/// Can this word be the value of the option before it? Not if it looks like an option itself.
+/// Can this word be the value of the option before it? Not if it looks like an option itself; negative numbers and
+/// words with spaces do not, as in argparse.
 fn is_value(word: &OsString) -> bool {
     let Some(text) = word.to_str() else {
         return true;
     };
     match text.strip_prefix('-') {
         None | Some("") => true,
-        Some(rest) => rest.parse::<f64>().is_ok(),
+        Some(rest) => {
+            rest.parse::<f64>().is_ok() || (text.contains(' ') && Word::parse(text).is_none())
+        }
     }
 }
 

@@ -26,7 +26,14 @@ fn command() -> Command {
                 .default_missing_value("true"),
         )
         .arg(Arg::new("ids").num_args(0..));
-    Command::new("ipcluster").subcommand(start)
+    let verbose = Arg::new("verbose")
+        .long("verbose")
+        .action(ArgAction::SetTrue);
+    let log = Arg::new("log").long("log");
+    Command::new("ipcluster")
+        .arg(verbose)
+        .arg(log)
+        .subcommand(start)
 }
 
 fn run(words: &[&str]) -> Result<Rewritten, ArgvError> {
@@ -120,6 +127,23 @@ fn letters_with_two_dashes_become_letters() {
 }
 
 #[test]
+fn subcommands_may_follow_options() {
+    let words = [
+        "ipcluster",
+        "--verbose=True",
+        "--log",
+        "start",
+        "start",
+        "--n=4",
+    ];
+    let found = rewrite(&command(), words.map(OsString::from)).unwrap();
+    let expected = ["ipcluster", "--verbose", "--log", "start", "start", "-n=4"];
+    assert_eq!(found.args, expected);
+    command().try_get_matches_from(found.args).unwrap();
+    assert_eq!(args(&["start"]), ["start"], "an argument of the subcommand");
+}
+
+#[test]
 fn switches_take_true_and_false() {
     assert_eq!(args(&["--reuse=True"]), ["--reuse"]);
     assert_eq!(args(&["--debug=0"]), ["--no-debug"]);
@@ -145,6 +169,9 @@ fn switches_take_true_and_false() {
 fn values_are_not_mistaken_for_options() {
     assert_eq!(args(&["--profile", "a.b"]), ["--profile", "a.b"]);
     assert_eq!(args(&["--id", "-1"]), ["--id=-1"]);
+    assert_eq!(args(&["--c", "-x + y"]), ["-c=-x + y"]);
+    assert_eq!(traits(&["--A.b", "-x + y"]), ["A.b=-x + y"]);
+    assert!(run(&["--A.b", "-x"]).is_err());
     let words = ["--profile", "--HeartMonitor.period=1"];
     assert_eq!(traits(&words), ["HeartMonitor.period=1"]);
 }

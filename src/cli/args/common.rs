@@ -13,87 +13,89 @@ use crate::profile::settings::{Edit, Origin, Sources};
 use crate::profile::traitlets::{Assignment, Program};
 use crate::protocol::ClusterId;
 
+// On each argument: clap's `next_help_heading` would go on beyond the arguments that are flattened in.
+const PROFILE_AND_LOG: &str = "Profile and log";
+const SECURITY: &str = "Security";
+
 /// Which profile and cluster, and how to log. To be flattened into subcommands.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
-#[command(next_help_heading = "Profile and log")]
 pub struct CommonArgs {
     /// Profile to use, by its name: the folder profile_NAME of the IPython folder
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "NAME")]
     pub profile: Option<String>,
 
     /// Profile to use, by its folder
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FOLDER")]
     pub profile_dir: Option<PathBuf>,
 
     /// Folder in which profiles are kept [default: $IPYTHONDIR, or ~/.ipython]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FOLDER")]
     pub ipython_dir: Option<PathBuf>,
 
     /// Tells several clusters of one profile apart; becomes a part of file names
-    #[arg(long, value_name = "ID")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "ID")]
     pub cluster_id: Option<String>,
 
     /// Read this settings file as well (.toml, .json, or plain assignments in .py)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FILE")]
     pub config: Vec<PathBuf>,
 
     /// Work in this folder
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FOLDER")]
     pub work_dir: Option<PathBuf>,
 
     /// How much to log: debug, info, warning, error, critical, or Python's number
-    #[arg(long, value_name = "LEVEL", value_parser = log_level)]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "LEVEL", value_parser = log_level)]
     pub log_level: Option<LogLevel>,
 
     /// Log as much as possible, as --log-level=debug
-    #[arg(long)]
+    #[arg(long, help_heading = PROFILE_AND_LOG)]
     pub debug: bool,
 
     /// Log as little as possible, as --log-level=critical
-    #[arg(long)]
+    #[arg(long, help_heading = PROFILE_AND_LOG)]
     pub quiet: bool,
 
     /// Log into a file of the profile's log folder
-    #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = boolean)]
     pub log_to_file: Option<bool>,
 
     /// Remove the logs of processes that are gone
-    #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = boolean)]
     pub clean_logs: Option<bool>,
 
     /// Write a commented settings file into the profile if it has none
-    #[arg(long)]
+    #[arg(long, help_heading = PROFILE_AND_LOG)]
     pub init: bool,
 
     /// Logs are not sent over ZeroMQ any more
-    #[arg(long, hide = true, value_name = "URL")]
+    #[arg(long, help_heading = PROFILE_AND_LOG, hide = true, value_name = "URL")]
     pub log_url: Option<String>,
 }
 
 /// How messages are signed. To be flattened into what opens sockets.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
-#[command(next_help_heading = "Security")]
 pub struct SessionArgs {
     /// File with the key that signs messages, in place of a random key
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SECURITY, value_name = "FILE")]
     pub keyfile: Option<PathBuf>,
 
     /// Do not sign messages: anybody who reaches the ports can run code
-    #[arg(long, overrides_with = "secure")]
+    #[arg(long, help_heading = SECURITY, overrides_with = "secure")]
     pub no_secure: bool,
 
     /// Sign messages, as is the default
-    #[arg(long, hide = true)]
+    #[arg(long, help_heading = SECURITY, hide = true)]
     pub secure: bool,
 
     /// Nothing looks at it
-    #[arg(long, hide = true, value_name = "NAME")]
+    #[arg(long, help_heading = SECURITY, hide = true, value_name = "NAME")]
     pub user: Option<String>,
 
     /// Nothing looks at it
-    #[arg(long, hide = true, value_name = "ID")]
+    #[arg(long, help_heading = SECURITY, hide = true, value_name = "ID")]
     pub ident: Option<String>,
 }
 

@@ -16,6 +16,10 @@ takes one request after the other from a socket pair, the link, runs it, and han
     serial      the request loop of the modes without ipykernel
     shell       mode "ipython" without ipykernel: IPython's InteractiveShell
     plain       mode "plain": a bare CPython
+    config      traitlets configuration from the engine's settings
+
+The best mode that the Python has the packages for is taken; READY's `missing` says what a better one lacked.
+`bootstrap.py` is no module of the package: it is what the engine hands to `python -c` to install the others.
 
 The link
 --------
@@ -28,7 +32,7 @@ Engine to kernel:
     3 REQUEST    [b"shell" | b"control", header, parent_header, metadata, content, buffer ...]  any other request
     4 EXIT       []  end in order
 Kernel to engine:
-    101 READY    [json]  {pid, python, executable, ipython, ipykernel, ipyparallel, mode}
+    101 READY    [json]  {pid, python, executable, ipython, ipykernel, ipyparallel, mode, missing: [text]}
     102 FAILED   [json]  {ename, evalue, traceback, hint}; the kernel ends after it
     103 REPLY    [msg_id, content, metadata, buffer ...]  metadata may be empty
     104 IOPUB    [msg_type, parent, metadata, content, buffer ...]
@@ -41,14 +45,15 @@ comm_*, whose DONE has not been sent; otherwise it is the parent's header as JSO
 and comm requests, and late outputs of threads, always name their parent.
 
 Shell requests come one at a time: the next after DONE. comm_* and control requests may come at any time and are
-handled when the event loop gets to them, which is never while synchronous user code runs.
+handled when the event loop gets to them, which is never while synchronous user code runs. Every request but comm_*
+has exactly one REPLY, and each has exactly one DONE.
 
 Fork server's control link, same framing:
     201 PRELOAD  [json]  {preload: [module], config: {...}}, first message
     202 FORK     [json]  {rank, env, cpus}, with three descriptors: link, stdout, stderr
     203 SIGNAL   [json]  {pid, sig, group}
-    301 WARM     [json]  as READY; the imports are done
+    301 WARM     [json]  as READY, with threads: [name] that were there before any fork; the imports are done
     302 FORKED   [json]  {rank, pid}
     303 EXITED   [json]  {rank, pid, status: {"code": n} | {"signal": n}, maxrss_kb}
-    304 ERROR    [json]  {rank | null, ename, evalue, traceback}
+    304 ERROR    [json]  {rank | null, ename, evalue, traceback, hint}
 """

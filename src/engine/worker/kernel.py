@@ -120,10 +120,15 @@ class LinkKernel(BaseKernel):
     def _new_loop(self):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
-        # This has signals wake the loop; otherwise one that comes just before it falls asleep would go unnoticed.
-        self.loop.add_signal_handler(signal.SIGINT, lambda: None)
+        self._have_signals_wake_the_loop()
         self.signals.install()
         self.loop.run_until_complete(self._enter_loop())
+
+    def _have_signals_wake_the_loop(self):
+        """Otherwise one that comes just before the loop falls asleep would go unnoticed."""
+        self.loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # asyncio has Python complain of every signal that finds the buffer full: that is no loss, the loop is awake.
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
     async def _start_up_in_loop(self):
         self.start_up(self.settings)
@@ -356,5 +361,6 @@ class LinkKernel(BaseKernel):
         return dict(error_content(error, traceback), engine_info=self.settings.engine_info(method))
 
     def _metadata(self, message, content):
-        message.setdefault("metadata", message["metadata"])
+        # ipyparallel asks with get(), which does not load what an ApplyMessage has not been asked for yet.
+        message["metadata"] = message["metadata"]
         return self.finish_metadata(message, self.init_metadata(message), content)

@@ -3,6 +3,7 @@
 from platform import python_version
 from traceback import print_exception
 
+from IPython.core.completer import provisionalcompleter, rectify_completions
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
@@ -109,11 +110,12 @@ class ShellKernel(SerialKernel):
         return {"status": "ok"}
 
     def on_complete_request(self, content):
-        cursor = content.get("cursor_pos", len(content["code"]))
-        line = content["code"][:cursor].rpartition("\n")[2]
-        text, matches = self.shell.complete("", line, len(line))
-        start = cursor - len(text)
-        return {"status": "ok", "matches": matches, "cursor_start": start, "cursor_end": cursor, "metadata": {}}
+        code, cursor = content["code"], content.get("cursor_pos", len(content["code"]))
+        with provisionalcompleter():
+            found = list(rectify_completions(code, self.shell.Completer.completions(code, cursor)))
+        start, end = (found[0].start, found[0].end) if found else (cursor, cursor)
+        matches = [completion.text for completion in found]
+        return {"status": "ok", "matches": matches, "cursor_start": start, "cursor_end": end, "metadata": {}}
 
     def on_inspect_request(self, content):
         name = token_at_cursor(content["code"], content.get("cursor_pos", 0))

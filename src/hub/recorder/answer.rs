@@ -12,6 +12,7 @@ use super::reply::{Fields, ResultEntry, Row, write};
 use super::{Answer, Ask, Recorder};
 use crate::protocol::{EngineId, EngineUuid, MsgId, RemoteError};
 use crate::taskdb::python::repr;
+use crate::taskdb::record::dropped_bytes;
 use crate::taskdb::{Key, KeySet, Query, QueryError, Queue, StoreError, TaskRecord, TaskStore};
 
 /// The requests that [`Recorder::answer`] answers.
@@ -106,9 +107,10 @@ impl<S: TaskStore> Recorder<S> {
         let mut buffers = Vec::new();
         if !status_only {
             for msg_id in completed {
-                let Some(record) = records.remove(msg_id.as_str()) else {
+                let Some(mut record) = records.remove(msg_id.as_str()) else {
                     continue;
                 };
+                explain_dropped(&mut record);
                 content.push(b',');
                 write(&mut content, msg_id);
                 content.push(b':');
@@ -250,6 +252,19 @@ impl<S: TaskStore> Recorder<S> {
                 .map_err(remote)?;
         }
         Ok(())
+    }
+}
+
+/// A result whose buffers were too big for the database is an error, not a result without buffers.
+fn explain_dropped(record: &mut TaskRecord) {
+    let metadata = record.result_metadata.as_deref().unwrap_or_default();
+    if let Some(bytes) = dropped_bytes(metadata) {
+        let text = format!(
+            "The result of {} was not kept: its {bytes} bytes exceed the limit of the database",
+            record.msg_id
+        );
+        let error = RemoteError::new("RuntimeError", text);
+        record.result_content = Some(error.to_content().to_string().into());
     }
 }
 

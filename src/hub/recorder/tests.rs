@@ -379,6 +379,26 @@ fn broken_parts_do_not_spoil_a_reply() {
 }
 
 #[test]
+fn a_result_that_was_too_big_to_keep_is_an_error() {
+    let mut hub = Hub::new();
+    hub.tell(submitted(Queue::Task, "a", 1));
+    let update = RecordUpdate {
+        completed: Some(at(2)),
+        result_content: Some(r#"{"status":"ok"}"#.into()),
+        result_metadata: Some(r#"{"buffers_dropped":77,"status":"ok"}"#.into()),
+        ..Default::default()
+    };
+    hub.recorder.complete(&"a".into(), update, false).unwrap();
+    let content = hub.content("result_request", &json!({"msg_ids": ["a"]}));
+    let result = &content["a"]["result_content"];
+    assert_eq!(
+        (&result["status"], &result["ename"]),
+        (&json!("error"), &json!("RuntimeError"))
+    );
+    assert!(result["evalue"].as_str().unwrap().contains("77 bytes"));
+}
+
+#[test]
 fn queries_give_buffers_only_when_asked() {
     let mut hub = Hub::new();
     hub.run("a", 1);

@@ -18,6 +18,8 @@ pub struct Sources {
     pub toml_files: Vec<PathBuf>,
     /// The profile's folder.
     pub profile_dir: Option<PathBuf>,
+    /// Leave out the `ipcluster.toml` of the profile.
+    pub skip_profile_toml: bool,
     /// Folders with `ipcontroller_config.py` and the like for all profiles; later ones win.
     pub shared_dirs: Vec<PathBuf>,
     /// `--config`: files that must be there.
@@ -57,6 +59,7 @@ impl Sources {
             program,
             toml_files,
             profile_dir: profile_dir.map(Path::to_path_buf),
+            skip_profile_toml: false,
             shared_dirs: vec!["/etc/ipython".into(), "/usr/local/etc/ipython".into()],
             extra_files: Vec::new(),
             environment,
@@ -72,6 +75,7 @@ impl Sources {
             program,
             toml_files: Vec::new(),
             profile_dir: None,
+            skip_profile_toml: false,
             shared_dirs: Vec::new(),
             extra_files: Vec::new(),
             environment: Vec::new(),
@@ -111,7 +115,9 @@ pub fn load(sources: &Sources) -> Result<Resolved, SettingsError> {
     for path in &sources.toml_files {
         loader.toml(path)?;
     }
-    if let Some(folder) = &sources.profile_dir {
+    if let Some(folder) = &sources.profile_dir
+        && !sources.skip_profile_toml
+    {
         loader.toml(&folder.join("ipcluster.toml"))?;
     }
     for name in sources.config_names() {
@@ -170,10 +176,7 @@ impl Loader<'_> {
     fn extra(&mut self, path: &Path) -> Result<(), SettingsError> {
         let path = self.find_extra(path);
         if !path.exists() {
-            return Err(SettingsError::Unreadable(format!(
-                "there is no configuration file {}: check the path given with --config",
-                path.display()
-            )));
+            return Err(SettingsError::MissingFile(path));
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("toml") => self.toml(&path),
@@ -298,7 +301,10 @@ impl Loader<'_> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, SettingsError> {
-    files::read_text_if_there(path).map_err(|error| SettingsError::Unreadable(error.to_string()))
+    files::read_text_if_there(path).map_err(|error| SettingsError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 #[cfg(test)]

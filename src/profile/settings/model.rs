@@ -1,12 +1,15 @@
 //! What can be set. The comments here and in `profiles/default.toml` say the same.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ports::Ports;
+use super::seconds::Seconds;
+use super::size::Size;
 use crate::os::log::{LogFormat, LogLevel};
 
 /// Values of a class's traits, by name.
@@ -33,6 +36,10 @@ pub struct Settings {
     pub kernel: BTreeMap<String, Traits>,
     /// Traits of launcher classes, as ipyparallel names them.
     pub launcher: LauncherTraits,
+}
+
+fn seconds(seconds: f64) -> Seconds {
+    Seconds::new(seconds).expect("the defaults are not negative")
 }
 
 /// Where the controller listens, and what it keeps.
@@ -63,7 +70,7 @@ pub struct ControllerSettings {
     /// Take back the engines of a controller that ended.
     pub restore: bool,
     /// In seconds; else the larger of 30 s and ten heartbeats.
-    pub registration_timeout: Option<f64>,
+    pub registration_timeout: Option<Seconds>,
     pub enable_curve: bool,
     /// Names of the connection files in the security folder, when not the usual ones.
     pub client_file: Option<String>,
@@ -256,9 +263,9 @@ pub struct EngineSettings {
     /// The connection file; else the profile's.
     pub file: Option<PathBuf>,
     /// Seconds to wait for the connection file to appear.
-    pub wait_for_file: f64,
+    pub wait_for_file: Seconds,
     /// Seconds to wait for the controller's answer to the registration.
-    pub timeout: f64,
+    pub timeout: Seconds,
     /// Pings that the controller may leave out before the engine ends; 0 for any number.
     pub max_heartbeat_misses: u32,
     /// Asks for this id.
@@ -275,6 +282,14 @@ pub struct EngineSettings {
     pub env: BTreeMap<String, String>,
     /// What happens when a kernel dies.
     pub restart: Restart,
+    /// Restarts of one engine within a minute, after which it is given up.
+    pub restart_limit: u32,
+    /// Memory of a kernel from which on the log says so: `500 MiB`, `2 GiB`, or bytes.
+    pub memory_warn: Option<Size>,
+    /// Memory from which on a kernel is killed and another one started.
+    pub memory_limit: Option<Size>,
+    /// Give each kernel processors of its own.
+    pub pin: bool,
     /// The controller's host, in place of what the connection file says.
     pub location: Option<String>,
     /// In place of what the connection file says.
@@ -285,15 +300,15 @@ pub struct EngineSettings {
     pub mpi: bool,
     pub mpi_init: Option<String>,
     /// Seconds by which each rank registers later than the one before it.
-    pub mpi_registration_delay: f64,
+    pub mpi_registration_delay: Seconds,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             file: None,
-            wait_for_file: 10.0,
-            timeout: 5.0,
+            wait_for_file: seconds(10.0),
+            timeout: seconds(5.0),
             max_heartbeat_misses: 50,
             id: None,
             python: None,
@@ -302,25 +317,31 @@ impl Default for EngineSettings {
             preload: Vec::new(),
             env: BTreeMap::new(),
             restart: Restart::default(),
+            restart_limit: 5,
+            memory_warn: None,
+            memory_limit: None,
+            pin: false,
             location: None,
             registration_url: None,
             ssh_server: String::new(),
             ssh_key: None,
             mpi: false,
             mpi_init: None,
-            mpi_registration_delay: 0.02,
+            mpi_registration_delay: seconds(0.02),
         }
     }
 }
 
 /// What an engine does when its kernel dies by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Restart {
     /// It unregisters, as ipyparallel's does.
     #[default]
     Never,
-    /// It starts another one, which registers anew.
+    /// Another one is started, which registers anew, unless the kernel ended with exit status 0.
+    OnFailure,
+    /// Another one is started whatever the exit status.
     Always,
 }
 
@@ -333,11 +354,11 @@ pub struct ClusterSettings {
     /// The cluster id, when neither the command line nor the environment names one.
     pub id: Option<String>,
     /// Seconds between the controller's start and that of the engines.
-    pub delay: f64,
+    pub delay: Seconds,
     /// Seconds to wait for the engines to register.
-    pub engine_timeout: f64,
+    pub engine_timeout: Seconds,
     /// Engines that end within so many seconds take the cluster down.
-    pub early_shutdown: f64,
+    pub early_shutdown: Seconds,
     pub daemonize: bool,
     /// The launcher of the controller: `local`, `ssh`, `mpi`, `slurm`, …
     pub controller: String,
@@ -358,9 +379,9 @@ impl Default for ClusterSettings {
         Self {
             n: None,
             id: None,
-            delay: 0.0,
-            engine_timeout: 60.0,
-            early_shutdown: 30.0,
+            delay: seconds(0.0),
+            engine_timeout: seconds(60.0),
+            early_shutdown: seconds(30.0),
             daemonize: false,
             controller: "local".to_owned(),
             engines: "local".to_owned(),
@@ -375,7 +396,7 @@ impl Default for ClusterSettings {
 }
 
 /// How messages are signed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionSettings {
     /// In place of a random key; empty switches signing off.
@@ -396,13 +417,35 @@ impl Default for SessionSettings {
     }
 }
 
+/// Without the key: debug output ends up in logs.
+impl fmt::Debug for SessionSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionSettings")
+            .field("key", &self.key.as_ref().map(|_| "(secret)"))
+            .field("key_file", &self.key_file)
+            .field("digest_history_size", &self.digest_history_size)
+            .finish()
+    }
+}
+
 /// Keys of CurveZMQ, in Z85.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CurveSettings {
     pub server_key: Option<String>,
     pub public_key: Option<String>,
     pub secret_key: Option<String>,
+}
+
+/// Without the secret key.
+impl fmt::Debug for CurveSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurveSettings")
+            .field("server_key", &self.server_key)
+            .field("public_key", &self.public_key)
+            .field("secret_key", &self.secret_key.as_ref().map(|_| "(secret)"))
+            .finish()
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -452,6 +495,14 @@ mod tests {
         controller.engine_ip = Some("10.0.0.1".into());
         assert_eq!(controller.client_interface(), "tcp://*");
         assert_eq!(controller.engine_interface(), "tcp://10.0.0.1");
+    }
+
+    #[test]
+    fn debug_output_holds_no_secrets() {
+        let mut settings = Settings::default();
+        settings.session.key = Some("hidden".into());
+        settings.curve.secret_key = Some("hidden".into());
+        assert!(!format!("{settings:?}").contains("hidden"));
     }
 
     #[test]

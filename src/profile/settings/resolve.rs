@@ -19,6 +19,11 @@ impl Key {
         Self(parts.into_iter().map(Into::into).collect())
     }
 
+    /// Section, perhaps sub-section, and name.
+    pub fn parts(&self) -> &[String] {
+        &self.0
+    }
+
     fn child(&self, name: &str) -> Self {
         let mut parts = self.0.clone();
         parts.push(name.to_owned());
@@ -153,8 +158,10 @@ pub enum SettingsError {
     Syntax { origin: Origin, reason: String },
     #[error("{origin}: {reason}")]
     Trait { origin: Origin, reason: String },
-    #[error("{}", .0)]
-    Unreadable(String),
+    #[error("there is no settings file {}: check the path given with --config", .0.display())]
+    MissingFile(PathBuf),
+    #[error("{reason}")]
+    Unreadable { path: PathBuf, reason: String },
 }
 
 fn did_you_mean(near: &Option<String>) -> String {
@@ -371,17 +378,24 @@ impl Resolved {
         self.origin(key) != Origin::Default
     }
 
-    /// Every value, in the order of their names.
+    /// Every value, in the order of their names, for people: without secrets.
     pub fn show(&self) -> Vec<Shown> {
+        let mut all = self.values();
+        for shown in &mut all {
+            if shown.key.is_secret() && !shown.value.is_null() {
+                shown.value = Value::from("(secret)");
+            }
+        }
+        all
+    }
+
+    /// Every value, in the order of their names.
+    pub(super) fn values(&self) -> Vec<Shown> {
         let mut all = Vec::new();
         leaves(&Key(Vec::new()), &self.tree, &mut all);
         all.into_iter()
             .map(|(key, value)| Shown {
-                value: if key.is_secret() && !value.is_null() {
-                    Value::from("(secret)")
-                } else {
-                    value.clone()
-                },
+                value: value.clone(),
                 origin: self.origin(key.clone()),
                 key,
             })
