@@ -256,8 +256,8 @@ fn store(settings: &Settings) -> Result<Option<Box<dyn TaskStore>>, Failure> {
 
 /// Holds the lock of this profile and cluster id as long as it lives.
 fn only_one(security: &Path, setup: &Setup) -> Result<FileLock, Failure> {
-    let name = setup.cluster_id.suffixed(".ipcontroller");
-    FileLock::acquire(&security.join(format!("{name}.lock"))).map_err(|error| match error {
+    let lock = ConnectionFiles::lock(security, &setup.cluster_id);
+    FileLock::acquire(&lock).map_err(|error| match error {
         LockError::Held { by, .. } => {
             let by = by.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             let id = &setup.cluster_id.0;

@@ -122,6 +122,8 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
                     return Ok(());
                 }
                 Some(Told::Failed { code, message }) => {
+                    // Nothing is left when this returns.
+                    front.supervisor.wait().await?;
                     return Err(match message {
                         Some(message) => Failure::new(code, message),
                         None => Failure::silent(code),

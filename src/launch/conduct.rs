@@ -19,9 +19,7 @@ use super::watch::{HubEvent, watch};
 use super::{Job, LaunchError, LaunchEvent, Launcher, Started};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
-use crate::profile::connection::{
-    CONNECTION_INFO_VARIABLE, ClientFile, ConnectionFiles, EngineFile,
-};
+use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::protocol::ClusterId;
 
 /// Everything that a cluster is made of.
@@ -201,7 +199,7 @@ impl Conductor {
             },
             HubEvent::Registered(engine) => self.supervisor.on_registered(now, engine, out),
             HubEvent::Left(engine) => self.supervisor.on_left(engine, out),
-            HubEvent::Shutdown => {
+            HubEvent::Ended => {
                 // Our own controller is waited for.
                 if matches!(self.cluster.controller, Controller::Join(_)) {
                     let reason = StopReason::ControllerGone;
@@ -220,8 +218,7 @@ impl Conductor {
     }
 
     fn watch_hub(&self) -> Result<(), String> {
-        let file = ClientFile::read(&self.files().client).map_err(|error| error.to_string())?;
-        watch(file, self.hub.clone()).map_err(|error| error.to_string())
+        watch(self.files().client, self.hub.clone())
     }
 
     async fn perform(&mut self) {
