@@ -338,7 +338,10 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
     loop {
         let command = tokio::select! {
             ended = &mut running => return Ok(ended?),
-            _ = interrupt.recv() => interrupts.next(),
+            _ = interrupt.recv() => match interrupts.next() {
+                Some(command) => command,
+                None => continue,
+            },
             _ = terminate.recv() => Command::Stop,
             _ = hang_up.recv() => Command::Stop,
             // User code may have a meaning for them; as everywhere, they end a process that has none.
@@ -356,24 +359,27 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
 }
 
 /// SIGINT interrupts what the kernels run, as ipengine does. At a terminal, a second one within a moment ends the
-/// engines: a person who presses Ctrl-C twice wants that.
+/// engines: a person who presses Ctrl-C twice wants that. Those that come together are one: ipyparallel's Cluster sends
+/// one for each engine, to the one process that runs them all.
 #[derive(Debug, Default)]
 struct Interrupts {
     last: Option<std::time::Instant>,
 }
 
 impl Interrupts {
-    fn next(&mut self) -> Command {
+    fn next(&mut self) -> Option<Command> {
         use std::io::IsTerminal;
         const MOMENT: Duration = Duration::from_secs(2);
+        const TOGETHER: Duration = Duration::from_millis(50);
         let now = std::time::Instant::now();
-        let again = self
-            .last
-            .replace(now)
-            .is_some_and(|last| now - last < MOMENT);
+        let since = self.last.replace(now).map(|last| now - last);
+        if since.is_some_and(|since| since < TOGETHER) {
+            return None;
+        }
+        let again = since.is_some_and(|since| since < MOMENT);
         let at_terminal = std::io::stderr().is_terminal();
         if again && at_terminal {
-            return Command::Stop;
+            return Some(Command::Stop);
         }
         tracing::warn!(
             "interrupting what the kernels run{}",
@@ -383,6 +389,6 @@ impl Interrupts {
                 ""
             }
         );
-        Command::Signal(Signal::SIGINT)
+        Some(Command::Signal(Signal::SIGINT))
     }
 }

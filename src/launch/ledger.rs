@@ -243,16 +243,17 @@ impl Ledger {
 
 /// The command that stops this cluster.
 pub fn stop_command(profile: &ProfileDir, cluster_id: &ClusterId) -> String {
-    let mut command = "ipcluster stop".to_owned();
-    match profile.name() {
-        Some("default") => {}
-        Some(name) => command.push_str(&format!(" --profile={name}")),
-        None => command.push_str(&format!(" --profile-dir={}", profile.location().display())),
-    }
-    if !cluster_id.0.is_empty() {
-        command.push_str(&format!(" --cluster-id={}", cluster_id.0));
-    }
-    command
+    let of_profile = match profile.name() {
+        Some("default") => String::new(),
+        Some(name) => format!(" --profile={name}"),
+        None => format!(" --profile-dir={}", profile.location().display()),
+    };
+    let of_id = if cluster_id.0.is_empty() {
+        String::new()
+    } else {
+        format!(" --cluster-id={}", cluster_id.0)
+    };
+    format!("ipcluster stop{of_profile}{of_id}")
 }
 
 /// Controllers and engines whose supervisor was killed are about to end; those that do not are ended.
