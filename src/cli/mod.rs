@@ -5,6 +5,7 @@ pub mod exit_code;
 
 mod clean;
 mod controller;
+mod database;
 mod engine;
 mod engines;
 mod lifeline;

@@ -70,7 +70,7 @@ impl TaskThread {
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.engines);
-        poller.add_socket(&mut self.clients);
+        let clients = poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -84,7 +84,11 @@ impl TaskThread {
             }
             // Replies before requests: they free the engines that requests wait for.
             busy |= self.receive_replies(&mut frames);
-            busy |= self.receive_requests(&mut frames);
+            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            if takes_requests {
+                busy |= self.receive_requests(&mut frames);
+            }
+            poller.want_read(clients, takes_requests);
             self.on_time();
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
@@ -149,7 +153,7 @@ impl TaskThread {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
-            SchedulerMail::Stop => {}
+            SchedulerMail::StorageCaughtUp | SchedulerMail::Stop => {}
         }
     }
 
