@@ -38,6 +38,8 @@ impl Backlog {
             tracing::warn!(
                 "the task database does not keep up: new requests wait until it has caught up"
             );
+            // The recorder may have taken everything in the meantime: then nothing would tell it to look again.
+            self.on_taken(0);
         }
     }
 
