@@ -2,9 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
@@ -20,49 +21,80 @@ pub enum LockError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The lock; dropping it lets go.
+/// The lock. Dropping it lets go and removes the file.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: Flock<File>,
+    file: Flock<File>,
+    path: PathBuf,
 }
 
 impl FileLock {
-    /// Takes the lock and writes this process's id into the file, which stays there.
+    /// Takes the lock and writes this process's id into the file.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let failed = |source| LockError::File {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                let pid = std::process::id().to_string();
-                file.set_len(0)
-                    .and_then(|()| file.rewind())
-                    .and_then(|()| file.write_all(pid.as_bytes()))
-                    .map_err(failed)?;
-                Ok(Self { _file: file })
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+                .map_err(failed)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    // Whoever held it may have removed it since it was opened here: then this is a lock on nothing.
+                    if !is_at(&file, path).map_err(failed)? {
+                        continue;
+                    }
+                    let pid = std::process::id().to_string();
+                    file.set_len(0)
+                        .and_then(|()| file.rewind())
+                        .and_then(|()| file.write_all(pid.as_bytes()))
+                        .map_err(failed)?;
+                    return Ok(Self {
+                        file,
+                        path: path.to_owned(),
+                    });
+                }
+                Err((mut file, Errno::EWOULDBLOCK)) => {
+                    let mut pid = String::new();
+                    let by = file
+                        .read_to_string(&mut pid)
+                        .ok()
+                        .and_then(|_| pid.trim().parse().ok());
+                    return Err(LockError::Held {
+                        path: path.to_owned(),
+                        by,
+                    });
+                }
+                Err((_, error)) => return Err(failed(error.into())),
             }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                let by = file
-                    .read_to_string(&mut pid)
-                    .ok()
-                    .and_then(|_| pid.trim().parse().ok());
-                Err(LockError::Held {
-                    path: path.to_owned(),
-                    by,
-                })
-            }
-            Err((_, error)) => Err(failed(error.into())),
         }
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // While it is still locked, so that nobody else's file is removed.
+        if is_at(&self.file, &self.path).unwrap_or(false)
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Is this open file the one that is at `path`?
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -98,6 +130,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(held);
+        assert!(!path.exists());
         FileLock::acquire(&path).unwrap();
     }
 }
