@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -327,6 +328,8 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    let mut user2 = signal(SignalKind::user_defined2())?;
     let running = EngineHost::new(config)?.run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
@@ -338,6 +341,9 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
             _ = interrupt.recv() => interrupts.next(),
             _ = terminate.recv() => Command::Stop,
             _ = hang_up.recv() => Command::Stop,
+            // For handlers of the user's own, as if the engine were the kernel.
+            _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
+            _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
             _ = &mut cut => {
                 tracing::warn!("the process that started these engines is gone");
                 Command::Stop
