@@ -78,8 +78,8 @@ pub struct TaskScheduler<P> {
     queues: Queues,
     deadlines: BTreeSet<(Instant, JobIx)>,
     submissions: u64,
-    /// To be placed before the event is over.
-    ready: Vec<JobIx>,
+    /// To be placed before the event is over, unless they end.
+    ready: Vec<JobKey>,
     /// To be ended before the event is over.
     doomed: VecDeque<Doom>,
 }
@@ -153,10 +153,7 @@ impl<P> TaskScheduler<P> {
         lost.sort_unstable_by_key(|job| self.jobs[*job].sequence);
         let classes = self.queues.engine_gone(slot);
         for class in &classes {
-            if !self.is_empty(*class) {
-                continue;
-            }
-            let mut stranded = self.queues.jobs_off_engines(*class);
+            let mut stranded = self.queues.stranded(*class);
             stranded.sort_unstable_by_key(|job| self.jobs[*job].sequence);
             for job in stranded {
                 self.class_is_empty(job);
@@ -167,7 +164,7 @@ impl<P> TaskScheduler<P> {
             known.state = State::Moving;
             let again = known.retries > 0 && !known.aborted;
             let (class, msg_id) = (known.class, known.msg_id.clone());
-            if again && !self.is_empty(class) {
+            if again && (!self.is_empty(class) || self.follows_more(job)) {
                 let known = &mut self.jobs[job];
                 known.retries -= 1;
                 known.mark(serial, LOST);
@@ -226,10 +223,7 @@ impl<P> TaskScheduler<P> {
                 return;
             }
         };
-        let job = self.admit(client, msg_id, hash, &plan, &request, payload);
-        if self.jobs[job].state == State::Blocked {
-            self.start_clock(now, job);
-        }
+        self.admit(client, msg_id, hash, &plan, &request, payload);
         self.work(now, out);
     }
 
@@ -261,7 +255,7 @@ impl<P> TaskScheduler<P> {
         })
     }
 
-    /// Makes a live job of a request, and puts it where it waits or into the list of those to be placed or ended.
+    /// Makes a live job of a request, and puts it into the list of those to be placed or of those to be ended.
     fn admit(
         &mut self,
         client: Identity,
@@ -270,7 +264,7 @@ impl<P> TaskScheduler<P> {
         plan: &Plan<'_>,
         request: &Request<'_>,
         payload: P,
-    ) -> JobIx {
+    ) {
         let class = match &plan.targets {
             Some(targets) => self.queues.hold_class(targets.clone()),
             None => self.queues.any(),
@@ -314,16 +308,10 @@ impl<P> TaskScheduler<P> {
             Some(follow) => self.follow_ended(job, follow),
             None => Ok(()),
         };
-        let known = &mut self.jobs[job];
-        if let Err(error) = followed {
-            self.doom(job, error, None);
-        } else if known.terms.as_ref().is_none_or(|terms| terms.are_met()) {
-            self.ready.push(job);
-        } else {
-            known.state = State::Blocked;
-            self.queues.block(known.class, job);
+        match followed {
+            Ok(()) => self.make_ready(job),
+            Err(error) => self.doom(job, error, None),
         }
-        job
     }
 
     /// An engine's reply to a task. `engine` is the routing id that it came from.
