@@ -80,7 +80,6 @@ fn reports(n: u64, payload: &Bytes) -> [Traffic; 3] {
             engine: engine.as_str().into(),
         },
         Traffic::Completed {
-            queue: Queue::Task,
             engine: None,
             received: at(n + 4),
             message: StoredMessage {

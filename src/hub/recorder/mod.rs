@@ -80,7 +80,6 @@ impl<S: TaskStore> Recorder<S> {
             } => self.on_submitted(queue, engine, message),
             Traffic::Assigned { msg_id, engine } => self.on_assigned(&msg_id, engine),
             Traffic::Completed {
-                queue: _,
                 engine,
                 received,
                 message,
