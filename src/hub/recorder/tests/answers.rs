@@ -1,4 +1,5 @@
 use super::*;
+use crate::taskdb::sqlite::{SqliteConfig, SqliteStore};
 
 #[test]
 fn queries_give_buffers_only_when_asked() {
@@ -58,6 +59,86 @@ fn queries_give_buffers_only_when_asked() {
             (&content["ename"], &content["evalue"]),
             (&json!("KeyError"), &json!(evalue))
         );
+    }
+}
+
+/// A day in the life of a hub, and all that can be asked about it.
+fn a_day<S: TaskStore>(store: S, between: &mut dyn FnMut(&mut S)) -> Vec<Answer> {
+    let mut hub = Hub::with(store);
+    let mut events = vec![output_of(
+        "a",
+        "stream",
+        &json!({"name": "stdout", "text": "early "}),
+    )];
+    for (queue, id, seconds) in [
+        (Queue::Task, "a", 3),
+        (Queue::Mux, "c", 2),
+        (Queue::Task, "d", 4),
+    ] {
+        events.push(submitted(queue, id, seconds));
+    }
+    events.push(Traffic::Assigned {
+        msg_id: "a".into(),
+        engine: "engine-2".into(),
+    });
+    events.push(broadcasts::broadcast(false));
+    events.push(output_of(
+        "a",
+        "stream",
+        &json!({"name": "stdout", "text": "late"}),
+    ));
+    events.push(output_of("a", "error", &json!({"ename": "E"})));
+    for (id, engine) in [
+        ("a", "engine-2"),
+        ("b_engine-1", "engine-1"),
+        ("b_engine-2", "engine-2"),
+    ] {
+        events.push(completed(ok(id, engine)));
+    }
+    events.push(Traffic::EngineGone {
+        engine: "engine-1".into(),
+        at: at(70),
+    });
+    for event in events {
+        hub.tell(event);
+        between(hub.recorder.store());
+    }
+    let ids = json!({"msg_ids": ["a", "b", "b_engine-1", "b_engine-2", "c", "d"]});
+    let all = json!({"query": {}, "keys": null});
+    let buffers = json!({"query": {"queue": "broadcast"}, "keys": ["buffers", "result_buffers"]});
+    let nested =
+        json!({"query": {"result_metadata.status": "ok", "header.msg_type": {"$glob": "apply*"}}});
+    let questions = [
+        ("result_request", &ids),
+        ("db_request", &all),
+        ("db_request", &buffers),
+        ("db_request", &nested),
+        ("history_request", &json!({})),
+        ("resubmit_request", &json!({"msg_ids": ["a", "b_engine-1"]})),
+        ("db_request", &all),
+        (
+            "purge_request",
+            &json!({"msg_ids": ["c"], "engine_ids": [1]}),
+        ),
+        ("history_request", &json!({})),
+        ("purge_request", &json!({"msg_ids": "all"})),
+        ("history_request", &json!({})),
+    ];
+    questions
+        .map(|(kind, content)| hub.ask(kind, content).0)
+        .into()
+}
+
+#[test]
+fn every_store_gives_the_same_answers() {
+    let memory = a_day(MemoryStore::default(), &mut |_| ());
+    let file = || SqliteStore::open(&SqliteConfig::new(":memory:")).unwrap();
+    let at_once = a_day(file(), &mut |_| ());
+    let one_by_one = a_day(file(), &mut |store| store.flush().unwrap());
+    for (n, answer) in memory.iter().enumerate() {
+        assert!(answer.content.starts_with(b"{\"") && !answer.content.is_empty());
+        assert_eq!(at_once[n], *answer);
+        assert_eq!(one_by_one[n], *answer);
     }
 }
 
