@@ -37,8 +37,8 @@ pub enum Traffic {
     },
     /// A message on iopub. Those that leave nothing in a record (`status`, comms, data) need not be reported.
     Output { message: StoredMessage },
-    /// An engine is gone. Its mux and broadcast requests fail here unless their failure was reported before; its
-    /// tasks are the scheduler's affair.
+    /// An engine is gone. Its mux requests and its parts of broadcasts fail here unless their failure was reported
+    /// before; its tasks, and the joined reply of a coalescing broadcast, are the scheduler's affair.
     EngineGone { engine: EngineUuid, at: Timestamp },
 }
 

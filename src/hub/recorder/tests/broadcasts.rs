@@ -34,9 +34,17 @@ fn a_broadcast_has_a_record_for_each_engine() {
     let (answer, content) = hub.ask("result_request", &json!({"msg_ids": ["b"]}));
     assert_eq!(
         answer.buffers,
-        ["result of b_engine-2", "result of b_engine-1"],
-        "in the order of targets"
+        ["result of b_engine-2"],
+        "the first target's"
     );
+    // The client takes buffers in the order of ids, one object for each.
+    let (answer, _) = hub.ask("result_request", &ids);
+    let expected = [
+        "result of b_engine-2",
+        "result of b_engine-1",
+        "result of b_engine-2",
+    ];
+    assert_eq!(answer.buffers, expected);
     assert_eq!(
         content["b"]["result_metadata"]["broadcast_targets"],
         json!([["engine-2", 2], ["engine-1", 1]])

@@ -366,6 +366,22 @@ fn an_aborted_task_says_what_clients_look_for() {
 }
 
 #[test]
+fn buffers_that_no_client_takes_stay_away() {
+    let mut hub = Hub::new();
+    hub.run("b", 1);
+    hub.tell(submitted(Queue::Task, "a", 1));
+    let error = RemoteError::new("ValueError", "no").to_content();
+    hub.tell(completed(reply(
+        "a",
+        &json!({"status": "error"}),
+        &error,
+        "odd",
+    )));
+    let (answer, _) = hub.ask("result_request", &json!({"msg_ids": ["a", "b"]}));
+    assert_eq!(answer.buffers, ["result of b"]);
+}
+
+#[test]
 fn broken_parts_do_not_spoil_a_reply() {
     let mut hub = Hub::new();
     hub.run("a", 1);
