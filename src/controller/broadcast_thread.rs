@@ -284,12 +284,7 @@ impl Desk {
         {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
-                    reporter.report(completed(
-                        Queue::Broadcast,
-                        Some(engine),
-                        &reply.frames,
-                        reply.layout,
-                    ));
+                    reporter.report(completed(Some(engine), &reply.frames, reply.layout));
                 }
                 let mut frames = reply.frames;
                 frames.remove(0);
@@ -363,7 +358,7 @@ impl Desk {
 impl Desk {
     fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
-            reporter.report(completed(Queue::Broadcast, engine, frames, wire.layout()));
+            reporter.report(completed(engine, frames, wire.layout()));
         }
     }
 }

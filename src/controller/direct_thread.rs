@@ -220,7 +220,7 @@ impl Desk {
                 let engine = Some(EngineUuid::from(
                     String::from_utf8_lossy(engine).into_owned(),
                 ));
-                reporter.report(completed(Queue::Mux, engine, frames, wire.layout()));
+                reporter.report(completed(engine, frames, wire.layout()));
             }
             frames.swap(0, 1);
             send_to_client(clients, frames);
@@ -254,12 +254,7 @@ impl Desk {
         // As in a real reply, the engine's routing id comes behind the client's.
         reply.insert(1, Frame::from(engine.as_str().as_bytes()));
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
-            reporter.report(completed(
-                Queue::Mux,
-                Some(engine.clone()),
-                &reply,
-                wire.layout(),
-            ));
+            reporter.report(completed(Some(engine.clone()), &reply, wire.layout()));
         }
         send_to_client(clients, &mut reply);
     }

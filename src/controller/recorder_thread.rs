@@ -289,15 +289,9 @@ fn frames_of(message: StoredMessage, composer: &Composer) -> Vec<Frame> {
 }
 
 /// A reply that has just been received, or made.
-pub(super) fn completed(
-    queue: crate::taskdb::Queue,
-    engine: Option<EngineUuid>,
-    frames: &[Frame],
-    layout: Layout,
-) -> Traffic {
+pub(super) fn completed(engine: Option<EngineUuid>, frames: &[Frame], layout: Layout) -> Traffic {
     let received: Timestamp = now();
     Traffic::Completed {
-        queue,
         engine,
         received,
         message: stored(frames, layout),

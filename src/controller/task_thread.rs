@@ -297,12 +297,7 @@ impl Desk {
         let error = error.to_remote_error();
         let mut reply = error_reply(&mut self.composer, client, msg_type, header, engine, &error);
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
-            reporter.report(completed(
-                Queue::Task,
-                engine.cloned(),
-                &reply,
-                wire.layout(),
-            ));
+            reporter.report(completed(engine.cloned(), &reply, wire.layout()));
         }
         send_to_client(clients, &mut reply);
     }
@@ -331,7 +326,7 @@ impl Desk {
                     let engine = Some(EngineUuid::from(
                         String::from_utf8_lossy(&frames[0]).into_owned(),
                     ));
-                    reporter.report(completed(Queue::Task, engine, frames, layout));
+                    reporter.report(completed(engine, frames, layout));
                 }
                 let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
                 frames[1] = engine;

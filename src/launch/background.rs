@@ -40,8 +40,7 @@ pub enum Told {
 /// The supervisor's end.
 #[derive(Debug)]
 pub struct Link {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    stream: UnixStream,
 }
 
 /// The socket that this process was given, if it was. To be called once, before there are threads.
@@ -77,19 +76,20 @@ impl Link {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let stream = BlockingStream::from(fd);
         stream.set_nonblocking(true)?;
-        let (reader, writer) = UnixStream::from_std(stream)?.into_split();
-        Ok(Self { reader, writer })
+        // Not split in halves: the end of one would shut the socket down for all its descriptors.
+        let stream = UnixStream::from_std(stream)?;
+        Ok(Self { stream })
     }
 
     pub async fn tell(&mut self, told: &Told) {
         // A front that is gone hears nothing, and its end is noticed elsewhere.
-        let _ = self.writer.write_all(line(told).as_bytes()).await;
+        let _ = self.stream.write_all(line(told).as_bytes()).await;
     }
 
     /// Resolves when the front is gone.
     pub async fn gone(&mut self) {
         let mut sink = [0; 16];
-        while matches!(self.reader.read(&mut sink).await, Ok(count) if count > 0) {}
+        while matches!(self.stream.read(&mut sink).await, Ok(count) if count > 0) {}
     }
 }
 

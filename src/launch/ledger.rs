@@ -55,6 +55,8 @@ pub struct Ledger {
     with_controller: bool,
     set_id: String,
     launcher: &'static str,
+    /// A controller of ours has served, so that the connection files are ours.
+    had_controller: bool,
     /// Connection files stay when the cluster ends.
     pub keeps_connection_files: bool,
 }
@@ -140,6 +142,7 @@ impl Ledger {
             with_controller,
             set_id,
             launcher,
+            had_controller: false,
             keeps_connection_files: false,
         })
     }
@@ -151,6 +154,7 @@ impl Ledger {
         engines: Option<(&Started, u32)>,
     ) -> Result<(), FileError> {
         let _held = FolderLock::hold(&self.profile.pid_dir());
+        self.had_controller |= self.with_controller && controller.is_some();
         self.run.controller = controller.map(|started| started.process.clone());
         self.run.engines = engines
             .iter()
@@ -198,7 +202,7 @@ impl Ledger {
         let path = self.cluster_path();
         if self.with_controller {
             files::remove_if_there(&path)?;
-            if !self.keeps_connection_files {
+            if self.had_controller && !self.keeps_connection_files {
                 // The controller removes them itself, unless it was killed.
                 ConnectionFiles::paths(&self.profile.security_dir(), &self.info.cluster_id)
                     .remove()?;

@@ -2,10 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
@@ -21,80 +20,78 @@ pub enum LockError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The lock. Dropping it lets go and removes the file.
+/// The lock; dropping it lets go and removes the file.
 #[derive(Debug)]
 pub struct FileLock {
-    file: Flock<File>,
     path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // While it is held, so that nobody else's is removed. One that stays does no harm.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl FileLock {
     /// Takes the lock and writes this process's id into the file.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        loop {
+            // Between opening and locking, the one who held it may have removed the file.
+            let file = Self::try_lock(path)?;
+            if is_file_at(&file, path) {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    _file: file,
+                });
+            }
+        }
+    }
+
+    fn try_lock(path: &Path) -> Result<Flock<File>, LockError> {
         let failed = |source| LockError::File {
             path: path.to_owned(),
             source,
         };
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)
-                .map_err(failed)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut file) => {
-                    // Whoever held it may have removed it since it was opened here: then this is a lock on nothing.
-                    if !is_at(&file, path).map_err(failed)? {
-                        continue;
-                    }
-                    let pid = std::process::id().to_string();
-                    file.set_len(0)
-                        .and_then(|()| file.rewind())
-                        .and_then(|()| file.write_all(pid.as_bytes()))
-                        .map_err(failed)?;
-                    return Ok(Self {
-                        file,
-                        path: path.to_owned(),
-                    });
-                }
-                Err((mut file, Errno::EWOULDBLOCK)) => {
-                    let mut pid = String::new();
-                    let by = file
-                        .read_to_string(&mut pid)
-                        .ok()
-                        .and_then(|_| pid.trim().parse().ok());
-                    return Err(LockError::Held {
-                        path: path.to_owned(),
-                        by,
-                    });
-                }
-                Err((_, error)) => return Err(failed(error.into())),
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                let pid = std::process::id().to_string();
+                file.set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| file.write_all(pid.as_bytes()))
+                    .map_err(failed)?;
+                Ok(file)
             }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let by = file
+                    .read_to_string(&mut pid)
+                    .ok()
+                    .and_then(|_| pid.trim().parse().ok());
+                Err(LockError::Held {
+                    path: path.to_owned(),
+                    by,
+                })
+            }
+            Err((_, error)) => Err(failed(error.into())),
         }
     }
 }
 
-impl Drop for FileLock {
-    fn drop(&mut self) {
-        // While it is still locked, so that nobody else's file is removed.
-        if is_at(&self.file, &self.path).unwrap_or(false)
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            tracing::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// Is this open file the one that is at `path`?
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let open = file.metadata()?;
-    match std::fs::metadata(path) {
-        Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+fn is_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(held), Ok(there)) => held.dev() == there.dev() && held.ino() == there.ino(),
+        _ => false,
     }
 }
 
