@@ -4,9 +4,11 @@
 //! choice, or lets a task wait for ever, these are the policies.
 //!
 //! # Order
-//! An engine with room takes its next task at once, by the rules of [`queues`]. A task that becomes ready is given to an
-//! engine by the [`Scheme`](crate::scheduler::Scheme), among the engines that may have it and are below the high water
-//! mark.
+//! A task that is ready is given to an engine by the [`Scheme`](crate::scheduler::Scheme), among the engines that may
+//! have it and are below the high water mark. When there is none, it waits; an engine with room takes its next task at
+//! once. The client that was served longest ago goes first, and a new one before all others, so that no client starves
+//! another whatever it has queued. Of one client, tasks that came back from an engine go first; then the order is that
+//! of submission, also for tasks that had to wait for others.
 //!
 //! # What nothing can come for
 //! A task waits only while something may come for it: an engine that may have it is there or expected
@@ -18,6 +20,10 @@
 //! - a task that every engine there is has refused (`UnmetDependency`), unless it has a timeout and may run anywhere:
 //!   then it waits for another engine for so long;
 //! - a task that needs one that has ended the wrong way.
+//!
+//! A task that follows any one of several waits on while one of them may still end on an engine that will do. An engine
+//! that goes and comes back is the same engine; tasks that were meant for it among others do not wait for it meanwhile,
+//! and are not given to it again.
 //!
 //! # Retries
 //! A task that failed with retries left goes to an engine where it has not failed yet, waiting for one if they are
