@@ -461,6 +461,8 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
         Outcome::Unmet
     } else if metadata.is_ok() {
         Outcome::Ok
+    } else if metadata.status.as_deref() == Some("aborted") {
+        Outcome::Aborted
     } else {
         Outcome::Failed
     };
