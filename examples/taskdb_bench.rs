@@ -20,6 +20,8 @@ use serde_json::json;
 
 const ENGINES: u64 = 100;
 const START: i64 = 1_700_000_000_000_000;
+/// Marks a run in which each report of a task is written before the next.
+const LONG: &str = "long tasks";
 /// Tasks that are under way at a time.
 const WINDOW: u64 = 500;
 
@@ -110,8 +112,8 @@ fn cpu() -> Duration {
     Duration::from_nanos(nanos.unwrap_or_default())
 }
 
-/// Runs the tasks; flushes as a controller does.
-fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) -> Spent {
+/// Runs the tasks; flushes as a controller does, and between the reports of `long` tasks.
+fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64, long: bool) -> Spent {
     let payload = Bytes::from(vec![b'x'; 850]);
     let mut spent = Spent::default();
     let mut since_flush = Duration::ZERO;
@@ -124,8 +126,13 @@ fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) -> Spent {
             }
         }
         let (before, cpu_before) = (Instant::now(), cpu());
-        for report in phases.into_iter().flatten() {
-            recorder.on_traffic(report).expect("the store takes it");
+        for phase in phases {
+            for report in phase {
+                recorder.on_traffic(report).expect("the store takes it");
+            }
+            if long {
+                recorder.store().flush().expect("the store flushes");
+            }
         }
         let mut took = before.elapsed();
         since_flush += took;
@@ -252,7 +259,7 @@ fn questions<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) {
 
 fn bench<S: TaskStore>(name: &str, store: S, tasks: u64) -> Recorder<S> {
     let mut recorder = Recorder::new(store, TimeZone::UTC);
-    let spent = run(&mut recorder, tasks);
+    let spent = run(&mut recorder, tasks, name.ends_with(LONG));
     let seconds = spent.time.as_secs_f64();
     println!(
         "{name}: {tasks} tasks in {seconds:.2} s, {:.0} tasks/s; {:.1} us of CPU for a task, longest flush {:.1} ms",
@@ -277,6 +284,12 @@ fn stock(tasks: u64, folder: &Path) {
         .status()
         .expect("Python starts");
     assert!(status.success(), "{status}");
+}
+
+fn remove(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
 }
 
 fn resident() -> u64 {
@@ -325,8 +338,13 @@ fn main() {
     questions(&mut recorder, tasks);
     recorder.store().close().expect("the file can be closed");
     drop(recorder);
-    for suffix in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
-    }
+    remove(&path);
+    let store = SqliteStore::open(&SqliteConfig::new(&path)).expect("the file can be made");
+    drop(bench(
+        &format!("SQLiteDB, {LONG}"),
+        store,
+        tasks.min(200_000),
+    ));
+    remove(&path);
     stock(tasks.min(100_000), &folder);
 }
