@@ -2,9 +2,10 @@
 //!
 //! Tasks go through the recorder as they do in a controller (submitted, assigned, completed: three reports with
 //! headers, metadata and 1 kB of buffers); then the store is asked what users ask. The recorder runs on one thread, so
-//! tasks per second are those of one core.
+//! tasks per second are those of one core. With STOCK_PYTHON set, ipyparallel's databases do the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ use serde_json::json;
 
 const ENGINES: u64 = 100;
 const START: i64 = 1_700_000_000_000_000;
+/// Marks a run in which each report of a task is written before the next.
+const LONG: &str = "long tasks";
 /// Tasks that are under way at a time.
 const WINDOW: u64 = 500;
 
@@ -80,7 +83,6 @@ fn reports(n: u64, payload: &Bytes) -> [Traffic; 3] {
             engine: engine.as_str().into(),
         },
         Traffic::Completed {
-            queue: Queue::Task,
             engine: None,
             received: at(n + 4),
             message: StoredMessage {
@@ -94,11 +96,26 @@ fn reports(n: u64, payload: &Bytes) -> [Traffic; 3] {
     ]
 }
 
-/// Runs the tasks; flushes as a controller does. The time that the recorder took, and the longest flush.
-fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) -> (Duration, Duration) {
+/// What the tasks took.
+#[derive(Default)]
+struct Spent {
+    time: Duration,
+    /// Of this thread: on a busy machine the figure to go by.
+    cpu: Duration,
+    longest_flush: Duration,
+}
+
+/// Time that this thread has been running.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or_default())
+}
+
+/// Runs the tasks; flushes as a controller does, and between the reports of `long` tasks.
+fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64, long: bool) -> Spent {
     let payload = Bytes::from(vec![b'x'; 850]);
-    let mut spent = Duration::ZERO;
-    let mut longest = Duration::ZERO;
+    let mut spent = Spent::default();
     let mut since_flush = Duration::ZERO;
     for window in 0..tasks.div_ceil(WINDOW) {
         let range = window * WINDOW..((window + 1) * WINDOW).min(tasks);
@@ -108,24 +125,31 @@ fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) -> (Duration, Durat
                 phase.push(report);
             }
         }
-        let before = Instant::now();
-        for report in phases.into_iter().flatten() {
-            recorder.on_traffic(report).expect("the store takes it");
+        let (before, cpu_before) = (Instant::now(), cpu());
+        for phase in phases {
+            for report in phase {
+                recorder.on_traffic(report).expect("the store takes it");
+            }
+            if long {
+                recorder.store().flush().expect("the store flushes");
+            }
         }
         let mut took = before.elapsed();
         since_flush += took;
         if since_flush >= COMMIT_INTERVAL {
             let before = Instant::now();
             recorder.store().flush().expect("the store flushes");
-            longest = longest.max(before.elapsed());
+            spent.longest_flush = spent.longest_flush.max(before.elapsed());
             took += before.elapsed();
             since_flush = Duration::ZERO;
         }
-        spent += took;
+        spent.time += took;
+        spent.cpu += cpu() - cpu_before;
     }
     let before = Instant::now();
     recorder.store().flush().expect("the store flushes");
-    (spent + before.elapsed(), longest)
+    spent.time += before.elapsed();
+    spent
 }
 
 fn ask<S: TaskStore>(
@@ -235,14 +259,37 @@ fn questions<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64) {
 
 fn bench<S: TaskStore>(name: &str, store: S, tasks: u64) -> Recorder<S> {
     let mut recorder = Recorder::new(store, TimeZone::UTC);
-    let (took, longest) = run(&mut recorder, tasks);
-    let rate = tasks as f64 / took.as_secs_f64();
+    let spent = run(&mut recorder, tasks, name.ends_with(LONG));
+    let seconds = spent.time.as_secs_f64();
     println!(
-        "{name}: {tasks} tasks in {:.2} s, {rate:.0} tasks/s, longest flush {:.1} ms",
-        took.as_secs_f64(),
-        longest.as_secs_f64() * 1e3,
+        "{name}: {tasks} tasks in {seconds:.2} s, {:.0} tasks/s; {:.1} us of CPU for a task, longest flush {:.1} ms",
+        tasks as f64 / seconds,
+        spent.cpu.as_secs_f64() * 1e6 / tasks as f64,
+        spent.longest_flush.as_secs_f64() * 1e3,
     );
     recorder
+}
+
+/// The original's databases in the same run. They are slow, so that they get fewer tasks.
+fn stock(tasks: u64, folder: &Path) {
+    let Some(python) = std::env::var_os("STOCK_PYTHON") else {
+        println!("(STOCK_PYTHON names no Python with ipyparallel: no comparison)");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/taskdb_bench_stock.py");
+    let status = Command::new(python)
+        .arg(script)
+        .arg(tasks.to_string())
+        .arg(folder)
+        .status()
+        .expect("Python starts");
+    assert!(status.success(), "{status}");
+}
+
+fn remove(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
 }
 
 fn resident() -> u64 {
@@ -291,7 +338,13 @@ fn main() {
     questions(&mut recorder, tasks);
     recorder.store().close().expect("the file can be closed");
     drop(recorder);
-    for suffix in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
-    }
+    remove(&path);
+    let store = SqliteStore::open(&SqliteConfig::new(&path)).expect("the file can be made");
+    drop(bench(
+        &format!("SQLiteDB, {LONG}"),
+        store,
+        tasks.min(200_000),
+    ));
+    remove(&path);
+    stock(tasks.min(100_000), &folder);
 }

@@ -10,18 +10,16 @@ use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
-use crate::cli::{Failure, exit_code, lifeline};
+use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
-use crate::profile::settings::{Database, Edit, Scheme, Settings};
+use crate::profile::settings::{Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
-use crate::taskdb::TaskStore;
-use crate::taskdb::memory::{Limits, MemoryStore};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -177,10 +175,10 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     )?;
     raise_limits();
     setup.enter_work_dir()?;
-    let store = store(&setup.settings)?;
 
     let security = setup.profile.security_dir();
     let _only_one = only_one(&security, &setup)?;
+    let store = database::open(&setup.settings, &setup.profile)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let plan = Plan::new(&setup, &files)?;
     let controller = Controller::start(plan.config.clone(), store)
@@ -222,36 +220,6 @@ async fn until_the_end(
     };
     controller.stop();
     Ok(why)
-}
-
-/// Where task records are to be kept. Databases that cannot be had are named before anything is started.
-fn store(settings: &Settings) -> Result<Option<Box<dyn TaskStore>>, Failure> {
-    let name = match settings.controller.db {
-        Database::None => {
-            tracing::info!(
-                "using NoDB: tasks and results are not stored; --dictdb keeps them in memory, so that results can be \
-                 fetched again and tasks resubmitted"
-            );
-            return Ok(None);
-        }
-        Database::Memory => {
-            let memory = &settings.controller.memory;
-            let limits = Limits {
-                record_limit: usize::try_from(memory.record_limit).unwrap_or(usize::MAX),
-                size_limit: memory.size_limit,
-                cull_fraction: memory.cull_fraction,
-            };
-            tracing::info!(
-                "using DictDB: tasks and results are kept in memory, as long as the controller runs"
-            );
-            return Ok(Some(Box::new(MemoryStore::new(limits))));
-        }
-        Database::Sqlite => "--sqlitedb",
-        Database::Mongodb => "--mongodb",
-    };
-    Err(Failure::usage(format!(
-        "{name} is not available in this version; --nodb and --dictdb are"
-    )))
 }
 
 /// Holds the lock of this profile and cluster id as long as it lives.

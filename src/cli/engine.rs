@@ -344,7 +344,7 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
             },
             _ = terminate.recv() => Command::Stop,
             _ = hang_up.recv() => Command::Stop,
-            // User code may have a meaning for them; as everywhere, they end a process that has none.
+            // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
             _ = &mut cut => {
@@ -389,6 +389,6 @@ impl Interrupts {
                 ""
             }
         );
-        Some(Command::Signal(Signal::SIGINT))
+        Some(Command::Interrupt)
     }
 }

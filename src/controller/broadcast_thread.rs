@@ -72,7 +72,7 @@ impl BroadcastThread {
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.engines);
-        poller.add_socket(&mut self.clients);
+        let clients = poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -85,7 +85,11 @@ impl BroadcastThread {
                 self.on_mail(message, &mut frames);
             }
             busy |= self.receive_replies(&mut frames);
-            busy |= self.receive_requests(&mut frames);
+            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            if takes_requests {
+                busy |= self.receive_requests(&mut frames);
+            }
+            poller.want_read(clients, takes_requests);
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
             }
@@ -120,7 +124,10 @@ impl BroadcastThread {
                 let report = reports::of_broadcasts(&self.desk.scheduler, &what);
                 self.hub.send(HubMail::Report { token, report });
             }
-            SchedulerMail::Abort(_) | SchedulerMail::Resubmit(_) | SchedulerMail::Stop => {}
+            SchedulerMail::Abort(_)
+            | SchedulerMail::Resubmit(_)
+            | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::Stop => {}
         }
     }
 
@@ -277,12 +284,7 @@ impl Desk {
         {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
-                    reporter.report(completed(
-                        Queue::Broadcast,
-                        Some(engine),
-                        &reply.frames,
-                        reply.layout,
-                    ));
+                    reporter.report(completed(Some(engine), &reply.frames, reply.layout));
                 }
                 let mut frames = reply.frames;
                 frames.remove(0);
@@ -356,7 +358,7 @@ impl Desk {
 impl Desk {
     fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
-            reporter.report(completed(Queue::Broadcast, engine, frames, wire.layout()));
+            reporter.report(completed(engine, frames, wire.layout()));
         }
     }
 }

@@ -70,6 +70,8 @@ pub(super) enum SchedulerMail {
     Abort(Vec<MsgId>),
     /// A task that is to be queued again: its frames as a client would send them.
     Resubmit(Vec<Frame>),
+    /// Requests that were left in their sockets can be taken in again.
+    StorageCaughtUp,
     Stop,
 }
 

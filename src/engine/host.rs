@@ -53,7 +53,9 @@ pub enum HostError {
 pub enum Command {
     /// End all engines in order.
     Stop,
-    /// Signal every kernel and what it has started: SIGINT interrupts what it is running.
+    /// Interrupt what the kernels are running.
+    Interrupt,
+    /// Pass a signal on to the kernels.
     Signal(Signal),
 }
 
@@ -191,7 +193,8 @@ impl EngineHost {
         self.begin_next()?;
         while !self.is_done() {
             match self.wait(commands, &mut look).await? {
-                Woken::Command(Some(Command::Signal(signal))) => self.signal_all(signal),
+                Woken::Command(Some(Command::Interrupt)) => self.signal_all(Signal::SIGINT, true),
+                Woken::Command(Some(Command::Signal(signal))) => self.signal_all(signal, false),
                 // Whoever could have given commands is gone: nobody would ever stop this.
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
@@ -265,7 +268,8 @@ impl EngineHost {
             }
             HostMail::Running { rank } => {
                 if let Some(id) = self.engines.get(&rank).and_then(|engine| engine.id) {
-                    tracing::info!("engine {id} is running");
+                    // In ipengine's words: scripts look for them.
+                    tracing::info!("Completed registration with id {id}");
                 }
             }
             HostMail::Signal {
@@ -332,10 +336,10 @@ impl EngineHost {
         }
     }
 
-    fn signal_all(&mut self, signal: Signal) {
+    fn signal_all(&mut self, signal: Signal, group: bool) {
         let ranks: Vec<Rank> = self.engines.keys().copied().collect();
         for rank in ranks {
-            self.signal(rank, signal as i32, true);
+            self.signal(rank, signal as i32, group);
         }
     }
 

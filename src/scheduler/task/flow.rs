@@ -6,7 +6,8 @@ use super::ids::{Ended, JobIx};
 use super::job::{FAILED, HAD, Job, RETURNED, State};
 use super::queues::ClassIx;
 use super::roster::{Serial, Slot};
-use super::{TaskAction, TaskError, TaskScheduler};
+use super::slab::Ix;
+use super::{JobKey, TaskAction, TaskError, TaskScheduler};
 use crate::protocol::{EngineUuid, Identity};
 
 /// A job that the scheduler ends, with the engine that is to blame.
@@ -31,14 +32,25 @@ impl<P> TaskScheduler<P> {
                 break;
             }
             let mut ready = std::mem::take(&mut self.ready);
-            ready.sort_unstable_by_key(|job| self.jobs[*job].sequence);
-            for job in ready.drain(..) {
-                self.place(now, job, out);
+            ready.retain(|key| {
+                self.of_key(*key)
+                    .is_some_and(|job| job.state == State::Moving)
+            });
+            let sequence = |key: &JobKey| self.jobs[JobIx::new(key.index)].sequence;
+            ready.sort_unstable_by_key(sequence);
+            ready.dedup();
+            for key in ready.drain(..) {
+                self.place(now, JobIx::new(key.index), out);
             }
             self.ready = ready;
         }
         self.ready.shrink_to(KEPT);
         self.doomed.shrink_to(KEPT);
+    }
+
+    /// A job that is nowhere any more is to be placed before the event is over.
+    pub(super) fn make_ready(&mut self, job: JobIx) {
+        self.ready.push(self.key(job));
     }
 
     /// Gives an engine all it has room for.
@@ -57,9 +69,16 @@ impl<P> TaskScheduler<P> {
         self.roster.release(slot);
     }
 
-    /// Sends a job that nothing holds back to an engine, or lets it wait for one. No engine with room can have tasks
+    /// Sends a job to an engine, or lets it wait for one, or for the tasks that it needs. No engine with room can have tasks
     /// waiting that it may have, so no other is passed by.
     fn place(&mut self, now: Instant, job: JobIx, out: &mut Vec<TaskAction<P>>) {
+        let known = &mut self.jobs[job];
+        if known.terms.as_ref().is_some_and(|terms| !terms.are_met()) {
+            known.state = State::Blocked;
+            self.queues.block(known.class, job);
+            self.start_clock(now, job);
+            return;
+        }
         if let Some(slot) = self.choose_for(job) {
             self.dispatch(job, slot, out);
             return;
@@ -93,7 +112,10 @@ impl<P> TaskScheduler<P> {
 
     fn dispatch(&mut self, job: JobIx, slot: Slot, out: &mut Vec<TaskAction<P>>) {
         self.stop_clock(job);
-        self.disconnect(job);
+        let terms = self.jobs[job].terms.as_ref();
+        if terms.is_some_and(|terms| !terms.may_follow_more()) {
+            self.disconnect(job);
+        }
         let place = self.roster.put_on(slot, job);
         let engine = &self.roster[slot];
         let known = &mut self.jobs[job];
@@ -143,7 +165,7 @@ impl<P> TaskScheduler<P> {
         } else if let Err(error) = self.give_way(job) {
             self.doom(job, error, None);
         } else {
-            self.ready.push(job);
+            self.make_ready(job);
         }
     }
 
@@ -164,7 +186,7 @@ impl<P> TaskScheduler<P> {
                 attempts.forgive(forgivable, but_last);
             }
         }
-        if holds_out || !self.is_cornered(job) {
+        if holds_out || !self.is_cornered(job) || self.follows_more(job) {
             return Ok(());
         }
         Err(TaskError::Impossible(

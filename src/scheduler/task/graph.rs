@@ -153,7 +153,7 @@ impl<P> TaskScheduler<P> {
         self.follow_is_possible(job)
     }
 
-    /// Takes a job's needs out of the graph: it goes to an engine, or ends.
+    /// Takes a job's needs out of the graph: it needs nothing more, or ends.
     pub(super) fn disconnect(&mut self, job: JobIx) {
         let Some(terms) = self.jobs[job].terms.as_mut() else {
             return;
@@ -202,7 +202,7 @@ impl<P> TaskScheduler<P> {
                 && known.terms.as_ref().is_some_and(|terms| terms.are_met())
             {
                 self.detach(job);
-                self.ready.push(job);
+                self.requeue(job);
             }
         }
     }
@@ -304,35 +304,38 @@ impl<P> TaskScheduler<P> {
         }
     }
 
-    /// All engines of the job's class are gone.
+    /// All engines of the class of a job that is on none are gone.
     pub(super) fn class_is_empty(&mut self, job: JobIx) {
-        let known = &self.jobs[job];
-        if known.state == State::Doomed {
+        if self.jobs[job].state == State::Doomed {
             return;
         }
-        let class = known.class;
-        if let Some(terms) = known.terms.as_ref()
-            && let Some(follow) = terms.follow
-            && !follow.need.all
-            && follow.need.open > 0
-            && terms.targets != class
-            && !self.is_empty(terms.targets)
-        {
-            // Another of the tasks that it follows may still end on an engine that is there.
-            let targets = self.queues.hold_again(terms.targets);
-            self.detach(job);
-            self.set_class(job, targets);
-            self.queues.block(targets, job);
-            let known = &mut self.jobs[job];
-            known.state = State::Blocked;
-            let terms = known.terms.as_mut();
-            if let Some(follow) = terms.and_then(|terms| terms.follow.as_mut()) {
-                follow.at = None;
-            }
+        self.detach(job);
+        if self.follows_more(job) {
+            self.make_ready(job);
             return;
         }
         let why = "every engine that it may run on is gone".to_owned();
         self.doom(job, TaskError::Impossible(why), None);
+    }
+
+    /// None of the engines where a job has something to follow will do any more, but another of the tasks that it
+    /// follows may still end on one that will: then it waits for that.
+    pub(super) fn follows_more(&mut self, job: JobIx) -> bool {
+        let known = &self.jobs[job];
+        let Some(terms) = known.terms.as_ref() else {
+            return false;
+        };
+        let targets = terms.targets;
+        if !terms.may_follow_more() || self.is_empty(targets) {
+            return false;
+        }
+        let targets = self.queues.hold_again(targets);
+        self.set_class(job, targets);
+        let terms = self.jobs[job].terms.as_mut();
+        if let Some(follow) = terms.and_then(|terms| terms.follow.as_mut()) {
+            follow.at = None;
+        }
+        true
     }
 
     /// A class of certain engines, none of which is left.
@@ -353,7 +356,7 @@ impl<P> TaskScheduler<P> {
             }
             State::Ready { .. } => {
                 self.detach(job);
-                self.ready.push(job);
+                self.make_ready(job);
             }
             State::Moving | State::Doomed | State::Running { .. } => {}
         }

@@ -210,6 +210,12 @@ impl<P> Job<P> {
 }
 
 impl Terms {
+    /// Whether tasks that end from now on may add to the engines where it may run.
+    pub(super) fn may_follow_more(&self) -> bool {
+        self.follow
+            .is_some_and(|follow| !follow.need.all && follow.need.open > 0)
+    }
+
     /// Whether no other task stands in the way any more.
     pub(super) fn are_met(&self) -> bool {
         self.after.is_none()

@@ -4,9 +4,11 @@
 //! choice, or lets a task wait for ever, these are the policies.
 //!
 //! # Order
-//! An engine with room takes its next task at once, by the rules of [`queues`]. A task that becomes ready is given to an
-//! engine by the [`Scheme`](crate::scheduler::Scheme), among the engines that may have it and are below the high water
-//! mark.
+//! A task that is ready is given to an engine by the [`Scheme`](crate::scheduler::Scheme), among the engines that may
+//! have it and are below the high water mark. When there is none, it waits; an engine with room takes its next task at
+//! once. The client that was served longest ago goes first, and a new one before all others, so that no client starves
+//! another whatever it has queued. Of one client, tasks that came back from an engine go first; then the order is that
+//! of submission, also for tasks that had to wait for others.
 //!
 //! # What nothing can come for
 //! A task waits only while something may come for it: an engine that may have it is there or expected
@@ -18,6 +20,10 @@
 //! - a task that every engine there is has refused (`UnmetDependency`), unless it has a timeout and may run anywhere:
 //!   then it waits for another engine for so long;
 //! - a task that needs one that has ended the wrong way.
+//!
+//! A task that follows any one of several waits on while one of them may still end on an engine that will do. An engine
+//! that goes and comes back is the same engine; tasks that were meant for it among others do not wait for it meanwhile,
+//! and are not given to it again.
 //!
 //! # Retries
 //! A task that failed with retries left goes to an engine where it has not failed yet, waiting for one if they are
@@ -78,8 +84,8 @@ pub struct TaskScheduler<P> {
     queues: Queues,
     deadlines: BTreeSet<(Instant, JobIx)>,
     submissions: u64,
-    /// To be placed before the event is over.
-    ready: Vec<JobIx>,
+    /// To be placed before the event is over, unless they end.
+    ready: Vec<JobKey>,
     /// To be ended before the event is over.
     doomed: VecDeque<Doom>,
 }
@@ -153,10 +159,7 @@ impl<P> TaskScheduler<P> {
         lost.sort_unstable_by_key(|job| self.jobs[*job].sequence);
         let classes = self.queues.engine_gone(slot);
         for class in &classes {
-            if !self.is_empty(*class) {
-                continue;
-            }
-            let mut stranded = self.queues.jobs_off_engines(*class);
+            let mut stranded = self.queues.stranded(*class);
             stranded.sort_unstable_by_key(|job| self.jobs[*job].sequence);
             for job in stranded {
                 self.class_is_empty(job);
@@ -167,7 +170,7 @@ impl<P> TaskScheduler<P> {
             known.state = State::Moving;
             let again = known.retries > 0 && !known.aborted;
             let (class, msg_id) = (known.class, known.msg_id.clone());
-            if again && !self.is_empty(class) {
+            if again && (!self.is_empty(class) || self.follows_more(job)) {
                 let known = &mut self.jobs[job];
                 known.retries -= 1;
                 known.mark(serial, LOST);
@@ -226,10 +229,7 @@ impl<P> TaskScheduler<P> {
                 return;
             }
         };
-        let job = self.admit(client, msg_id, hash, &plan, &request, payload);
-        if self.jobs[job].state == State::Blocked {
-            self.start_clock(now, job);
-        }
+        self.admit(client, msg_id, hash, &plan, &request, payload);
         self.work(now, out);
     }
 
@@ -261,7 +261,7 @@ impl<P> TaskScheduler<P> {
         })
     }
 
-    /// Makes a live job of a request, and puts it where it waits or into the list of those to be placed or ended.
+    /// Makes a live job of a request, and puts it into the list of those to be placed or of those to be ended.
     fn admit(
         &mut self,
         client: Identity,
@@ -270,7 +270,7 @@ impl<P> TaskScheduler<P> {
         plan: &Plan<'_>,
         request: &Request<'_>,
         payload: P,
-    ) -> JobIx {
+    ) {
         let class = match &plan.targets {
             Some(targets) => self.queues.hold_class(targets.clone()),
             None => self.queues.any(),
@@ -314,16 +314,10 @@ impl<P> TaskScheduler<P> {
             Some(follow) => self.follow_ended(job, follow),
             None => Ok(()),
         };
-        let known = &mut self.jobs[job];
-        if let Err(error) = followed {
-            self.doom(job, error, None);
-        } else if known.terms.as_ref().is_none_or(|terms| terms.are_met()) {
-            self.ready.push(job);
-        } else {
-            known.state = State::Blocked;
-            self.queues.block(known.class, job);
+        match followed {
+            Ok(()) => self.make_ready(job),
+            Err(error) => self.doom(job, error, None),
         }
-        job
     }
 
     /// An engine's reply to a task. `engine` is the routing id that it came from.

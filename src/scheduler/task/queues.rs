@@ -263,9 +263,15 @@ impl Queues {
         }
     }
 
-    /// Jobs of a class that are on no engine, in no order.
-    pub(super) fn jobs_off_engines(&self, class: ClassIx) -> Vec<JobIx> {
-        let class = &self.classes[class];
+    /// Jobs of a class without engines that are on none, in no order. The class may be forgotten already.
+    pub(super) fn stranded(&self, class: ClassIx) -> Vec<JobIx> {
+        let Some(class) = self
+            .classes
+            .get(class)
+            .filter(|class| class.members.is_empty())
+        else {
+            return Vec::new();
+        };
         let lanes = class.lanes.iter();
         lanes
             .flat_map(|lane| self.lanes[*lane].jobs.values().copied())
@@ -487,8 +493,8 @@ impl Queues {
         found
     }
 
-    /// Picky jobs that may have lost the last engine that they do not stay away from, now that one is gone. `present`:
-    /// how many engines are there or expected.
+    /// Picky jobs that may have lost the last engine that they do not stay away from, now that one is gone; of
+    /// these classes, some may be forgotten already. `present`: how many engines are there or expected.
     pub(super) fn at_risk(&self, classes: &[ClassIx], present: usize) -> Vec<JobIx> {
         let clients = self.ring.iter().map(|(_, client)| &self.clients[*client]);
         let any = clients
@@ -496,7 +502,7 @@ impl Queues {
             .map(|lane| (lane, present));
         let others = classes
             .iter()
-            .map(|class| &self.classes[*class])
+            .filter_map(|class| self.classes.get(*class))
             .flat_map(|class| class.lanes.iter().map(|lane| (*lane, class.members.len())));
         any.chain(others)
             .map(|(lane, engines)| (&self.lanes[lane], engines))

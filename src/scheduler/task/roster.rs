@@ -322,10 +322,6 @@ impl std::ops::IndexMut<Slot> for Roster {
 
 #[cfg(test)]
 impl Roster {
-    pub(super) fn hwm(&self) -> usize {
-        self.hwm
-    }
-
     pub(super) fn sanity_check(&self) {
         let present = self.iter().filter(|(slot, _)| self.is_present(*slot));
         assert_eq!(present.count(), self.present);

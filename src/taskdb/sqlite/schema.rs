@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::write::insert_statement;
+use super::write::{insert_statement, merge_statement};
 use super::{SqliteConfig, Sync, fault};
 use crate::taskdb::store::{Fault, StoreError};
 
@@ -22,6 +22,8 @@ pub(super) struct Tables {
     pub(super) buffers_name: String,
     /// The statement that adds a record.
     pub(super) insert: String,
+    /// The statement that adds to one.
+    pub(super) merge: String,
 }
 
 impl Tables {
@@ -29,6 +31,7 @@ impl Tables {
         let buffers_name = format!("{name}-buffers");
         Self {
             insert: insert_statement(&quote(name)),
+            merge: merge_statement(&quote(name)),
             name: name.to_owned(),
             records: quote(name),
             buffers: quote(&buffers_name),

@@ -1,11 +1,9 @@
 //! Changes on their way into the file.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use rusqlite::ErrorCode;
 use rusqlite::blob::ZeroBlob;
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
+use rusqlite::{ErrorCode, OptionalExtension};
 
 use super::codec::{self, Packed, kind_number};
 use super::{SqliteStore, fault};
@@ -76,7 +74,32 @@ impl SqliteStore {
     fn insert(&self, record: &TaskRecord) -> Result<bool, rusqlite::Error> {
         let request = self.fit(record.buffers.as_deref());
         let result = self.fit(record.result_buffers.as_deref());
-        let mut statement = self.db.prepare_cached(&self.tables.insert)?;
+        let new = self.run_insert(&self.tables.insert, record, &request, &result)? > 0;
+        let id = if new {
+            Some(self.db.last_insert_rowid())
+        } else {
+            self.run_insert(&self.tables.merge, record, &request, &result)?;
+            self.id_of(record.msg_id.as_str())?
+        };
+        for (key, packed, list) in [
+            (Key::Buffers, &request.packed, &record.buffers),
+            (Key::ResultBuffers, &result.packed, &record.result_buffers),
+        ] {
+            if let Some(id) = id.filter(|_| packed.spills) {
+                self.spill(id, key, list.as_deref().unwrap_or_default())?;
+            }
+        }
+        Ok(new)
+    }
+
+    fn run_insert(
+        &self,
+        sql: &str,
+        record: &TaskRecord,
+        request: &Fitted,
+        result: &Fitted,
+    ) -> Result<usize, rusqlite::Error> {
+        let mut statement = self.db.prepare_cached(sql)?;
         let mut at = 0;
         let mut bind = |value: ToSqlOutput<'_>| {
             at += 1;
@@ -97,26 +120,13 @@ impl SqliteStore {
             bind(lens(packed))?;
             bind(blob(packed))?;
         }
-        let mut rows = statement.raw_query();
-        let id: Option<i64> = match rows.next()? {
-            Some(row) => Some(row.get(0)?),
-            None => None,
-        };
-        while rows.next()?.is_some() {}
-        drop(rows);
-        drop(statement);
-        let Some(id) = id else {
-            return Ok(false);
-        };
-        for (key, packed, list) in [
-            (Key::Buffers, &request.packed, &record.buffers),
-            (Key::ResultBuffers, &result.packed, &record.result_buffers),
-        ] {
-            if packed.spills {
-                self.spill(id, key, list.as_deref().unwrap_or_default())?;
-            }
-        }
-        Ok(self.db.last_insert_rowid() == id)
+        statement.raw_execute()
+    }
+
+    fn id_of(&self, msg_id: &str) -> Result<Option<i64>, rusqlite::Error> {
+        let sql = format!("SELECT id FROM {} WHERE msg_id = ?", self.tables.records);
+        let mut statement = self.db.prepare_cached(&sql)?;
+        statement.query_row([msg_id], |row| row.get(0)).optional()
     }
 
     fn update_row(&self, msg_id: &MsgId, update: &RecordUpdate) -> Result<(), rusqlite::Error> {
@@ -163,11 +173,10 @@ impl SqliteStore {
         values.push(text(msg_id.as_str().as_bytes()));
         let mut statement = self.db.prepare_cached(&sql)?;
         let changed = statement.execute(rusqlite::params_from_iter(values))?;
-        if changed > 0 && result.packed.spills {
-            let sql = format!("SELECT id FROM {} WHERE msg_id = ?", self.tables.records);
-            let id = self
-                .db
-                .query_row(&sql, [msg_id.as_str()], |row| row.get(0))?;
+        if changed > 0
+            && result.packed.spills
+            && let Some(id) = self.id_of(msg_id.as_str())?
+        {
             let list = record.result_buffers.as_deref();
             self.spill(id, Key::ResultBuffers, list.unwrap_or_default())?;
         }
@@ -242,37 +251,50 @@ fn plain_keys() -> impl Iterator<Item = Key> {
     keys.iter()
 }
 
-/// The insert statement of a table; see [`TaskRecord::fill_from`] for what becomes of an earlier record.
+/// The statement that adds a record unless there is one of its id. One that could also merge would keep a journal of
+/// its own, which costs a sixth more.
 pub(super) fn insert_statement(records: &str) -> String {
+    let columns = insert_columns();
+    let places = vec!["?"; columns.len()].join(", ");
+    format!(
+        "INSERT OR IGNORE INTO {records} ({}) VALUES ({places})",
+        columns.join(", ")
+    )
+}
+
+/// The statement that adds a record to what an earlier one has; see [`TaskRecord::fill_from`].
+pub(super) fn merge_statement(records: &str) -> String {
+    let mut merges = Vec::new();
+    for key in Key::ALL.iter().copied().filter(|key| *key != Key::MsgId) {
+        let name = key.as_str();
+        if key.kind() == Kind::Buffers {
+            // Both columns come from the same record.
+            let lens = codec::lens_column(key);
+            merges.push(format!(
+                "{name} = iif(excluded.{lens} IS NULL, {name}, excluded.{name})"
+            ));
+            merges.push(format!("{lens} = COALESCE(excluded.{lens}, {lens})"));
+        } else if matches!(key, Key::Stdout | Key::Stderr) {
+            merges.push(format!("{name} = {name} || excluded.{name}"));
+        } else {
+            merges.push(format!("{name} = COALESCE(excluded.{name}, {name})"));
+        }
+    }
+    let columns = insert_columns();
+    let places = vec!["?"; columns.len()].join(", ");
+    format!(
+        "INSERT INTO {records} ({}) VALUES ({places}) ON CONFLICT (msg_id) DO UPDATE SET {}",
+        columns.join(", "),
+        merges.join(", ")
+    )
+}
+
+fn insert_columns() -> Vec<&'static str> {
     let mut columns: Vec<&str> = plain_keys().map(Key::as_str).collect();
     for key in [Key::Buffers, Key::ResultBuffers] {
         columns.extend([codec::lens_column(key), key.as_str()]);
     }
-    let mut merges: BTreeMap<&str, String> = BTreeMap::new();
-    for key in Key::ALL.iter().copied().filter(|key| *key != Key::MsgId) {
-        let name = key.as_str();
-        let merge = match key.kind() {
-            Kind::Buffers => {
-                // Both columns come from the same record.
-                let lens = codec::lens_column(key);
-                merges.insert(lens, format!("COALESCE(excluded.{lens}, {lens})"));
-                format!("iif(excluded.{lens} IS NULL, {name}, excluded.{name})")
-            }
-            _ if matches!(key, Key::Stdout | Key::Stderr) => format!("{name} || excluded.{name}"),
-            _ => format!("COALESCE(excluded.{name}, {name})"),
-        };
-        merges.insert(name, merge);
-    }
-    let merges: Vec<String> = merges
-        .iter()
-        .map(|(name, merge)| format!("{name} = {merge}"))
-        .collect();
-    let places = vec!["?"; columns.len()].join(", ");
-    format!(
-        "INSERT INTO {records} ({}) VALUES ({places}) ON CONFLICT (msg_id) DO UPDATE SET {} RETURNING id",
-        columns.join(", "),
-        merges.join(", ")
-    )
+    columns
 }
 
 fn text(bytes: &[u8]) -> ToSqlOutput<'_> {

@@ -5,6 +5,17 @@ use crate::scheduler::task::job::{Job, State};
 use crate::scheduler::task::roster::Roster;
 
 impl Queues {
+    /// Nothing is kept of what was here.
+    pub(in crate::scheduler::task) fn is_idle(&self) -> bool {
+        self.clients.len() == 0
+            && self.lanes.len() == 0
+            && self.classes.len() == 1
+            && self.interned.is_empty()
+            && self.lane_of.is_empty()
+            && self.ring.is_empty()
+            && self.stands.iter().all(|stand| stand.classes.is_empty())
+    }
+
     pub(in crate::scheduler::task) fn sanity_check<P>(
         &self,
         jobs: &Slab<JobIx, Job<P>>,
