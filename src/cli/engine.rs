@@ -13,9 +13,10 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
+    Command, Config, Departure, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
     RestartPolicy, StartMethod, Surroundings,
 };
+use crate::launch::News;
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
@@ -133,6 +134,7 @@ impl EngineArgs {
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
+    let starter = lifeline::Starter::take();
     // The file may be named, or its content be handed down: then the profile need not be there.
     let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
     let must = if needs_profile {
@@ -166,7 +168,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
         let config = config(&setup, args, connection, python);
-        host(config, lifeline).await
+        host(config, lifeline, starter).await
     })?;
     // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
     runtime.shutdown_background();
@@ -323,14 +325,19 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// Runs the engines and passes on what this process is told.
-async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<Ended, Failure> {
+async fn host(
+    config: Config,
+    lifeline: Option<std::os::fd::OwnedFd>,
+    mut starter: lifeline::Starter,
+) -> Result<Ended, Failure> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
-    let running = EngineHost::new(config)?.run(receiver);
+    let (departed, mut departures) = mpsc::unbounded_channel();
+    let running = EngineHost::new(config)?.telling(departed).run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
     tokio::pin!(cut);
@@ -347,6 +354,10 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
             // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
+            Some(Departure { engine, why }) = departures.recv() => {
+                starter.tell(&News::EngineEnded { engine, why });
+                continue;
+            }
             _ = &mut cut => {
                 tracing::warn!("the process that started these engines is gone");
                 Command::Stop

@@ -160,7 +160,7 @@ fn start(
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
 
-    let controller = job(&setup, "ipcontroller", "controller", true, arguments)?;
+    let controller = job(&setup, "ipcontroller", "controller", arguments)?;
     let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
     let info = cluster_info(&setup, own);
     let reuse = keeps_connection_files(&setup, &controller.argv);

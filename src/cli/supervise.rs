@@ -185,7 +185,6 @@ pub(super) fn job(
     setup: &Setup,
     name: &'static str,
     verb: &str,
-    says_ready: bool,
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Job, Failure> {
     let id = &setup.cluster_id.0;
@@ -216,7 +215,6 @@ pub(super) fn job(
         name,
         argv,
         environment,
-        says_ready,
     })
 }
 
@@ -231,7 +229,7 @@ pub(super) fn engines_job(
     arguments.extend(spawn.then(|| "--spawn".into()));
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
-    job(setup, "ipengine", "engine", false, arguments)
+    job(setup, "ipengine", "engine", arguments)
 }
 
 /// What the cluster file says of the cluster as a whole.

@@ -16,7 +16,7 @@ use super::report::{Report, Severity};
 use super::supervisor::{Action, Member, Outcome, Plan, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
-use super::{Job, LaunchError, LaunchEvent, Launcher, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
@@ -160,11 +160,7 @@ impl Conductor {
         let out = &mut self.actions;
         tokio::select! {
             Some(event) = launched.recv() => match event {
-                LaunchEvent::Ready(Member::Controller) => match self.watch_hub() {
-                    Ok(()) => self.supervisor.on_controller_ready(Instant::now(), &mut self.actions),
-                    Err(why) => self.supervisor.on_hub_failed(Instant::now(), why, &mut self.actions),
-                },
-                LaunchEvent::Ready(Member::Engines) => {}
+                LaunchEvent::Said(_, news) => self.on_news(news),
                 LaunchEvent::Exited(member, status) => {
                     self.running.remove(&member);
                     self.supervisor.on_exited(Instant::now(), member, status, out);
@@ -183,6 +179,20 @@ impl Conductor {
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::FrontGone, out);
             }
             () = timer => self.supervisor.on_time(Instant::now(), out),
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Ready => match self.watch_hub() {
+                Ok(()) => self.supervisor.on_controller_ready(now, &mut self.actions),
+                Err(why) => self.supervisor.on_hub_failed(now, why, &mut self.actions),
+            },
+            News::EngineEnded { engine, why } => {
+                self.supervisor
+                    .on_engine_ended(engine, why, &mut self.actions);
+            }
         }
     }
 

@@ -309,6 +309,8 @@ def test_a_killed_kernel_is_an_engine_that_leaves(clusters):
         pid = client[0].apply_sync(os.getpid)
         os.kill(pid, signal.SIGKILL)
         running.wait_for_line("engine 0 has left: 1 remain")
+        running.wait_for_line("engine 0 has ended: ")
+        assert "SIGKILL" in running.text()
         wait_until(lambda: client.ids == [1], "the client's news")
         assert client[1].apply_sync(lambda: 7) == 7
     assert "have died" not in running.text()

@@ -42,6 +42,8 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "os",
             "transport",
             "taskdb",
+            "heartbeat",
+            "scheduler",
             "hub",
             "hubclient",
             "launch",
@@ -75,10 +77,16 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
+        } else if path.extension().is_some_and(|ext| ext == "rs") && !is_test(&path) {
             found.push(path);
         }
     }
+}
+
+/// Tests that are files of their own.
+fn is_test(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    stem.is_some_and(|stem| stem == "tests" || stem.ends_with("_tests"))
 }
 
 /// The code of a file without its comments and without its test module, which stands last.
