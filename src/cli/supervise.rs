@@ -14,6 +14,7 @@ use crate::launch::conduct::{Cluster, Ended, conduct, say};
 use crate::launch::ledger::ClaimError;
 use crate::launch::supervisor::{Outcome, Plan};
 use crate::launch::{Job, LAUNCHERS};
+use crate::os::files;
 use crate::os::log::{self, LogLevel};
 use crate::profile::cluster_file::{ClusterInfo, cluster_class};
 
@@ -196,7 +197,7 @@ pub(super) fn job(
     argv.push(format!("--cluster-id={id}").into());
     for file in &setup.common.config_files {
         let mut config = OsString::from("--config=");
-        config.push(std::path::absolute(file)?);
+        config.push(files::expand_path(file));
         argv.push(config);
     }
     let level = setup.settings.log.level;

@@ -193,6 +193,10 @@ impl EngineHost {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
+        if let Some(mut watched) = self.fork_server.take() {
+            // Its kernels have ended; whoever waits for this process waits for all of them.
+            let _ = watched.server.process.kill().await;
+        }
         result?;
         Ok(match self.failure {
             Some(why) if !self.stopping => Ended::Failed(why),

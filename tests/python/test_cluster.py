@@ -390,6 +390,26 @@ def test_busy_engines_end_too(clusters):
     clusters.assert_nothing_left()
 
 
+def test_a_supervisor_that_does_not_answer_is_killed_with_all_it_started(clusters):
+    clusters.ok("start", "-n", "1", "--daemonize")
+    supervisor = psutil.Process(clusters.pid("supervisor"))
+    supervisor.suspend()
+    out = clusters.ok("stop")
+    assert "was killed" in out
+    clusters.assert_nothing_left()
+
+
+def test_broken_files_do_not_stop_a_start(clusters):
+    clusters.ok("start", "-n", "0", "--daemonize")
+    clusters.ok("stop")
+    for path in ("security/cluster-.json", "pid/ipcluster.json"):
+        (clusters.profile_dir / path).write_text("{")
+    assert "unreadable" in clusters.ok("list")
+    clusters.ok("start", "-n", "1", "--daemonize")
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 # ---- asked for by others
 
 
@@ -464,6 +484,17 @@ def test_engines_are_added_and_taken_away(clusters):
         assert client.ids == [0, 3, 4]
     clusters.ok("stop")
     assert clusters.processes() == []
+    clusters.assert_nothing_left()
+
+
+def test_engines_that_cannot_be_added_leave_the_cluster_alone(clusters):
+    clusters.ok("start", "-n", "1", "--daemonize")
+    done = clusters.run("engines", "-n", "1", "--daemonize", "--python=/bin/false")
+    assert done.returncode == 1
+    assert "/bin/false ended before it was ready" in done.stdout
+    with clusters.client() as client:
+        assert client.ids == [0]
+    clusters.ok("stop")
     clusters.assert_nothing_left()
 
 
