@@ -299,7 +299,10 @@ mod tests {
         let found = Found::of(&profile, &ClusterId::default());
         assert!(found.exists() && !found.is_running());
         assert_eq!(found.living(), None);
-        assert_eq!(found.remove_files(), [found.cluster_path.clone()]);
+        assert_eq!(
+            found.remove_files(),
+            std::slice::from_ref(&found.cluster_path)
+        );
         assert!(!Found::of(&profile, &ClusterId::default()).exists());
     }
 

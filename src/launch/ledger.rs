@@ -241,16 +241,16 @@ impl Ledger {
 
 /// The command that stops this cluster.
 pub fn stop_command(profile: &ProfileDir, cluster_id: &ClusterId) -> String {
-    let mut command = "ipcluster stop".to_owned();
-    match profile.name() {
-        Some("default") => {}
-        Some(name) => command.push_str(&format!(" --profile={name}")),
-        None => command.push_str(&format!(" --profile-dir={}", profile.location().display())),
-    }
-    if !cluster_id.0.is_empty() {
-        command.push_str(&format!(" --cluster-id={}", cluster_id.0));
-    }
-    command
+    let which = match profile.name() {
+        Some("default") => String::new(),
+        Some(name) => format!(" --profile={name}"),
+        None => format!(" --profile-dir={}", profile.location().display()),
+    };
+    let id = match cluster_id.0.as_str() {
+        "" => String::new(),
+        id => format!(" --cluster-id={id}"),
+    };
+    format!("ipcluster stop{which}{id}")
 }
 
 /// Controllers and engines whose supervisor was killed are about to end; those that do not are ended.
