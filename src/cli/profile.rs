@@ -129,19 +129,22 @@ fn create(common: &ResolvedCommon, from: Option<&str>) -> Result<(), Failure> {
 
 fn list(common: &ResolvedCommon) -> Result<(), Failure> {
     let ipython_dir = common.lookup.ipython_dir()?;
-    let mut text = String::from("PROFILES\n");
-    for profile in ProfileDir::all(&ipython_dir) {
-        text += &format!(
-            "  {:16} {}\n",
-            profile.abbreviated(&ipython_dir),
-            profile.location().display()
-        );
-    }
-    text += "TEMPLATES\n";
-    for template in templates::all() {
-        text += &format!("  {:16} {}\n", template.name, template.purpose);
-    }
-    say(&text)
+    let profiles = ProfileDir::all(&ipython_dir).into_iter().map(|profile| {
+        let place = profile.location().display().to_string();
+        line(&profile.abbreviated(&ipython_dir), &place)
+    });
+    let templates = templates::all()
+        .iter()
+        .map(|template| line(template.name, template.purpose));
+    say(&format!(
+        "PROFILES\n{}TEMPLATES\n{}",
+        profiles.collect::<String>(),
+        templates.collect::<String>()
+    ))
+}
+
+fn line(name: &str, about: &str) -> String {
+    format!("  {name:16} {about}\n")
 }
 
 fn show(common: &ResolvedCommon, rewritten: Rewritten, resolved: bool) -> Result<(), Failure> {
@@ -151,14 +154,17 @@ fn show(common: &ResolvedCommon, rewritten: Rewritten, resolved: bool) -> Result
         return say(&crate::os::files::read_text(&path)?);
     }
     let settings = settings(common, &profile, rewritten)?;
-    let mut text = String::new();
-    for shown in settings.show() {
-        let value = match &shown.value {
-            Value::Null => "(not set)".to_owned(),
-            value => value.to_string(),
-        };
-        text += &format!("{} = {value}    # {}\n", shown.key, shown.origin);
-    }
+    let text: String = settings
+        .show()
+        .into_iter()
+        .map(|shown| {
+            let value = match &shown.value {
+                Value::Null => "(not set)".to_owned(),
+                value => value.to_string(),
+            };
+            format!("{} = {value}    # {}\n", shown.key, shown.origin)
+        })
+        .collect();
     say(&text)
 }
 

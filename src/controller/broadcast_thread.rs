@@ -157,7 +157,7 @@ struct BroadcastRequest {
 
 impl Desk {
     /// `frames`: `client, <IDS|MSG>, …`.
-    fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+    fn on_request(&mut self, frames: &[Frame], clients: &mut Socket, engines: &mut Socket) {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
@@ -385,7 +385,7 @@ fn coalesce(
         }
         (None, None) => json!({ "status": "ok" }),
     };
-    let first = failed.or(replies.first());
+    let first = failed.or_else(|| replies.first());
     let mut metadata: Value = first
         .and_then(|reply| serde_json::from_slice(&reply.frames[reply.layout.metadata()]).ok())
         .filter(Value::is_object)

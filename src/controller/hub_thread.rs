@@ -202,7 +202,7 @@ impl Desk {
     }
 
     /// `frames`: `sender, <IDS|MSG>, …`.
-    fn on_request(&mut self, frames: &mut Vec<Frame>) {
+    fn on_request(&mut self, frames: &[Frame]) {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };

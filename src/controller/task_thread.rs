@@ -308,7 +308,7 @@ impl Desk {
             return;
         };
         let layout = wire.layout();
-        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.to_owned(), outcome));
+        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.into_owned(), outcome));
         let (msg_id, outcome) = match read {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 // The generator is seeded by an argument; under its own name it looks like one that is not.
-use fastrand as dice;
+use fastrand::Rng;
 use thiserror::Error;
 
 /// How an engine is chosen (ipyparallel's `TaskScheduler.scheme_name`). Every rule sees only the engines that may have
@@ -87,7 +87,7 @@ pub(super) struct Standing {
 #[derive(Debug)]
 pub(super) struct Chooser {
     scheme: Scheme,
-    dice: dice::Rng,
+    dice: Rng,
     /// Of each engine with room, by its index.
     standings: Vec<Option<Standing>>,
     tree: Tree,
@@ -106,7 +106,7 @@ impl Chooser {
     pub(super) fn new(scheme: Scheme, seed: u64) -> Self {
         let mut chooser = Self {
             scheme,
-            dice: dice::Rng::with_seed(seed),
+            dice: Rng::with_seed(seed),
             standings: Vec::new(),
             tree: Tree::Best(Vec::new()),
         };
@@ -306,7 +306,7 @@ mod tests {
     fn chooser(scheme: Scheme, loads: &[u32]) -> (Chooser, Vec<u32>) {
         let mut chooser = Chooser::new(scheme, 1);
         let mut places: Vec<u32> = (0..loads.len() as u32).collect();
-        dice::Rng::with_seed(2).shuffle(&mut places);
+        Rng::with_seed(2).shuffle(&mut places);
         for (used, (place, load)) in places.iter().zip(loads).enumerate() {
             let used = used as u64;
             chooser.set(*place, Some(Standing { load: *load, used }));
@@ -389,7 +389,7 @@ mod tests {
             let mut chooser = Chooser::new(scheme, 3);
             assert_eq!(chooser.choose(), None);
             assert_eq!(chooser.choose_among(&[]), None);
-            let mut random = dice::Rng::with_seed(4);
+            let mut random = Rng::with_seed(4);
             let mut room = vec![None; 100];
             for step in 1..20_000_u64 {
                 let engine = random.usize(..room.len());

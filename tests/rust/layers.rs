@@ -69,7 +69,7 @@ const IMPURE: &[&str] = &[
     "tokio",
     "nix::",
     "libc::",
-    "rand::",
+    " rand::",
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -77,20 +77,24 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "rs") && !is_test(&path) {
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
             found.push(path);
         }
     }
 }
 
-/// Tests that are files of their own.
-fn is_test(path: &Path) -> bool {
-    let stem = path.file_stem().and_then(|stem| stem.to_str());
-    stem.is_some_and(|stem| stem == "tests" || stem.ends_with("_tests"))
-}
-
-/// The code of a file without its comments and without its test module, which stands last.
+/// The code of a file without its comments and without its test module, which stands last or in a file of its own.
 fn code(path: &Path) -> String {
+    let is_test =
+        |part: &str| part == "tests" || part == "testing.rs" || part.ends_with("tests.rs");
+    if path
+        .iter()
+        .filter_map(|part| part.to_str())
+        .skip_while(|part| *part != "src")
+        .any(is_test)
+    {
+        return String::new();
+    }
     let text = std::fs::read_to_string(path).unwrap();
     let text = text
         .split("#[cfg(test)]")

@@ -1,4 +1,4 @@
-//! How fast the task databases are: `cargo run --release --example taskdb_bench -- [RECORDS [FOLDER]]`.
+//! How fast the task databases are: `cargo bench --bench taskdb -- [RECORDS [FOLDER]]`.
 //!
 //! Tasks go through the recorder as they do in a controller (submitted, assigned, completed: three reports with
 //! headers, metadata and 1 kB of buffers); then the store is asked what users ask. The recorder runs on one thread, so
@@ -276,7 +276,7 @@ fn stock(tasks: u64, folder: &Path) {
         println!("(STOCK_PYTHON names no Python with ipyparallel: no comparison)");
         return;
     };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/taskdb_bench_stock.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/taskdb_stock.py");
     let status = Command::new(python)
         .arg(script)
         .arg(tasks.to_string())
@@ -300,7 +300,10 @@ fn resident() -> u64 {
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1);
+    // cargo adds `--bench`.
+    let mut args = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"));
     let tasks: u64 = args
         .next()
         .map_or(1_000_000, |n| n.parse().expect("a number of records"));

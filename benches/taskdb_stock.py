@@ -1,4 +1,4 @@
-"""The same tasks and questions for ipyparallel's own databases; run by taskdb_bench when STOCK_PYTHON names a Python
+"""The same tasks and questions for ipyparallel's own databases; run by the benchmark `taskdb` when STOCK_PYTHON names a Python
 that has ipyparallel."""
 
 import logging
