@@ -153,17 +153,21 @@ def test_secrets_are_no_arguments(clusters):
         (["--python=/bin/false"], 1, "/bin/false ended before it was ready"),
         (["--", "--nosuchflag"], 2, "--nosuchflag"),
         (["--", "--port=70000"], 2, "70000"),
-        (["--engine-timeout=0"], 1, "--engine-timeout allows more time"),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(
     clusters, daemonize, args, code, says
 ):
-    if args == ["--engine-timeout=0"] and not daemonize:
-        pytest.skip("in the foreground, a person decides how long to wait")
     done = clusters.run("start", "-n", "1", *daemonize, *args)
     assert done.returncode == code, done.stdout
     assert says in done.stdout
+    clusters.assert_nothing_left()
+
+
+def test_a_daemon_without_its_engines_in_time_is_taken_down(clusters):
+    done = clusters.run("start", "-n", "1", "--daemonize", "--engine-timeout=0")
+    assert done.returncode == 1
+    assert "--engine-timeout allows more time" in done.stdout
     clusters.assert_nothing_left()
 
 
