@@ -49,12 +49,13 @@ impl IopubThread {
             {
                 return;
             }
+            // Subscriptions, before output: libzmq acts upon them as they are read, and a client that has just come
+            // sends its first request right behind its subscription.
+            busy |= drain(&mut self.clients, &mut frames, |_, _| {});
             busy |= self.relay_output(&mut frames);
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
-            // Subscriptions: libzmq has acted upon them, they are only taken out of the way.
-            busy |= drain(&mut self.clients, &mut frames, |_, _| {});
             if !busy && let Err(error) = poller.wait(None) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
