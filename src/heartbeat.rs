@@ -134,6 +134,18 @@ impl HeartMonitor {
         out.push(Action::Started(identity));
     }
 
+    /// An engine registers under this uuid. Its heart may have been beating for long, when the controller is new and
+    /// the engine is not: then its beginning is reported again.
+    pub fn expect(&mut self, identity: &Identity, out: &mut Vec<Action>) {
+        if self
+            .hearts
+            .get(identity)
+            .is_some_and(|heart| !heart.accepted)
+        {
+            out.push(Action::Started(identity.clone()));
+        }
+    }
+
     /// The hub has an engine of this uuid: its end will be reported.
     pub fn accept(&mut self, identity: &Identity) {
         if let Some(heart) = self.hearts.get_mut(identity)
@@ -374,6 +386,20 @@ mod tests {
             world.monitor.hearts[&identity("a")].lost.is_none(),
             "an old descriptor means nothing"
         );
+    }
+
+    #[test]
+    fn a_heart_that_has_been_beating_is_reported_when_its_engine_registers() {
+        let mut world = World::new();
+        world.step();
+        world.monitor.expect(&identity("a"), &mut world.out);
+        assert_eq!(world.events(), []);
+        assert_eq!(world.pong("a", 5), [Action::Started(identity("a"))]);
+        world.monitor.expect(&identity("a"), &mut world.out);
+        assert_eq!(world.events(), [Action::Started(identity("a"))]);
+        world.monitor.accept(&identity("a"));
+        world.monitor.expect(&identity("a"), &mut world.out);
+        assert_eq!(world.events(), []);
     }
 
     #[test]

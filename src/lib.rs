@@ -19,6 +19,7 @@
 //! | [`controller`] | the threads and sockets of a controller |
 //! | [`engine`] | an engine's sockets, its kernel process, its queue of requests |
 //! | [`launch`] | starting, watching and stopping the processes of a cluster |
+//! | [`hubclient`] | asking a controller's hub, and hearing of its engines |
 //! | [`hub`] \[p\] | registry of engines, answers to queries |
 //! | [`scheduler`] \[p\] | tasks, dependencies, policies; direct requests; broadcast fan-out |
 //! | [`heartbeat`] \[p\] | who answers pings, who has stopped |
@@ -31,12 +32,44 @@
 //! A state machine is a struct with one method `on_<event>(&mut self, now, …, &mut Vec<Action>)` for each event and a
 //! `next_deadline()`. Actions are data; one reactor per thread carries them out. Tests drive the same types with
 //! invented times.
+//!
+//! # Threads and processes
+//!
+//! A controller is one process; [`controller`] lists its threads. Each owns its sockets and one state machine, receives
+//! in bursts until nothing is left, and only then polls. They talk through mailboxes of typed messages: there is no
+//! monitor socket, and no lock that two of them want for longer than it takes to append to a list.
+//!
+//! An engine process runs any number of engines, a thread each, and one that echoes heartbeats for all of them. Their
+//! kernels are forked from one Python process that has imported everything; each is connected to its engine by a socket
+//! pair with length-prefixed frames. Kernels end with their engine, engines with the process that started them: a pipe
+//! whose other end closes tells so, however that other process ended.
+//!
+//! `ipcluster start` supervises one controller and one engine process.
+//!
+//! # Decisions that are worth knowing
+//!
+//! - **The schedulers know the queues, and the hub asks them** (`queue_status`, result status). So the hub is never
+//!   behind, and without a database nothing is told to anybody per task.
+//! - **Records are a thread's own affair** (the recorder). Schedulers hand it what happened in batches; when storage does
+//!   not keep up, new requests wait in their sockets, while replies, control and heartbeats go on.
+//! - **What waits is packed**: a queued task is one allocation with its small frames and references to the large ones.
+//! - **An engine counts as registered when its kernel runs and all of its connections are up**: it begins to answer
+//!   heartbeats then, and a ping goes out as soon as it listens. Clients learn of engines in ascending order of ids.
+//! - **A closed connection is a hint**: an engine on this host that does not come back within 0.6 s is gone; one that is
+//!   slow or stopped keeps its connection and has until the limit of missed heartbeats.
+//! - **Broadcasts are a flat fan-out** that shares buffers by reference count, in place of a tree of schedulers.
+//! - **What an engine is sent goes to it in order**, also when one of its connections is down for a moment.
+//!
+//! [`differences`] lists where the behaviour differs from ipyparallel's on purpose.
 
 pub mod cli;
 pub mod controller;
+#[doc = include_str!("differences.md")]
+pub mod differences {}
 pub mod engine;
 pub mod heartbeat;
 pub mod hub;
+pub mod hubclient;
 pub mod launch;
 pub mod os;
 pub mod profile;

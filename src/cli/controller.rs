@@ -10,18 +10,16 @@ use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
-use crate::cli::{Failure, exit_code, lifeline};
-use crate::controller::{Config, Controller, Interface, PortPools, Ports};
+use crate::cli::{Failure, database, exit_code, lifeline};
+use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
-use crate::profile::settings::{Database, Edit, Scheme, Settings};
+use crate::profile::settings::{Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
-use crate::taskdb::TaskStore;
-use crate::taskdb::memory::{Limits, MemoryStore};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -166,6 +164,7 @@ impl ControllerArgs {
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
+    let ready = lifeline::Ready::take();
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -176,10 +175,10 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     )?;
     raise_limits();
     setup.enter_work_dir()?;
-    let store = store(&setup.settings)?;
 
     let security = setup.profile.security_dir();
     let _only_one = only_one(&security, &setup)?;
+    let store = database::open(&setup.settings, &setup.profile)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let plan = Plan::new(&setup, &files)?;
     let controller = Controller::start(plan.config.clone(), store)
@@ -195,7 +194,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(until_the_end(controller, lifeline))?;
+    let ended = runtime.block_on(until_the_end(controller, lifeline, ready))?;
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())
@@ -205,10 +204,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
 async fn until_the_end(
     mut controller: Controller,
     lifeline: Option<std::os::fd::OwnedFd>,
+    ready: lifeline::Ready,
 ) -> Result<&'static str, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    // From here on it can be asked to end.
+    ready.say();
     let why = tokio::select! {
         _ = interrupt.recv() => "it was interrupted",
         _ = terminate.recv() => "it was told to",
@@ -218,36 +220,6 @@ async fn until_the_end(
     };
     controller.stop();
     Ok(why)
-}
-
-/// Where task records are to be kept. Databases that cannot be had are named before anything is started.
-fn store(settings: &Settings) -> Result<Option<Box<dyn TaskStore>>, Failure> {
-    let name = match settings.controller.db {
-        Database::None => {
-            tracing::info!(
-                "using NoDB: tasks and results are not stored; --dictdb keeps them in memory, so that results can be \
-                 fetched again and tasks resubmitted"
-            );
-            return Ok(None);
-        }
-        Database::Memory => {
-            let memory = &settings.controller.memory;
-            let limits = Limits {
-                record_limit: usize::try_from(memory.record_limit).unwrap_or(usize::MAX),
-                size_limit: memory.size_limit,
-                cull_fraction: memory.cull_fraction,
-            };
-            tracing::info!(
-                "using DictDB: tasks and results are kept in memory, as long as the controller runs"
-            );
-            return Ok(Some(Box::new(MemoryStore::new(limits))));
-        }
-        Database::Sqlite => "--sqlitedb",
-        Database::Mongodb => "--mongodb",
-    };
-    Err(Failure::usage(format!(
-        "{name} is not available in this version; --nodb and --dictdb are"
-    )))
 }
 
 /// Holds the lock of this profile and cluster id as long as it lives.
@@ -309,7 +281,10 @@ impl Plan {
             .map(|seconds| seconds.duration())
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or_else(|| Duration::from_secs(30).max(10 * period));
-        let engine_state = format!("engines{}.json", setup.cluster_id);
+        let engine_state = setup
+            .profile
+            .log_dir()
+            .join(format!("engines{}.json", setup.cluster_id));
         let config = Config {
             client_interface: Interface(client_interface),
             engine_interface: Interface(engine_interface),
@@ -328,7 +303,8 @@ impl Plan {
             },
             registration_timeout,
             tasks: task_config(settings),
-            engine_state_file: Some(setup.profile.log_dir().join(engine_state)),
+            restored: restored(controller.restore, &engine_state)?,
+            engine_state_file: Some(engine_state),
         };
         let mut location = controller.location.clone().unwrap_or_else(host::hostname);
         if let Some((client, _)) = &reused
@@ -393,6 +369,23 @@ impl Plan {
         };
         (client, engine)
     }
+}
+
+/// The engines of the controller before, with `--restore`.
+fn restored(wanted: bool, file: &Path) -> Result<Option<EngineState>, Failure> {
+    if !wanted {
+        return Ok(None);
+    }
+    let state = EngineState::read(file)?;
+    match &state {
+        Some(state) => tracing::info!(
+            "expecting the {} engines of {}",
+            state.engines.len(),
+            file.display()
+        ),
+        None => tracing::info!("there is no {}: no engines to take back", file.display()),
+    }
+    Ok(state)
 }
 
 /// Existing files, if both are there. One without the other, or files that do not fit, are an error.

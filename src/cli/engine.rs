@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -12,11 +13,12 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Ended, EngineHost, KernelConfig, Python, StartMethod, Surroundings,
+    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
+    RestartPolicy, StartMethod, Surroundings,
 };
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
-use crate::profile::settings::Edit;
+use crate::profile::settings::{Edit, Restart};
 use crate::profile::traitlets::Program;
 
 #[derive(Args, Clone, Debug)]
@@ -60,6 +62,18 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
 
+    /// What happens when a kernel dies: never, on-failure or always start another one [default: never]
+    #[arg(long, value_name = "WHEN")]
+    restart: Option<String>,
+
+    /// Memory from which on a kernel is killed and another one started, such as 4GiB
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<String>,
+
+    /// Give each kernel processors of its own
+    #[arg(long)]
+    pin: bool,
+
     /// Start each kernel by itself in place of forking them from one that has imported everything
     #[arg(long)]
     spawn: bool,
@@ -97,6 +111,13 @@ impl EngineArgs {
                 edit("engine.startup_command", "--c", self.c.clone()),
                 edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
                 edit("engine.python", "--python", self.python.clone()),
+                edit("engine.restart", "--restart", self.restart.clone()),
+                edit(
+                    "engine.memory_limit",
+                    "--memory-limit",
+                    self.memory_limit.clone(),
+                ),
+                edit("engine.pin", "--pin", self.pin.then_some(true)),
                 edit("engine.location", "--location", self.location.clone()),
                 edit("engine.registration_url", "--url", self.url.clone()),
                 edit("engine.ssh_server", "--ssh", self.ssh.clone()),
@@ -259,6 +280,19 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         first_id: engine.id,
         registration_timeout: engine.timeout.duration(),
         max_heartbeat_misses: engine.max_heartbeat_misses,
+        restart: RestartPolicy {
+            mode: match engine.restart {
+                Restart::Never => RestartMode::Never,
+                Restart::OnFailure => RestartMode::OnFailure,
+                Restart::Always => RestartMode::Always,
+            },
+            limit: engine.restart_limit,
+        },
+        memory: MemoryLimits {
+            warn: engine.memory_warn.map(|size| size.0),
+            kill: engine.memory_limit.map(|size| size.0),
+        },
+        pin: engine.pin,
         kernel: KernelConfig {
             python,
             start: if args.spawn {
@@ -294,6 +328,8 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut user1 = signal(SignalKind::user_defined1())?;
+    let mut user2 = signal(SignalKind::user_defined2())?;
     let running = EngineHost::new(config)?.run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
@@ -305,6 +341,9 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
             _ = interrupt.recv() => interrupts.next(),
             _ = terminate.recv() => Command::Stop,
             _ = hang_up.recv() => Command::Stop,
+            // For handlers of the user's own, as if the engine were the kernel.
+            _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
+            _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
             _ = &mut cut => {
                 tracing::warn!("the process that started these engines is gone");
                 Command::Stop

@@ -20,6 +20,7 @@ pub const USAGE: u8 = 2;
 pub const ALREADY_STARTED: u8 = 10;
 pub const ALREADY_STOPPED: u8 = 11;
 pub const NO_CLUSTER: u8 = 12;
+pub const INTERRUPTED: u8 = 130;
 
 /// Why the program ends without having done what it was to do.
 #[derive(Debug)]
@@ -51,6 +52,14 @@ impl Failure {
             code,
             message: None,
         }
+    }
+
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    pub fn message(&self) -> Option<&str> {
+        self.message.as_deref()
     }
 
     /// Says it on stderr.

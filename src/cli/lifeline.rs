@@ -9,14 +9,19 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-pub(crate) const VARIABLE: &str = "IPCLUSTER_LIFELINE";
+pub(super) use crate::launch::local::LIFELINE_VARIABLE as VARIABLE;
+use crate::launch::local::READY_VARIABLE;
 
 /// The pipe that this process was given, if it was. To be called once, before there are threads: the variable must not
 /// reach the processes that this one starts.
 pub(super) fn take() -> Option<OwnedFd> {
-    let fd: RawFd = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    take_fd(VARIABLE)
+}
+
+fn take_fd(variable: &str) -> Option<OwnedFd> {
+    let fd: RawFd = std::env::var(variable).ok()?.parse().ok()?;
     // SAFETY: no other thread reads or writes the environment yet.
-    unsafe { std::env::remove_var(VARIABLE) };
+    unsafe { std::env::remove_var(variable) };
     // SAFETY: a descriptor that was handed down belongs to nobody else in this process; one that is not open is found
     // out below.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -27,6 +32,24 @@ pub(super) fn take() -> Option<OwnedFd> {
             // Not open: it must not be closed either.
             std::mem::forget(fd);
             None
+        }
+    }
+}
+
+/// Where the starter waits to hear that this process serves.
+#[derive(Debug)]
+pub(super) struct Ready(Option<OwnedFd>);
+
+impl Ready {
+    /// To be called once, before there are threads.
+    pub(super) fn take() -> Self {
+        Self(take_fd(READY_VARIABLE))
+    }
+
+    /// A starter that is gone is noticed elsewhere.
+    pub(super) fn say(self) {
+        if let Some(fd) = self.0 {
+            let _ = nix::unistd::write(&fd, &[1]);
         }
     }
 }

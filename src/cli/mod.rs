@@ -3,10 +3,18 @@
 pub mod args;
 pub mod exit_code;
 
+mod clean;
 mod controller;
+mod database;
 mod engine;
+mod engines;
 mod lifeline;
+mod list;
+mod profile;
 mod setup;
+mod start;
+mod stop;
+mod supervise;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -40,6 +48,18 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Start a cluster: a controller, and engines on this machine
+    Start(start::StartArgs),
+    /// Stop a cluster, and wait until all of its processes are gone
+    Stop(stop::StopArgs),
+    /// Add engines to a cluster that runs
+    Engines(engines::EnginesArgs),
+    /// List clusters
+    List(list::ListArgs),
+    /// Remove what clusters that have ended left behind: files and logs
+    Clean(clean::CleanArgs),
+    /// Make, list, show and check profiles
+    Profile(profile::ProfileArgs),
     /// Run a controller: the hub and the schedulers that clients and engines connect to
     Controller(controller::ControllerArgs),
     /// Run engines on this machine
@@ -64,12 +84,10 @@ fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let argv = as_subcommand(argv.into_iter().collect());
     let command = Cli::command();
     let rewritten = rewrite(&command, argv).map_err(|error| Failure::usage(error.to_string()))?;
-    let cli = match command
-        .try_get_matches_from(&rewritten.args)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let parsed = command.clone().try_get_matches_from(&rewritten.args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return show(&error),
+        Err(error) => return show(&command, &rewritten.args, &error),
     };
     cli.verb.run(rewritten)
 }
@@ -77,20 +95,57 @@ fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
 impl Verb {
     fn run(self, rewritten: Rewritten) -> Result<(), Failure> {
         match self {
+            Self::Start(args) => start::run(&args, rewritten),
+            Self::Stop(args) => stop::run(&args, rewritten),
+            Self::Engines(args) => engines::run(&args, rewritten),
+            Self::List(args) => list::run(&args, rewritten),
+            Self::Clean(args) => clean::run(&args, rewritten),
+            Self::Profile(args) => profile::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),
             Self::Engine(args) => engine::run(&args, rewritten),
         }
     }
 }
 
-/// Help and version are no failures; what clap says of an error names the argument and what is near it.
-fn show(error: &clap::Error) -> Result<(), Failure> {
+/// Help and version are no failures; what is wrong with an argument is said with what is near it.
+fn show(command: &clap::Command, args: &[OsString], error: &clap::Error) -> Result<(), Failure> {
+    use clap::error::{ContextKind, ContextValue};
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg)
+    {
+        return Err(Failure::usage(unknown_argument(command, args, unknown)));
+    }
     // Nobody reads it when the output is closed.
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(()),
         _ => Err(Failure::silent(exit_code::USAGE)),
     }
+}
+
+/// clap compares beginnings; people swap and drop letters.
+fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -> String {
+    let mut verb = command;
+    let mut path = command.get_name().to_owned();
+    for word in args.iter().skip(1).map_while(|word| word.to_str()) {
+        let Some(inner) = verb.find_subcommand(word) else {
+            break;
+        };
+        verb = inner;
+        path = format!("{path} {word}");
+    }
+    let name = unknown.trim_start_matches('-');
+    let near = verb
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set())
+        .filter_map(|argument| argument.get_long())
+        .map(|known| (strsim::damerau_levenshtein(known, name), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min();
+    let near = near
+        .map(|(_, known)| format!(", did you mean --{known}?"))
+        .unwrap_or_default();
+    format!("`{path}` knows no {unknown}{near}; `{path} --help` shows what it knows")
 }
 
 /// `ipcontroller ARGS` is `ipcluster controller ARGS`; `ipcluster cluster start` is `ipcluster start`.

@@ -72,7 +72,7 @@ impl BroadcastThread {
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.engines);
-        poller.add_socket(&mut self.clients);
+        let clients = poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -85,7 +85,11 @@ impl BroadcastThread {
                 self.on_mail(message, &mut frames);
             }
             busy |= self.receive_replies(&mut frames);
-            busy |= self.receive_requests(&mut frames);
+            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            if takes_requests {
+                busy |= self.receive_requests(&mut frames);
+            }
+            poller.want_read(clients, takes_requests);
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
             }
@@ -101,10 +105,7 @@ impl BroadcastThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token, engine, how, ..
@@ -114,17 +115,19 @@ impl BroadcastThread {
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut ends = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);
-                let answered = !ends.is_empty();
                 for end in ends {
                     self.desk.end(end, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_broadcasts(&self.desk.scheduler, &what);
                 self.hub.send(HubMail::Report { token, report });
             }
-            SchedulerMail::Abort(_) | SchedulerMail::Resubmit(_) | SchedulerMail::Stop => {}
+            SchedulerMail::Abort(_)
+            | SchedulerMail::Resubmit(_)
+            | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::Stop => {}
         }
     }
 
@@ -154,7 +157,7 @@ struct BroadcastRequest {
 
 impl Desk {
     /// `frames`: `client, <IDS|MSG>, …`.
-    fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
+    fn on_request(&mut self, frames: &[Frame], clients: &mut Socket, engines: &mut Socket) {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
@@ -281,12 +284,7 @@ impl Desk {
         {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
-                    reporter.report(completed(
-                        Queue::Broadcast,
-                        Some(engine),
-                        &reply.frames,
-                        reply.layout,
-                    ));
+                    reporter.report(completed(Some(engine), &reply.frames, reply.layout));
                 }
                 let mut frames = reply.frames;
                 frames.remove(0);
@@ -360,7 +358,7 @@ impl Desk {
 impl Desk {
     fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
-            reporter.report(completed(Queue::Broadcast, engine, frames, wire.layout()));
+            reporter.report(completed(engine, frames, wire.layout()));
         }
     }
 }
@@ -387,7 +385,7 @@ fn coalesce(
         }
         (None, None) => json!({ "status": "ok" }),
     };
-    let first = failed.or(replies.first());
+    let first = failed.or_else(|| replies.first());
     let mut metadata: Value = first
         .and_then(|reply| serde_json::from_slice(&reply.frames[reply.layout.metadata()]).ok())
         .filter(Value::is_object)

@@ -30,6 +30,8 @@ pub struct Config {
     /// A registration without a heartbeat is dropped after this time.
     pub registration_timeout: std::time::Duration,
     pub tasks: TaskConfig,
+    /// Engines of a controller that has ended, which are expected to come back.
+    pub restored: Option<super::EngineState>,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.
     pub engine_state_file: Option<PathBuf>,
 }

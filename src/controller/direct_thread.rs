@@ -66,7 +66,7 @@ impl DirectThread {
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.engines);
-        poller.add_socket(&mut self.clients);
+        let clients = poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -79,7 +79,11 @@ impl DirectThread {
                 self.on_mail(message, &mut frames);
             }
             busy |= self.receive_replies(&mut frames);
-            busy |= self.receive_requests(&mut frames);
+            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            if takes_requests {
+                busy |= self.receive_requests(&mut frames);
+            }
+            poller.want_read(clients, takes_requests);
             self.desk.hand_over();
             self.desk.outbox.retry(&mut self.engines, Instant::now());
             if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
@@ -93,10 +97,7 @@ impl DirectThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token,
@@ -110,18 +111,20 @@ impl DirectThread {
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut failures = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &mut failures);
-                let answered = !failures.is_empty();
                 for failure in failures {
                     let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
                     self.desk.fail(failure, &engine, &error, &mut self.clients);
                 }
-                self.hub.send(HubMail::SchedulerDone { token, answered });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_direct(&self.desk.scheduler, &what);
                 self.hub.send(HubMail::Report { token, report });
             }
-            SchedulerMail::Abort(_) | SchedulerMail::Resubmit(_) | SchedulerMail::Stop => {}
+            SchedulerMail::Abort(_)
+            | SchedulerMail::Resubmit(_)
+            | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::Stop => {}
         }
     }
 
@@ -217,7 +220,7 @@ impl Desk {
                 let engine = Some(EngineUuid::from(
                     String::from_utf8_lossy(engine).into_owned(),
                 ));
-                reporter.report(completed(Queue::Mux, engine, frames, wire.layout()));
+                reporter.report(completed(engine, frames, wire.layout()));
             }
             frames.swap(0, 1);
             send_to_client(clients, frames);
@@ -251,12 +254,7 @@ impl Desk {
         // As in a real reply, the engine's routing id comes behind the client's.
         reply.insert(1, Frame::from(engine.as_str().as_bytes()));
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
-            reporter.report(completed(
-                Queue::Mux,
-                Some(engine.clone()),
-                &reply,
-                wire.layout(),
-            ));
+            reporter.report(completed(Some(engine.clone()), &reply, wire.layout()));
         }
         send_to_client(clients, &mut reply);
     }

@@ -59,6 +59,9 @@ impl HeartbeatThread {
             let mut busy = self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 match message {
+                    HeartbeatMail::Expect(uuid) => self
+                        .hearts
+                        .expect(&Identity::from(&uuid), &mut self.actions),
                     HeartbeatMail::Accept(uuid) => self.hearts.accept(&Identity::from(&uuid)),
                     HeartbeatMail::Forget(uuid) => self.hearts.forget(&Identity::from(&uuid)),
                     HeartbeatMail::Stop => return,

@@ -1,6 +1,5 @@
 //! The hub's sockets: registration and queries, notifications.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,13 +8,13 @@ use tokio::sync::oneshot;
 
 use crate::controller::config::Config;
 use crate::controller::endpoints::{HubSockets, Ports};
+use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
 use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use crate::controller::recorder_thread::RecorderMail;
 use crate::controller::replies::{compose, now};
 use crate::hub::{self, Action, Database, Event, Hub, Request};
-use crate::os::files::write_private;
-use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity};
+use crate::protocol::{Composer, Header, Identity};
 use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
 
 pub(super) struct HubThread {
@@ -33,7 +32,7 @@ struct Desk {
     schedulers: SchedulerSenders,
     heartbeat: Sender<HeartbeatMail>,
     late_joiners: LateJoiners,
-    engine_state: EngineState,
+    engine_state: EngineStateFile,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
@@ -64,7 +63,7 @@ impl HubThread {
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
     ) -> Self {
-        let hub = Hub::new(hub::Config {
+        let mut hub = Hub::new(hub::Config {
             heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
                 .unwrap_or(u64::MAX),
             registration_timeout: config.registration_timeout,
@@ -76,6 +75,9 @@ impl HubThread {
                 Database::None
             },
         });
+        if let Some(EngineState { engines, next_id }) = config.restored.clone() {
+            hub.restore(Instant::now(), engines, next_id);
+        }
         let desk = Desk {
             door,
             composer,
@@ -83,10 +85,7 @@ impl HubThread {
             schedulers,
             heartbeat,
             late_joiners: LateJoiners::default(),
-            engine_state: EngineState {
-                file: config.engine_state_file.clone(),
-                unsaved: None,
-            },
+            engine_state: EngineStateFile::new(config.engine_state_file.clone()),
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -181,9 +180,7 @@ impl Desk {
                 self.hub.on_heart_stopped(now, &heart, &how, out)
             }
             HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
-            HubMail::SchedulerDone { token, answered } => {
-                self.hub.on_scheduler_done(now, token, answered, out)
-            }
+            HubMail::SchedulerDone { token } => self.hub.on_scheduler_done(now, token, out),
             HubMail::Report { token, report } => self.hub.on_report(token, report, out),
             HubMail::Answered {
                 to,
@@ -205,7 +202,7 @@ impl Desk {
     }
 
     /// `frames`: `sender, <IDS|MSG>, …`.
-    fn on_request(&mut self, frames: &mut Vec<Frame>) {
+    fn on_request(&mut self, frames: &[Frame]) {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
@@ -259,6 +256,9 @@ impl Desk {
                         .on_published(Instant::now(), msg_type, &content);
                     self.publish(msg_type, content, notifications);
                 }
+                Action::ExpectHeart(uuid) => {
+                    self.heartbeat.send(HeartbeatMail::Expect(uuid));
+                }
                 Action::AcceptHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Accept(uuid));
                 }
@@ -292,7 +292,7 @@ impl Desk {
                     }
                 }
                 Action::SaveEngines { engines, next_id } => {
-                    self.engine_state.unsaved = Some((engines, next_id))
+                    self.engine_state.change(EngineState { engines, next_id })
                 }
                 Action::Log(event) => log(&event),
                 Action::ShutDown => {
@@ -347,30 +347,6 @@ impl Desk {
             recorder.send(RecorderMail::Stop);
         }
         self.engine_state.save();
-    }
-}
-
-/// `log/engines[ID].json`: which engines there are, for a controller that takes over (ipyparallel
-/// `Hub._save_engine_state`).
-struct EngineState {
-    file: Option<PathBuf>,
-    unsaved: Option<(Vec<(EngineId, EngineUuid)>, u32)>,
-}
-
-impl EngineState {
-    /// Called when there is nothing else to do: a storm of registrations is written down once.
-    fn save(&mut self) {
-        let (Some(file), Some((engines, next_id))) = (&self.file, self.unsaved.take()) else {
-            return;
-        };
-        let engines: serde_json::Map<String, Value> = engines
-            .into_iter()
-            .map(|(id, uuid)| (id.to_string(), json!(uuid)))
-            .collect();
-        let content = json!({ "engines": engines, "next_id": next_id }).to_string();
-        if let Err(error) = write_private(file, content.as_bytes()) {
-            tracing::warn!("hub: {error}");
-        }
     }
 }
 

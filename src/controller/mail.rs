@@ -22,7 +22,6 @@ pub(super) enum HubMail {
     /// A scheduler has carried out a change of the set of engines.
     SchedulerDone {
         token: Token,
-        answered: bool,
     },
     Report {
         token: Token,
@@ -42,6 +41,7 @@ pub(super) enum HubMail {
 /// To the heartbeat thread.
 #[derive(Debug)]
 pub(super) enum HeartbeatMail {
+    Expect(EngineUuid),
     Accept(EngineUuid),
     Forget(EngineUuid),
     Stop,
@@ -70,6 +70,8 @@ pub(super) enum SchedulerMail {
     Abort(Vec<MsgId>),
     /// A task that is to be queued again: its frames as a client would send them.
     Resubmit(Vec<Frame>),
+    /// Requests that were left in their sockets can be taken in again.
+    StorageCaughtUp,
     Stop,
 }
 

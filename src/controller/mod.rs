@@ -12,10 +12,12 @@
 //!
 //! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
 
+mod backlog;
 mod broadcast_thread;
 mod config;
 mod direct_thread;
 mod endpoints;
+mod engine_state;
 mod heartbeat_thread;
 mod hub_thread;
 mod iopub_thread;
@@ -42,7 +44,9 @@ use crate::transport::{Context, Door, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
+pub use engine_state::{EngineState, EngineStateError};
 
+use backlog::Backlog;
 use endpoints::Endpoints;
 use mail::{HubMail, SchedulerSenders};
 use recorder_thread::Reporter;
@@ -82,7 +86,14 @@ impl Controller {
         let (broadcast, broadcast_mailbox) = mailbox()?;
         let (iopub, iopub_mailbox) = mailbox()?;
         let (recorder, recorder_mailbox) = store.is_some().then(mailbox).transpose()?.unzip();
-        let reporter = recorder.clone().map(Reporter::new);
+        let backlog = Arc::new(Backlog::new(vec![
+            task.clone(),
+            mux.clone(),
+            broadcast.clone(),
+        ]));
+        let reporter = recorder
+            .clone()
+            .map(|recorder| Reporter::new(recorder, backlog.clone()));
         let schedulers = SchedulerSenders {
             all: vec![task.clone(), mux, control, broadcast],
             task,
@@ -165,6 +176,7 @@ impl Controller {
                 hub.clone(),
                 schedulers.task.clone(),
                 mailbox,
+                backlog,
             );
             threads.spawn("recorder", move || keeper.run())?;
         }

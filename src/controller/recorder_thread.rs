@@ -1,22 +1,32 @@
 //! The task database's thread: takes note of traffic, and answers questions about records, in the order in which they
 //! come. Storage that is slow holds nobody up but those who ask it.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 
+use super::backlog::Backlog;
 use super::mail::{HubMail, SchedulerMail};
 use super::replies::now;
 use crate::hub::Request;
 use crate::hub::recorder::{Answer, Ask, Recorder, StoredMessage, Traffic};
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, DELIMITER, EngineId, EngineUuid, Timestamp};
-use crate::taskdb::TaskStore;
-use crate::transport::{Frame, Mailbox, Poller, Sender};
+use crate::taskdb::{StoreError, TaskStore};
+use crate::transport::{Frame, Mailbox, Poller, Sender, time_left};
 
 /// A resubmitted task's reply goes to nobody: this is no client's routing id, which never begins with a zero and a
 /// letter.
 pub(super) const NOBODY: &[u8] = b"\0nobody";
+
+/// Changes that come within this time are stored together: it is what a kill of the controller may lose.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Between two looks at the limits of a database.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
+
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// To the recorder's thread.
 #[derive(Debug)]
@@ -34,20 +44,22 @@ pub(super) enum RecorderMail {
 pub(super) struct Reporter {
     recorder: Sender<RecorderMail>,
     gathered: Vec<RecorderMail>,
+    backlog: Arc<Backlog>,
 }
 
 /// A clone has gathered nothing yet.
 impl Clone for Reporter {
     fn clone(&self) -> Self {
-        Self::new(self.recorder.clone())
+        Self::new(self.recorder.clone(), self.backlog.clone())
     }
 }
 
 impl Reporter {
-    pub(super) fn new(recorder: Sender<RecorderMail>) -> Self {
+    pub(super) fn new(recorder: Sender<RecorderMail>, backlog: Arc<Backlog>) -> Self {
         Self {
             recorder,
             gathered: Vec::new(),
+            backlog,
         }
     }
 
@@ -57,8 +69,14 @@ impl Reporter {
 
     pub(super) fn hand_over(&mut self) {
         if !self.gathered.is_empty() {
+            self.backlog.on_handed_over(self.gathered.len());
             self.recorder.send_all(self.gathered.drain(..));
         }
+    }
+
+    /// Storage is so far behind that no new requests are taken in until it has caught up.
+    pub(super) fn is_behind(&self) -> bool {
+        self.backlog.is_full()
     }
 }
 
@@ -114,7 +132,10 @@ pub(super) struct RecorderThread<S> {
     hub: Sender<HubMail>,
     task: Sender<SchedulerMail>,
     mailbox: Mailbox<RecorderMail>,
-    complained: Option<SystemTime>,
+    backlog: Arc<Backlog>,
+    complained: Option<Instant>,
+    flush_at: Option<Instant>,
+    maintain_at: Option<Instant>,
 }
 
 impl<S: TaskStore> RecorderThread<S> {
@@ -124,6 +145,7 @@ impl<S: TaskStore> RecorderThread<S> {
         hub: Sender<HubMail>,
         task: Sender<SchedulerMail>,
         mailbox: Mailbox<RecorderMail>,
+        backlog: Arc<Backlog>,
     ) -> Self {
         let recorder = Recorder::new(store, TimeZone::system());
         Self {
@@ -132,7 +154,10 @@ impl<S: TaskStore> RecorderThread<S> {
             hub,
             task,
             mailbox,
+            backlog,
             complained: None,
+            flush_at: None,
+            maintain_at: None,
         }
     }
 
@@ -142,6 +167,7 @@ impl<S: TaskStore> RecorderThread<S> {
         let mut mail = Vec::new();
         loop {
             let busy = self.mailbox.take(&mut mail);
+            self.backlog.on_taken(mail.len());
             for message in mail.drain(..) {
                 match message {
                     RecorderMail::Traffic(traffic) => self.note(traffic),
@@ -149,25 +175,47 @@ impl<S: TaskStore> RecorderThread<S> {
                     RecorderMail::Stop => return self.close(),
                 }
             }
-            if !busy && let Err(error) = poller.wait(None) {
+            self.on_time();
+            if !busy && let Err(error) = poller.wait(time_left([self.flush_at, self.maintain_at])) {
                 tracing::error!("recorder: cannot wait for messages: {error}");
                 return self.close();
             }
         }
     }
 
+    /// What has been noted is made to last in groups: one transaction for all of [`GATHER`].
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.flush_at.take_if(|at| *at <= now).is_some()
+            && let Err(error) = self.recorder.store().flush()
+        {
+            self.complain(&error);
+        }
+        if self.maintain_at.take_if(|at| *at <= now).is_some()
+            && let Err(error) = self.recorder.store().maintain(super::replies::now())
+        {
+            self.complain(&error);
+        }
+    }
+
     fn note(&mut self, traffic: Traffic) {
+        let now = Instant::now();
+        self.flush_at.get_or_insert(now + GATHER);
+        self.maintain_at.get_or_insert(now + MAINTAIN_EVERY);
         if let Err(error) = self.recorder.on_traffic(traffic) {
-            // Once a minute: a full disk would fill another one with lines about it.
-            const AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
-            let now = SystemTime::now();
-            if self
-                .complained
-                .is_none_or(|last| now.duration_since(last).unwrap_or_default() >= AGAIN)
-            {
-                self.complained = Some(now);
-                tracing::error!("a task record could not be stored: {error}");
-            }
+            self.complain(&error);
+        }
+    }
+
+    /// Once a minute: a full disk would fill another one with lines about it.
+    fn complain(&mut self, error: &StoreError) {
+        let now = Instant::now();
+        if self
+            .complained
+            .is_none_or(|last| now - last >= COMPLAIN_EVERY)
+        {
+            self.complained = Some(now);
+            tracing::error!("task records cannot be stored; the cluster goes on without: {error}");
         }
     }
 
@@ -241,15 +289,9 @@ fn frames_of(message: StoredMessage, composer: &Composer) -> Vec<Frame> {
 }
 
 /// A reply that has just been received, or made.
-pub(super) fn completed(
-    queue: crate::taskdb::Queue,
-    engine: Option<EngineUuid>,
-    frames: &[Frame],
-    layout: Layout,
-) -> Traffic {
+pub(super) fn completed(engine: Option<EngineUuid>, frames: &[Frame], layout: Layout) -> Traffic {
     let received: Timestamp = now();
     Traffic::Completed {
-        queue,
         engine,
         received,
         message: stored(frames, layout),

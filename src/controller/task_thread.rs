@@ -70,7 +70,7 @@ impl TaskThread {
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.engines);
-        poller.add_socket(&mut self.clients);
+        let clients = poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -84,7 +84,11 @@ impl TaskThread {
             }
             // Replies before requests: they free the engines that requests wait for.
             busy |= self.receive_replies(&mut frames);
-            busy |= self.receive_requests(&mut frames);
+            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            if takes_requests {
+                busy |= self.receive_requests(&mut frames);
+            }
+            poller.want_read(clients, takes_requests);
             self.on_time();
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
@@ -110,10 +114,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_registered(now, engine, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
                 token,
@@ -135,10 +136,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
                 self.perform();
-                self.hub.send(HubMail::SchedulerDone {
-                    token,
-                    answered: false,
-                });
+                self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_tasks(&self.desk.scheduler, &what);
@@ -155,7 +153,7 @@ impl TaskThread {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
-            SchedulerMail::Stop => {}
+            SchedulerMail::StorageCaughtUp | SchedulerMail::Stop => {}
         }
     }
 
@@ -299,12 +297,7 @@ impl Desk {
         let error = error.to_remote_error();
         let mut reply = error_reply(&mut self.composer, client, msg_type, header, engine, &error);
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
-            reporter.report(completed(
-                Queue::Task,
-                engine.cloned(),
-                &reply,
-                wire.layout(),
-            ));
+            reporter.report(completed(engine.cloned(), &reply, wire.layout()));
         }
         send_to_client(clients, &mut reply);
     }
@@ -315,7 +308,7 @@ impl Desk {
             return;
         };
         let layout = wire.layout();
-        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.to_owned(), outcome));
+        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.into_owned(), outcome));
         let (msg_id, outcome) = match read {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),
@@ -333,7 +326,7 @@ impl Desk {
                     let engine = Some(EngineUuid::from(
                         String::from_utf8_lossy(&frames[0]).into_owned(),
                     ));
-                    reporter.report(completed(Queue::Task, engine, frames, layout));
+                    reporter.report(completed(engine, frames, layout));
                 }
                 let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
                 frames[1] = engine;
@@ -468,6 +461,8 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
         Outcome::Unmet
     } else if metadata.is_ok() {
         Outcome::Ok
+    } else if metadata.status.as_deref() == Some("aborted") {
+        Outcome::Aborted
     } else {
         Outcome::Failed
     };

@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::profile::connection::EngineFile;
 
 use super::kernel::python::Python;
+use super::memory::MemoryLimits;
+use super::restarts::RestartPolicy;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -22,6 +24,10 @@ pub struct Config {
     pub registration_timeout: Duration,
     /// Heartbeat periods without a ping after which the controller is taken for gone; 0 is never.
     pub max_heartbeat_misses: u32,
+    pub restart: RestartPolicy,
+    pub memory: MemoryLimits,
+    /// Give each kernel processors of its own.
+    pub pin: bool,
     pub kernel: KernelConfig,
 }
 
@@ -37,6 +43,7 @@ pub struct KernelConfig {
     pub exec_files: Vec<String>,
     /// Configuration for IPython's classes: class -> trait -> value.
     pub traits: BTreeMap<String, BTreeMap<String, Value>>,
+    /// `{rank}` and `{n}` in values are replaced.
     pub environment: BTreeMap<String, String>,
     pub profile_dir: Option<PathBuf>,
     pub ipython_dir: Option<PathBuf>,

@@ -14,7 +14,7 @@ use super::config::Config;
 use super::heart::HeartMail;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
 use super::replies::Identification;
-use super::sockets::{EngineSockets, registrar};
+use super::sockets::{EngineSockets, Registrar};
 use crate::os::user;
 use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
 use crate::protocol::{Composer, EngineId, EngineUuid, Outgoing, Signer, Timestamp, Wire};
@@ -30,6 +30,8 @@ pub(super) struct EngineThread {
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     uuid: EngineUuid,
+    /// The id to ask for.
+    wanted: Option<u32>,
     composer: Composer,
 }
 
@@ -42,6 +44,7 @@ struct Registered {
 impl EngineThread {
     pub(super) fn new(
         rank: Rank,
+        wanted: Option<u32>,
         config: Arc<Config>,
         context: Context,
         mailbox: Mailbox<EngineMail>,
@@ -59,6 +62,7 @@ impl EngineThread {
             host,
             hearts,
             uuid,
+            wanted,
             composer,
         }
     }
@@ -71,13 +75,14 @@ impl EngineThread {
     }
 
     fn live(mut self) -> Ending {
-        let mut registrar = match registrar(&self.context, &self.uuid, &self.config.connection) {
-            Ok(socket) => socket,
-            Err(error) => {
-                return Ending::Failed(format!("cannot connect to the controller: {error}"));
-            }
-        };
-        let registered = match self.register(&mut registrar) {
+        let mut registrar =
+            match Registrar::connect(&self.context, &self.uuid, &self.config.connection) {
+                Ok(registrar) => registrar,
+                Err(error) => {
+                    return Ending::Failed(format!("cannot connect to the controller: {error}"));
+                }
+            };
+        let registered = match self.register(&mut registrar.socket) {
             Ok(registered) => registered,
             Err(how) => return how,
         };
@@ -103,7 +108,7 @@ impl EngineThread {
                     "its kernel did not start",
                     &[],
                 );
-                let _ = registrar.send(&mut farewell);
+                let _ = registrar.socket.send(&mut farewell);
                 return how;
             }
         };
@@ -123,17 +128,7 @@ impl EngineThread {
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
-        let mut content = json!({ "uuid": self.uuid });
-        if let Some(first) = self.config.first_id {
-            content["id"] = json!(first + self.rank);
-        }
-        let request = Outgoing::new("registration_request", content);
-        let mut frames: Vec<Frame> = self
-            .composer
-            .compose(&request, now())
-            .into_iter()
-            .map(Frame::from)
-            .collect();
+        let mut frames = registration(&mut self.composer, &self.uuid, self.wanted);
         registrar
             .send(&mut frames)
             .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
@@ -155,10 +150,16 @@ impl EngineThread {
             }
             while registrar.receive(&mut frames).unwrap_or(false) {
                 if let Some(wire) = door.admit(&frames) {
-                    return read_registration(
-                        &wire,
-                        self.config.first_id.map(|first| first + self.rank),
-                    );
+                    let registered = read_registration(&wire).map_err(|why| {
+                        Ending::Failed(format!("the controller refused the registration: {why}"))
+                    })?;
+                    if let Some(wanted) = self.wanted.filter(|wanted| *wanted != registered.id.0) {
+                        let id = registered.id;
+                        tracing::warn!(
+                            "did not get the requested id {wanted}, which is in use: this is engine {id}"
+                        );
+                    }
+                    return Ok(registered);
                 }
             }
             if Instant::now() >= deadline {
@@ -186,7 +187,7 @@ impl EngineThread {
                     EngineMail::KernelStarted(io) => return Ok(io),
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
-                    EngineMail::KernelExited(_) | EngineMail::ControllerLost => {}
+                    EngineMail::KernelExited { .. } | EngineMail::ControllerLost => {}
                 }
             }
             poller
@@ -196,7 +197,8 @@ impl EngineThread {
     }
 }
 
-fn read_registration(wire: &Wire<'_, Frame>, requested: Option<u32>) -> Result<Registered, Ending> {
+/// The hub's answer, or why it refused.
+fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
     #[derive(Deserialize)]
     struct Content {
         status: String,
@@ -208,11 +210,8 @@ fn read_registration(wire: &Wire<'_, Frame>, requested: Option<u32>) -> Result<R
         #[serde(default)]
         evalue: Option<String>,
     }
-    let content: Content = serde_json::from_slice(wire.content()).map_err(|error| {
-        Ending::Failed(format!(
-            "the controller's answer to the registration is no answer: {error}"
-        ))
-    })?;
+    let content: Content =
+        serde_json::from_slice(wire.content()).map_err(|error| format!("no answer: {error}"))?;
     match content {
         Content {
             status,
@@ -220,21 +219,28 @@ fn read_registration(wire: &Wire<'_, Frame>, requested: Option<u32>) -> Result<R
             hb_period,
             ..
         } if status == "ok" => {
-            if let Some(requested) = requested.filter(|requested| *requested != id.0) {
-                tracing::warn!(
-                    "did not get the requested id {requested}: it is in use; this is engine {id}"
-                );
-            }
+            let heartbeat_period = Duration::from_millis(hb_period.unwrap_or(3000));
             Ok(Registered {
                 id,
-                heartbeat_period: Duration::from_millis(hb_period.unwrap_or(3000)),
+                heartbeat_period,
             })
         }
-        Content { evalue, .. } => Err(Ending::Failed(format!(
-            "the controller refused the registration: {}",
-            evalue.unwrap_or_default()
-        ))),
+        Content { evalue, .. } => Err(evalue.unwrap_or_default()),
     }
+}
+
+/// Asks the hub to be registered, under an id if it is free.
+fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>) -> Vec<Frame> {
+    let mut content = json!({ "uuid": uuid });
+    if let Some(id) = wanted {
+        content["id"] = json!(id);
+    }
+    let message = Outgoing::new("registration_request", content);
+    composer
+        .compose(&message, now())
+        .into_iter()
+        .map(Frame::from)
+        .collect()
 }
 
 /// Says good-bye to the hub. `returned` are tasks that the kernel never saw.

@@ -7,10 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use serde_json::json;
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,10 +25,16 @@ use super::kernel::link;
 use super::kernel::messages::{ExitStatus, FromForkServer};
 use super::kernel::pipes::OutputPipe;
 use super::kernel::spawn;
-use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
+use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
+use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
+use super::placement::{self, available_processors};
+use super::restarts::{RestartMode, Restarts};
 use crate::profile::connection::Channel;
 use crate::protocol::EngineId;
 use crate::transport::{Context, Sender, mailbox};
+
+/// Between two looks at the memory of kernels, when there are limits.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Error)]
 pub enum HostError {
@@ -49,6 +55,8 @@ pub enum Command {
     Stop,
     /// Interrupt what the kernels are running.
     Interrupt,
+    /// Pass a signal on to the kernels.
+    Signal(Signal),
 }
 
 /// How it went.
@@ -72,6 +80,13 @@ pub struct EngineHost {
     fork_server: Option<Watched>,
     /// Kernels that were spawned, until they end.
     spawned: JoinSet<(Rank, io::Result<std::process::ExitStatus>)>,
+    restarts: Restarts,
+    /// Engines that are to be started again, after a wait. They ask for their ids.
+    comebacks: JoinSet<(Rank, Option<EngineId>)>,
+    /// Engines that wait for the fork server to have imported everything.
+    waiting: Vec<(Rank, Option<EngineId>)>,
+    oom: OomWatch,
+    processors: Vec<usize>,
     failure: Option<String>,
     stopping: bool,
 }
@@ -81,6 +96,10 @@ struct RunningEngine {
     mail: Sender<EngineMail>,
     id: Option<EngineId>,
     pid: Option<i32>,
+    /// It was said in the log that the kernel uses much memory.
+    warned: bool,
+    /// Why this process has killed the kernel.
+    killed: Option<String>,
 }
 
 /// The fork server and its link's readiness.
@@ -96,6 +115,8 @@ enum Woken {
     Command(Option<Command>),
     Mail(HostMail),
     ForkServer,
+    Comeback(Rank, Option<EngineId>),
+    LookAtMemory,
     Exited(Rank, io::Result<std::process::ExitStatus>),
 }
 
@@ -132,6 +153,11 @@ impl EngineHost {
             started: 0,
             fork_server: None,
             spawned: JoinSet::new(),
+            restarts: Restarts::default(),
+            comebacks: JoinSet::new(),
+            waiting: Vec::new(),
+            oom: OomWatch::new(),
+            processors: available_processors(),
             failure: None,
             stopping: false,
         })
@@ -159,41 +185,47 @@ impl EngineHost {
     }
 
     async fn serve(&mut self, commands: &mut UnboundedReceiver<Command>) -> Result<(), HostError> {
-        match self.config.kernel.start {
-            StartMethod::ForkServer => self.start_fork_server()?,
-            StartMethod::Spawn => self.start_engine()?,
+        if self.config.memory.any() && !IS_WATCHED {
+            tracing::warn!("limits of memory are not watched on this system");
         }
-        loop {
-            match self.wait(commands).await? {
-                Woken::Command(Some(Command::Interrupt)) => self.interrupt(),
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.begin_next()?;
+        while !self.is_done() {
+            match self.wait(commands, &mut look).await? {
+                Woken::Command(Some(Command::Interrupt)) => self.signal_all(Signal::SIGINT, true),
+                Woken::Command(Some(Command::Signal(signal))) => self.signal_all(signal, false),
                 // Whoever could have given commands is gone: nobody would ever stop this.
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
                 Woken::ForkServer => self.on_fork_server().await?,
                 Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
-            }
-            let warming = self
-                .fork_server
-                .as_ref()
-                .is_some_and(|watched| !watched.warm);
-            let done = self.engines.is_empty() && (self.stopping || !warming);
-            if done {
-                return Ok(());
+                Woken::Comeback(rank, id) => self.begin(rank, id)?,
+                Woken::LookAtMemory => self.look_at_memory(),
             }
         }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.engines.is_empty()
+            && (self.stopping || (self.waiting.is_empty() && self.comebacks.is_empty()))
     }
 
     async fn wait(
         &mut self,
         commands: &mut UnboundedReceiver<Command>,
+        look: &mut tokio::time::Interval,
     ) -> Result<Woken, HostError> {
         let Self {
             inbox,
             fork_server,
             spawned,
+            comebacks,
             stopping,
             ..
         } = self;
+        let watches_memory = self.config.memory.any() && IS_WATCHED;
         let fork_server_says = async {
             match fork_server {
                 Some(watched) => watched
@@ -212,6 +244,8 @@ impl EngineHost {
                 Ok(Woken::ForkServer)
             }
             Some(Ok((rank, status))) = spawned.join_next() => Ok(Woken::Exited(rank, status)),
+            Some(Ok((rank, id))) = comebacks.join_next() => Ok(Woken::Comeback(rank, id)),
+            _ = look.tick(), if watches_memory => Ok(Woken::LookAtMemory),
         }
     }
 
@@ -228,13 +262,14 @@ impl EngineHost {
                     );
                 }
                 // One after the other, so that ids are in the order of ranks.
-                if self.started < self.config.count && !self.stopping {
-                    self.start_engine()?;
+                if !self.stopping {
+                    self.begin_next()?;
                 }
             }
             HostMail::Running { rank } => {
                 if let Some(id) = self.engines.get(&rank).and_then(|engine| engine.id) {
-                    tracing::info!("engine {id} is running");
+                    // In ipengine's words: scripts look for them.
+                    tracing::info!("Completed registration with id {id}");
                 }
             }
             HostMail::Signal {
@@ -260,13 +295,32 @@ impl EngineHost {
             || format!("engine of rank {rank}"),
             |id| format!("engine {id}"),
         );
-        match how {
-            Ending::Asked => tracing::info!("{name} has stopped"),
-            Ending::Failed(why) => {
-                tracing::error!("{name} has ended: {why}");
-                self.failure = Some(format!("{name}: {why}"));
+        let mode = self.config.restart.mode;
+        let (why, comes_back) = match how {
+            Ending::Asked => return tracing::info!("{name} has stopped"),
+            Ending::Failed(why) => (why, false),
+            Ending::OutOfMemory { how } => (how, true),
+            Ending::KernelEnded { how, ok } => (
+                how,
+                mode == RestartMode::Always || (mode == RestartMode::OnFailure && !ok),
+            ),
+        };
+        tracing::error!("{name} has ended: {why}");
+        let limit = self.config.restart.limit;
+        if comes_back && !self.stopping {
+            if let Some(wait) = self.restarts.next_wait(Instant::now(), rank, limit) {
+                tracing::info!("{name} is started again in {} ms", wait.as_millis());
+                self.comebacks.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    (rank, engine.id)
+                });
+                return;
             }
+            tracing::error!(
+                "{name} has ended {limit} times within a minute: it is not started again"
+            );
         }
+        self.failure = Some(format!("{name}: {why}"));
         // The one that failed to register was to start the next.
         if engine.id.is_none() {
             self.started = self.config.count;
@@ -275,15 +329,17 @@ impl EngineHost {
 
     fn stop(&mut self) {
         self.stopping = true;
+        self.comebacks.abort_all();
+        self.waiting.clear();
         for engine in self.engines.values() {
             engine.mail.send(EngineMail::Stop);
         }
     }
 
-    fn interrupt(&mut self) {
+    fn signal_all(&mut self, signal: Signal, group: bool) {
         let ranks: Vec<Rank> = self.engines.keys().copied().collect();
         for rank in ranks {
-            self.signal(rank, Signal::SIGINT as i32, true);
+            self.signal(rank, signal as i32, group);
         }
     }
 
@@ -293,12 +349,37 @@ impl EngineHost {
         }
     }
 
-    fn start_engine(&mut self) -> io::Result<()> {
+    /// Starts the next of the engines, if not all have been started.
+    fn begin_next(&mut self) -> Result<(), HostError> {
+        if self.started >= self.config.count {
+            return Ok(());
+        }
         let rank = self.started;
         self.started += 1;
+        self.begin(
+            rank,
+            self.config.first_id.map(|first| EngineId(first + rank)),
+        )
+    }
+
+    /// Starts an engine, now or when the fork server is ready for it.
+    fn begin(&mut self, rank: Rank, wanted: Option<EngineId>) -> Result<(), HostError> {
+        let is_warm = match (self.config.kernel.start, &self.fork_server) {
+            (StartMethod::Spawn, _) => true,
+            (StartMethod::ForkServer, Some(watched)) => watched.warm,
+            (StartMethod::ForkServer, None) => {
+                self.start_fork_server()?;
+                false
+            }
+        };
+        if !is_warm {
+            self.waiting.push((rank, wanted));
+            return Ok(());
+        }
         let (sender, receiver) = mailbox()?;
         let thread = EngineThread::new(
             rank,
+            wanted.map(|id| id.0),
             self.config.clone(),
             self.context.clone(),
             receiver,
@@ -309,12 +390,15 @@ impl EngineHost {
             .name(format!("engine-{rank}"))
             .spawn(move || thread.run())?;
         self.threads.push(handle);
+        self.threads.retain(|thread| !thread.is_finished());
         self.engines.insert(
             rank,
             RunningEngine {
                 mail: sender,
                 id: None,
                 pid: None,
+                warned: false,
+                killed: None,
             },
         );
         Ok(())
@@ -368,8 +452,8 @@ impl EngineHost {
                 if let Some(watched) = &mut self.fork_server {
                     watched.warm = true;
                 }
-                if self.started == 0 && !self.stopping {
-                    self.start_engine()?;
+                for (rank, wanted) in std::mem::take(&mut self.waiting) {
+                    self.begin(rank, wanted)?;
                 }
             }
             FromForkServer::Forked { rank, pid } => {
@@ -415,7 +499,10 @@ impl EngineHost {
         );
         for engine in self.engines.values_mut() {
             engine.pid = None;
-            engine.mail.send(EngineMail::KernelExited(None));
+            engine.mail.send(EngineMail::KernelExited {
+                status: None,
+                why: None,
+            });
         }
         Ok(())
     }
@@ -423,16 +510,30 @@ impl EngineHost {
     fn start_kernel(&mut self, rank: Rank) -> io::Result<()> {
         let (stdout, stdout_writer) = OutputPipe::new()?;
         let (stderr, stderr_writer) = OutputPipe::new()?;
+        let (config, count) = (&self.config, self.config.count);
+        let environment = placement::environment(&config.kernel.environment, rank, count);
+        let processors = config
+            .pin
+            .then(|| placement::processors(&self.processors, rank, count));
         let link = if let Some(watched) = &mut self.fork_server {
             let (link, theirs) = link::pair()?;
-            let environment = json!(self.config.kernel.environment);
-            watched
-                .server
-                .fork(rank, &environment, [theirs, stdout_writer, stderr_writer])?;
+            let environment = environment.into();
+            let processors = processors.as_deref();
+            watched.server.fork(
+                rank,
+                &environment,
+                processors,
+                [theirs, stdout_writer, stderr_writer],
+            )?;
             link
         } else if self.config.kernel.start == StartMethod::Spawn {
             let output = Some((stdout_writer, stderr_writer));
-            let (mut child, link) = spawn::start(&self.config.kernel.python, "spawn", output)?;
+            let surroundings = spawn::Surroundings {
+                environment,
+                processors,
+            };
+            let (mut child, link) =
+                spawn::start(&self.config.kernel.python, "spawn", output, surroundings)?;
             if let Some(engine) = self.engines.get_mut(&rank) {
                 engine.pid = child.id().and_then(|pid| i32::try_from(pid).ok());
             }
@@ -460,10 +561,50 @@ impl EngineHost {
     }
 
     fn on_kernel_exit(&mut self, rank: Rank, status: Option<ExitStatus>) {
-        if let Some(engine) = self.engines.get_mut(&rank) {
-            engine.pid = None;
+        let Some(engine) = self.engines.get_mut(&rank) else {
+            return;
+        };
+        engine.pid = None;
+        let why = match engine.killed.take() {
+            Some(why) => Some(Killed::OverLimit(why)),
+            None if status == Some(ExitStatus::Signal(Signal::SIGKILL as i32))
+                && self.oom.went_up() =>
+            {
+                Some(Killed::OutOfMemory)
+            }
+            None => None,
+        };
+        engine.mail.send(EngineMail::KernelExited { status, why });
+    }
+
+    fn look_at_memory(&mut self) {
+        let limits = self.config.memory;
+        let mut too_big = Vec::new();
+        for (rank, engine) in &mut self.engines {
+            let (Some(pid), Some(id)) = (engine.pid, engine.id) else {
+                continue;
+            };
+            let Some(used) = resident(pid) else { continue };
+            if let Some(limit) = limits.kill.filter(|limit| used > *limit) {
+                let (used, limit) = (in_words(used), in_words(limit));
+                engine.killed = Some(format!(
+                    "its kernel used {used} of memory, more than the limit of {limit}, and was killed"
+                ));
+                too_big.push(*rank);
+            } else if let Some(limit) = limits.warn.filter(|limit| used > *limit) {
+                if !std::mem::replace(&mut engine.warned, true) {
+                    let (used, limit) = (in_words(used), in_words(limit));
+                    tracing::warn!(
+                        "engine {id}: its kernel uses {used} of memory, more than {limit}"
+                    );
+                }
+            } else {
+                engine.warned = false;
+            }
         }
-        self.tell(rank, EngineMail::KernelExited(status));
+        for rank in too_big {
+            self.signal(rank, Signal::SIGKILL as i32, true);
+        }
     }
 
     fn signal(&mut self, rank: Rank, signal: i32, group: bool) {

@@ -14,7 +14,10 @@ pub(super) type Rank = u32;
 pub(super) enum EngineMail {
     /// Its kernel's process is being started.
     KernelStarted(KernelIo),
-    KernelExited(Option<ExitStatus>),
+    KernelExited {
+        status: Option<ExitStatus>,
+        why: Option<Killed>,
+    },
     /// No kernel could be started.
     KernelFailed(String),
     /// No ping has come for too long.
@@ -61,6 +64,19 @@ pub(super) enum HostMail {
 pub(super) enum Ending {
     /// It was asked to.
     Asked,
+    /// Its kernel ended by itself; `ok`: with exit status 0.
+    KernelEnded { how: String, ok: bool },
+    /// Its kernel was killed because it used too much memory.
+    OutOfMemory { how: String },
     /// It could not go on.
     Failed(String),
+}
+
+/// Why a kernel was killed, where that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Killed {
+    /// By this process, which says why.
+    OverLimit(String),
+    /// By the system, as it seems.
+    OutOfMemory,
 }

@@ -2,7 +2,7 @@
 //! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]).
 //!
 //! The engine owns everything but the user's code: registration, heartbeats, signatures, the queue of requests, abort,
-//! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`].
+//! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`], [`restarts`].
 
 mod config;
 mod engine_thread;
@@ -10,11 +10,16 @@ mod heart;
 mod host;
 mod kernel;
 mod mail;
+mod memory;
 mod outputs;
+mod placement;
 mod queue;
 mod replies;
+mod restarts;
 mod sockets;
 
 pub use config::{Config, KernelConfig, StartMethod};
 pub use host::{Command, Ended, EngineHost, HostError};
 pub use kernel::python::{Python, PythonError, Surroundings};
+pub use memory::MemoryLimits;
+pub use restarts::{RestartMode, RestartPolicy};

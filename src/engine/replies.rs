@@ -64,11 +64,11 @@ pub(super) fn task_metadata(
     put("engine", json!(engine.uuid));
     put(
         "is_broadcast",
-        repeated.is_broadcast.unwrap_or_else(|| json!(false)),
+        repeated.is_broadcast.unwrap_or(Value::Bool(false)),
     );
     put(
         "is_coalescing",
-        repeated.is_coalescing.unwrap_or_else(|| json!(false)),
+        repeated.is_coalescing.unwrap_or(Value::Bool(false)),
     );
     put(
         "original_msg_id",

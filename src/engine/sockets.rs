@@ -7,19 +7,62 @@ use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
 
 /// Unsent replies have this long to leave when an engine ends, in milliseconds.
-const LINGER: i32 = 1000;
+const LINGER: i32 = 300;
 
 /// The connection over which an engine registers.
-pub(super) fn registrar(
-    context: &Context,
-    uuid: &EngineUuid,
-    connection: &EngineFile,
-) -> io::Result<Socket> {
-    let socket = context.socket(Kind::Dealer)?;
-    socket.set_linger(LINGER)?;
-    socket.set_identity(uuid.as_str().as_bytes())?;
-    socket.connect(&url(connection.url(Channel::Registration), "registration")?)?;
-    Ok(socket)
+pub(super) struct Registrar {
+    pub(super) socket: Socket,
+    pub(super) monitor: Monitor,
+    state: Connection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connection {
+    Fresh,
+    There,
+    Lost,
+}
+
+/// What has happened to the connection to the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ControllerNews {
+    Lost,
+    /// It can be reached again; it may be another one, which knows nothing of this engine.
+    Back,
+}
+
+impl Registrar {
+    pub(super) fn connect(
+        context: &Context,
+        uuid: &EngineUuid,
+        connection: &EngineFile,
+    ) -> io::Result<Self> {
+        let socket = context.socket(Kind::Dealer)?;
+        socket.set_linger(LINGER)?;
+        socket.set_identity(uuid.as_str().as_bytes())?;
+        let monitor = Monitor::new(context, &socket, &format!("registrar-{uuid}"))?;
+        socket.connect(&url(connection.url(Channel::Registration), "registration")?)?;
+        Ok(Self {
+            socket,
+            monitor,
+            state: Connection::Fresh,
+        })
+    }
+
+    pub(super) fn news(&mut self) -> Option<ControllerNews> {
+        let before = self.state;
+        while let Ok(Some(event)) = self.monitor.receive() {
+            self.state = match event {
+                ConnectionEvent::Established(_) => Connection::There,
+                ConnectionEvent::Ended(_) => Connection::Lost,
+            };
+        }
+        match (before, self.state) {
+            (Connection::There, Connection::Lost) => Some(ControllerNews::Lost),
+            (Connection::Lost, Connection::There) => Some(ControllerNews::Back),
+            _ => None,
+        }
+    }
 }
 
 fn url(url: Option<String>, channel: &str) -> io::Result<String> {

@@ -72,6 +72,8 @@ pub enum Action {
         msg_type: &'static str,
         content: Value,
     },
+    /// An engine of this uuid registers: report its heart, even if it has been beating for long.
+    ExpectHeart(EngineUuid),
     /// Report that engine's heart from now on.
     AcceptHeart(EngineUuid),
     ForgetHeart(EngineUuid),
@@ -166,6 +168,11 @@ impl Hub {
         }
     }
 
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat.
+    pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
+        self.registry.restore(now, engines, next_id);
+    }
+
     /// A request of a client or an engine. Every request gets exactly one reply, now or after an inspection.
     pub fn on_request(&mut self, now: Instant, request: Request, out: &mut Vec<Action>) {
         self.answer(now, request, out);
@@ -214,16 +221,9 @@ impl Hub {
         self.registry.on_gone(now, id, how, returned, change, out);
     }
 
-    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`]; `answered` says that it told clients of
-    /// requests that failed with the engine.
-    pub fn on_scheduler_done(
-        &mut self,
-        now: Instant,
-        token: Token,
-        answered: bool,
-        out: &mut Vec<Action>,
-    ) {
-        self.registry.on_scheduler_done(now, token, answered, out);
+    /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`].
+    pub fn on_scheduler_done(&mut self, now: Instant, token: Token, out: &mut Vec<Action>) {
+        self.registry.on_scheduler_done(now, token, out);
     }
 
     /// A scheduler's answer to [`Action::Inspect`].

@@ -81,6 +81,7 @@ impl Hub {
         let uuid = EngineUuid::from(uuid);
         match self.registry.register(now, &uuid, id) {
             Some(id) => {
+                out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));
                 let content = json!({
                     "status": "ok",

@@ -17,8 +17,8 @@ use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that learns of a departure fails the requests that it has at that engine by itself, and is confused by a
-/// reply that comes later. So the schedulers' replies get this head start.
-const HEAD_START: Duration = Duration::from_millis(100);
+/// reply that comes later. So replies, of the engine that dies and of the schedulers, get this head start.
+const HEAD_START: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -57,11 +57,7 @@ struct Change {
 #[derive(Debug)]
 enum ChangeKind {
     Entering,
-    Leaving {
-        uuid: EngineUuid,
-        published: bool,
-        answered: bool,
-    },
+    Leaving { uuid: EngineUuid, published: bool },
 }
 
 /// An engine that has left, and when clients are told.
@@ -73,7 +69,20 @@ pub struct Departure {
 }
 
 impl Registry {
-    /// Begins a registration. A requested id is granted if it is free. Fails if the uuid is in use.
+    pub(super) fn restore(
+        &mut self,
+        now: Instant,
+        engines: Vec<(EngineId, EngineUuid)>,
+        next_id: u32,
+    ) {
+        for (id, uuid) in engines {
+            self.register(now, &uuid, Some(id.0));
+        }
+        self.next_id = self.next_id.max(next_id);
+    }
+
+    /// Begins a registration. A requested id is granted if it is free. Fails if the uuid is in use; one that is only
+    /// registering may ask again.
     pub(super) fn register(
         &mut self,
         now: Instant,
@@ -81,8 +90,9 @@ impl Registry {
         requested: Option<u32>,
     ) -> Option<EngineId> {
         let heart = Identity::from(uuid);
-        if self.by_heart.contains_key(&heart) {
-            return None;
+        if let Some(id) = self.by_heart.get(&heart) {
+            let engine = self.engines.get(id)?;
+            return (engine.state == State::Registering).then_some(*id);
         }
         let id = match requested.map(EngineId) {
             Some(id) if !self.engines.contains_key(&id) => id,
@@ -164,7 +174,6 @@ impl Registry {
             let kind = ChangeKind::Leaving {
                 uuid: uuid.clone(),
                 published,
-                answered: false,
             };
             self.changes.insert(
                 token,
@@ -186,19 +195,10 @@ impl Registry {
         self.publish_ready(now, out);
     }
 
-    pub(super) fn on_scheduler_done(
-        &mut self,
-        now: Instant,
-        token: Token,
-        did_answer: bool,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn on_scheduler_done(&mut self, now: Instant, token: Token, out: &mut Vec<Action>) {
         let Some(change) = self.changes.get_mut(&token) else {
             return;
         };
-        if let ChangeKind::Leaving { answered, .. } = &mut change.kind {
-            *answered |= did_answer;
-        }
         change.waiting_for = change.waiting_for.saturating_sub(1);
         if change.waiting_for > 0 {
             return;
@@ -221,11 +221,12 @@ impl Registry {
             ChangeKind::Leaving {
                 uuid,
                 published: true,
-                answered,
             } => {
-                let at = if answered { now + HEAD_START } else { now };
-                self.departures.push(Departure { at, id, uuid });
-                self.announce_departures(now, out);
+                self.departures.push(Departure {
+                    at: now + HEAD_START,
+                    id,
+                    uuid,
+                });
             }
             ChangeKind::Leaving {
                 published: false, ..

@@ -36,10 +36,15 @@ impl World {
     }
 
     fn take(&mut self) -> Vec<Action> {
-        let logs = |action: &Action| !matches!(action, Action::Log(_) | Action::SaveEngines { .. });
+        let shown = |action: &Action| {
+            !matches!(
+                action,
+                Action::Log(_) | Action::SaveEngines { .. } | Action::ExpectHeart(_)
+            )
+        };
         std::mem::take(&mut self.out)
             .into_iter()
-            .filter(logs)
+            .filter(shown)
             .collect()
     }
 
@@ -60,10 +65,9 @@ impl World {
         *token
     }
 
-    fn done(&mut self, token: Token, answered: bool) -> Vec<Action> {
+    fn done(&mut self, token: Token) -> Vec<Action> {
         for _ in 0..2 {
-            self.hub
-                .on_scheduler_done(self.now, token, answered, &mut self.out);
+            self.hub.on_scheduler_done(self.now, token, &mut self.out);
         }
         self.take()
     }
@@ -71,10 +75,10 @@ impl World {
     fn bring_up(&mut self, uuid: &str) {
         self.register(uuid);
         let token = self.beat(uuid);
-        self.done(token, false);
+        self.done(token);
     }
 
-    fn lose(&mut self, uuid: &str, answered: bool) -> Vec<Action> {
+    fn lose(&mut self, uuid: &str) -> Vec<Action> {
         self.hub.on_heart_stopped(
             self.now,
             &Identity::from(uuid.as_bytes()),
@@ -86,7 +90,7 @@ impl World {
         let Action::LetGo { token, .. } = actions[1] else {
             panic!("{actions:?}")
         };
-        self.done(token, answered)
+        self.done(token)
     }
 }
 
@@ -132,11 +136,11 @@ fn an_engine_is_announced_when_its_heart_beats_and_every_scheduler_has_it() {
     let token = world.beat("a");
     world
         .hub
-        .on_scheduler_done(world.now, token, false, &mut world.out);
+        .on_scheduler_done(world.now, token, &mut world.out);
     assert_eq!(world.take(), []);
     world
         .hub
-        .on_scheduler_done(world.now, token, false, &mut world.out);
+        .on_scheduler_done(world.now, token, &mut world.out);
     assert_eq!(notified(&world.take()), [("registration_notification", 0)]);
     let reply = only_reply(
         world.request("connection_request", json!({})),
@@ -153,11 +157,11 @@ fn announcements_ascend_whatever_the_order_of_heartbeats() {
     }
     for uuid in ["c", "b"] {
         let token = world.beat(uuid);
-        assert_eq!(world.done(token, false), []);
+        assert_eq!(world.done(token), []);
     }
     let token = world.beat("a");
     let expected = [0, 1, 2].map(|id| ("registration_notification", id));
-    assert_eq!(notified(&world.done(token, false)), expected);
+    assert_eq!(notified(&world.done(token)), expected);
 }
 
 #[test]
@@ -166,7 +170,7 @@ fn a_registration_that_stalls_holds_the_others_back_for_a_while_only() {
     world.register("a");
     world.register("b");
     let token = world.beat("b");
-    assert_eq!(world.done(token, false), []);
+    assert_eq!(world.done(token), []);
     world.now = world.hub.next_deadline().unwrap();
     world.hub.on_time(world.now, &mut world.out);
     assert_eq!(notified(&world.take()), [("registration_notification", 1)]);
@@ -187,6 +191,13 @@ fn ids_are_granted_when_free_and_a_uuid_in_use_is_refused() {
     assert_eq!(only_reply(reply, "registration_reply")["id"], 5);
     let reply = world.request("registration_request", json!({ "uuid": "b", "id": 5 }));
     assert_eq!(only_reply(reply, "registration_reply")["id"], 6);
+    assert_eq!(
+        world.register("a")["id"],
+        5,
+        "who is only registering may ask again"
+    );
+    let token = world.beat("a");
+    world.done(token);
     let reply = world.register("a");
     assert_eq!(
         (reply["status"].as_str(), reply["ename"].as_str()),
@@ -207,27 +218,21 @@ fn ids_are_granted_when_free_and_a_uuid_in_use_is_refused() {
 }
 
 #[test]
-fn a_departure_is_announced_after_the_replies_that_schedulers_made() {
+fn a_departure_is_announced_a_moment_later_than_replies_about_it() {
     let mut world = World::new(Database::None);
     world.bring_up("a");
     world.bring_up("b");
-    assert_eq!(
-        notified(&world.lose("b", false)),
-        [("unregistration_notification", 1)]
+    assert_eq!(world.lose("b"), []);
+    let reply = only_reply(
+        world.request("connection_request", json!({})),
+        "connection_reply",
     );
-    assert_eq!(world.lose("a", true), []);
-    assert_eq!(
-        only_reply(
-            world.request("connection_request", json!({})),
-            "connection_reply"
-        )["engines"],
-        json!({})
-    );
+    assert_eq!(reply["engines"], json!({ "0": "a" }));
     world.now = world.hub.next_deadline().unwrap();
     world.hub.on_time(world.now, &mut world.out);
     assert_eq!(
         notified(&world.take()),
-        [("unregistration_notification", 0)]
+        [("unregistration_notification", 1)]
     );
 }
 

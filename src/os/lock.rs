@@ -20,15 +20,36 @@ pub enum LockError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// The lock; dropping it lets go.
+/// The lock; dropping it lets go and removes the file.
 #[derive(Debug)]
 pub struct FileLock {
+    path: PathBuf,
     _file: Flock<File>,
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // While it is held, so that nobody else's is removed. One that stays does no harm.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 impl FileLock {
-    /// Takes the lock and writes this process's id into the file, which stays there.
+    /// Takes the lock and writes this process's id into the file.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        loop {
+            // Between opening and locking, the one who held it may have removed the file.
+            let file = Self::try_lock(path)?;
+            if is_file_at(&file, path) {
+                return Ok(Self {
+                    path: path.to_owned(),
+                    _file: file,
+                });
+            }
+        }
+    }
+
+    fn try_lock(path: &Path) -> Result<Flock<File>, LockError> {
         let failed = |source| LockError::File {
             path: path.to_owned(),
             source,
@@ -48,7 +69,7 @@ impl FileLock {
                     .and_then(|()| file.rewind())
                     .and_then(|()| file.write_all(pid.as_bytes()))
                     .map_err(failed)?;
-                Ok(Self { _file: file })
+                Ok(file)
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
@@ -66,6 +87,32 @@ impl FileLock {
     }
 }
 
+fn is_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(held), Ok(there)) => held.dev() == there.dev() && held.ino() == there.ino(),
+        _ => false,
+    }
+}
+
+/// Holds a folder while the files in it are read and changed together. Leaves no file behind.
+///
+/// File systems without locks are used without them: what is guarded here are files that people see, not data.
+#[derive(Debug)]
+pub struct FolderLock {
+    _folder: Option<Flock<File>>,
+}
+
+impl FolderLock {
+    /// Waits for whoever holds it; nobody does for long.
+    pub fn hold(folder: &Path) -> Self {
+        let locked = File::open(folder)
+            .ok()
+            .and_then(|file| Flock::lock(file, FlockArg::LockExclusive).ok());
+        Self { _folder: locked }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +127,7 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(held);
+        assert!(!path.exists());
         FileLock::acquire(&path).unwrap();
     }
 }

@@ -2,6 +2,9 @@
 //! outlive a reboot.
 
 use std::fmt;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -49,6 +52,14 @@ impl ProcessRef {
         })
     }
 
+    /// A process that ended before anything could be learned about it.
+    pub fn gone(pid: i32) -> Self {
+        Self {
+            pid,
+            start: StartTime("gone".to_owned()),
+        }
+    }
+
     /// Is this very process still running?
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).is_some_and(|found| found.start == self.start)
@@ -72,6 +83,83 @@ impl fmt::Display for ProcessRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.pid.fmt(f)
     }
+}
+
+/// Waits until none of `processes` is there any more, at most for `timeout`. Returns those that still are.
+pub fn wait_until_gone(processes: &[ProcessRef], timeout: Duration) -> Vec<ProcessRef> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left: Vec<ProcessRef> = processes
+            .iter()
+            .filter(|process| process.is_alive())
+            .cloned()
+            .collect();
+        let time = deadline.saturating_duration_since(Instant::now());
+        if left.is_empty() || time.is_zero() {
+            return left;
+        }
+        wait_for_an_end(&left, time);
+    }
+}
+
+/// Returns when one of them may have ended.
+#[cfg(target_os = "linux")]
+fn wait_for_an_end(processes: &[ProcessRef], timeout: Duration) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let watched: Vec<OwnedFd> = processes
+        .iter()
+        .filter_map(|process| pidfd(process.pid))
+        .collect();
+    if watched.len() < processes.len() {
+        // It has just gone, or this is an old kernel.
+        std::thread::sleep(LOOK_EVERY.min(timeout));
+        return;
+    }
+    let mut polled: Vec<PollFd<'_>> = watched
+        .iter()
+        .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+        .collect();
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    // An interrupted wait is a short one.
+    let _ = poll(&mut polled, timeout);
+}
+
+/// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
+#[cfg(target_os = "linux")]
+fn pidfd(pid: i32) -> Option<OwnedFd> {
+    use nix::libc;
+    // SAFETY: a system call on numbers; its result is a new descriptor that nobody else owns, or negative.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        Some(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wait_for_an_end(_processes: &[ProcessRef], timeout: Duration) {
+    std::thread::sleep(LOOK_EVERY.min(timeout));
+}
+
+/// Where the system does not tell when a process ends.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// When the process with this pid started, to about a second. Nothing where it cannot be told.
+#[cfg(target_os = "linux")]
+pub fn started_at(pid: i32) -> Option<SystemTime> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (_, ticks) = parse_stat(&stat)?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let after_boot = ticks as f64 / per_second as f64;
+    let ago = Duration::try_from_secs_f64((uptime - after_boot).max(0.0)).ok()?;
+    SystemTime::now().checked_sub(ago)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn started_at(_pid: i32) -> Option<SystemTime> {
+    None
 }
 
 /// Has any process this pid? For files that know no start time. Zombies do not count.
@@ -188,13 +276,36 @@ mod tests {
     fn a_zombie_counts_as_gone() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while is_pid_alive(pid) {
-            assert!(std::time::Instant::now() < deadline);
+            assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
         child.wait().unwrap();
         assert_eq!(ProcessRef::of(pid), None);
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_waited_for() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = ProcessRef::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let both = [process.clone(), ProcessRef::gone(1)];
+        let left = wait_until_gone(&both, Duration::from_millis(1));
+        assert_eq!(left, [process]);
+        child.kill().unwrap();
+        assert!(wait_until_gone(&both, Duration::from_secs(20)).is_empty());
+        child.wait().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_time_of_a_start_is_known() {
+        let started = started_at(Pid::this().as_raw()).unwrap();
+        let ago = SystemTime::now().duration_since(started).unwrap();
+        assert!(ago < Duration::from_secs(3600), "{ago:?}");
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub struct ClusterInfo {
     pub unknown: Map<String, Value>,
 }
 
-fn cluster_class() -> String {
+/// ipyparallel's own class.
+pub fn cluster_class() -> String {
     "ipyparallel.cluster.cluster.Cluster".to_owned()
 }
 
@@ -223,14 +224,17 @@ impl ClusterFile {
     }
 }
 
-/// `pid/ipcluster[-ID].json`: the processes of a cluster that was started by us, with their start times.
+/// The processes that were started together by us, with their start times: `pid/ipcluster[-ID].json` for a cluster,
+/// `pid/ipengines-PID.json` for engines that were added by the process PID.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunFile {
     /// Of the program that wrote it.
     pub version: String,
+    #[serde(default)]
+    pub cluster_id: ClusterId,
     pub started: Timestamp,
     pub launcher: String,
-    /// `ipcluster start`, if it stays.
+    /// `ipcluster start` or `engines`, which stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<ProcessRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,6 +249,34 @@ pub struct RunFile {
 impl RunFile {
     pub fn path(pid_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
         pid_folder.join(format!("{}.json", cluster_id.suffixed("ipcluster")))
+    }
+
+    /// For engines that the process `pid` adds.
+    pub fn path_of_engines(pid_folder: &Path, pid: u32) -> PathBuf {
+        pid_folder.join(format!("ipengines-{pid}.json"))
+    }
+
+    /// All such files of a profile that can be read, in the order of their names.
+    pub fn all(pid_folder: &Path) -> Vec<(PathBuf, Self)> {
+        let mut found: Vec<(PathBuf, Self)> = std::fs::read_dir(pid_folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| {
+                    (name.starts_with("ipcluster") || name.starts_with("ipengines-"))
+                        && name.ends_with(".json")
+                })
+            })
+            .filter_map(|path| {
+                let run = Self::read(&path).ok()??;
+                Some((path, run))
+            })
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found
     }
 
     /// Nothing if there is no such file.
@@ -400,6 +432,7 @@ mod tests {
         };
         let file = RunFile {
             version: "0.1.0".into(),
+            cluster_id: ClusterId::default(),
             started: Timestamp::from_micros(0),
             launcher: local(),
             supervisor: None,
@@ -411,5 +444,13 @@ mod tests {
         let read = RunFile::read(&path).unwrap().unwrap();
         assert_eq!(read, file);
         assert_eq!(read.alive(), [&this]);
+        let added = RunFile::path_of_engines(folder.path(), 7);
+        file.write(&added).unwrap();
+        std::fs::write(folder.path().join("ipcluster-x.json"), "{").unwrap();
+        let paths: Vec<PathBuf> = RunFile::all(folder.path())
+            .into_iter()
+            .map(|found| found.0)
+            .collect();
+        assert_eq!(paths, [path, added]);
     }
 }

@@ -135,6 +135,13 @@ impl ClientFile {
         self.broadcast.map(|port| join(&self.interface, port))
     }
 
+    /// The same file with an interface that this machine can connect to; asks the name service if it must.
+    pub fn connectable(mut self) -> Self {
+        self.interface =
+            connectable_interface(&self.interface, &self.common.location, &Host::this());
+        self
+    }
+
     pub fn read(path: &Path) -> Result<Self, ConnectionError> {
         read(path, CLIENT_KEYS)
     }

@@ -91,7 +91,14 @@ pub fn interpret(program: Program, assignment: &Assignment) -> Result<Meaning, T
         return launcher(assignment);
     }
     let Some(known) = find_class(class) else {
-        return kernel(assignment);
+        let meaning = kernel(assignment)?;
+        // A class of somebody else's means something to kernels, and nothing to a controller.
+        return Ok(match program {
+            Program::Controller => Meaning::Nothing {
+                reason: "a controller has no such class; kernels may",
+            },
+            _ => meaning,
+        });
     };
     if let Some((_, target)) = known.traits.iter().find(|(trait_, _)| trait_ == name) {
         return aim(*target, assignment);

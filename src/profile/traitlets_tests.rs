@@ -25,7 +25,20 @@ fn literal(class_trait: &str, value: &str) -> Assignment {
 }
 
 fn meaning(assignment: &Assignment) -> Result<Meaning, TraitError> {
-    interpret(Program::Controller, assignment)
+    interpret(Program::All, assignment)
+}
+
+#[test]
+fn a_controller_has_no_classes_of_users() {
+    let assignment = text("MyExtension.level", &["3"]);
+    assert!(matches!(
+        interpret(Program::Controller, &assignment),
+        Ok(Meaning::Nothing { .. })
+    ));
+    assert!(matches!(
+        interpret(Program::Engine, &assignment),
+        Ok(Meaning::Edits(_))
+    ));
 }
 
 /// The value that an assignment gives to the one key that it sets.

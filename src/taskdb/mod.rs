@@ -4,16 +4,21 @@
 //! * [`query`] \[p\]: MongoDB-like queries, parsed and matched. [`query::Query::matches`] is the reference: every store
 //!   gives the records that it would give.
 //! * [`store`]: the trait of a store, its errors, and the choice of one by name.
-//! * [`none`], [`memory`]: the stores that need no file and no server.
+//! * [`none`], [`memory`]: the stores that need no file and no server. [`sqlite`]: a file. `mongo`: a server; only with
+//!   the feature `mongodb`.
 //!
 //! A store belongs to one thread. Its owner calls [`store::TaskStore::flush`] when it is idle, and at least as often as
 //! the loss window that it promises.
 
+mod changes;
 pub mod memory;
+#[cfg(feature = "mongodb")]
+pub mod mongo;
 pub mod none;
 pub mod python;
 pub mod query;
 pub mod record;
+pub mod sqlite;
 pub mod store;
 
 #[cfg(test)]

@@ -217,6 +217,28 @@ macro_rules! for_optional_fields {
     };
 }
 
+/// Applies a macro to every field of a [`RecordUpdate`] that replaces.
+macro_rules! for_updated_fields {
+    ($apply:ident) => {
+        $apply!(
+            engine_uuid,
+            started,
+            completed,
+            resubmitted,
+            received,
+            result_header,
+            result_metadata,
+            result_content,
+            result_buffers,
+            execute_input,
+            execute_result,
+            error,
+            label,
+            display_data
+        )
+    };
+}
+
 impl TaskRecord {
     pub fn new(msg_id: MsgId) -> Self {
         Self {
@@ -346,22 +368,7 @@ impl TaskRecord {
                 })*
             };
         }
-        replace!(
-            engine_uuid,
-            started,
-            completed,
-            resubmitted,
-            received,
-            result_header,
-            result_metadata,
-            result_content,
-            result_buffers,
-            execute_input,
-            execute_result,
-            error,
-            label,
-            display_data
-        );
+        for_updated_fields!(replace);
         append(&mut self.stdout, update.stdout);
         append(&mut self.stderr, update.stderr);
     }
@@ -389,6 +396,33 @@ fn append(text: &mut String, more: String) {
     }
 }
 
+/// The name that metadata has for the bytes of buffers which a store refused to keep.
+const DROPPED: &[u8] = b"\"buffers_dropped\":";
+
+/// Metadata with a note that its buffers, so many bytes, are too big for the store.
+pub(super) fn note_dropped(metadata: Option<&Bytes>, bytes: u64) -> Bytes {
+    let rest = metadata.and_then(|json| json.strip_prefix(b"{"));
+    let rest = rest.unwrap_or(b"}");
+    let mut noted = b"{".to_vec();
+    noted.extend_from_slice(DROPPED);
+    noted.extend_from_slice(bytes.to_string().as_bytes());
+    if rest != b"}" {
+        noted.push(b',');
+    }
+    noted.extend_from_slice(rest);
+    noted.into()
+}
+
+/// How many bytes of buffers a store refused to keep, by its note in the metadata.
+pub fn dropped_bytes(metadata: &[u8]) -> Option<u64> {
+    let rest = metadata.strip_prefix(b"{")?.strip_prefix(DROPPED)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |sum: u64, digit| {
+        sum.saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
+    }))
+}
+
 /// A change to a record. `None` leaves a field as it is; `stdout` and `stderr` are appended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordUpdate {
@@ -411,6 +445,36 @@ pub struct RecordUpdate {
 }
 
 impl RecordUpdate {
+    /// Adds a later change to this one.
+    pub(super) fn merge(&mut self, later: Self) {
+        macro_rules! replace {
+            ($($field:ident),*) => {
+                $(if later.$field.is_some() {
+                    self.$field = later.$field;
+                })*
+            };
+        }
+        for_updated_fields!(replace);
+        append(&mut self.stdout, later.stdout);
+        append(&mut self.stderr, later.stderr);
+    }
+
+    /// About how much memory it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        let json = [
+            &self.result_header,
+            &self.result_metadata,
+            &self.result_content,
+            &self.execute_result,
+            &self.error,
+            &self.display_data,
+        ];
+        let json = json.into_iter().flatten().map(Bytes::len);
+        let buffers = self.result_buffers.iter().flatten().map(Bytes::len);
+        let text = self.stdout.len() + self.stderr.len();
+        (json.chain(buffers).sum::<usize>() + text) as u64
+    }
+
     /// Whether a record may grow by more than numbers and ids.
     pub(super) fn has_text(&self) -> bool {
         let json = [
@@ -471,6 +535,22 @@ mod tests {
         request.fill_from(early);
         assert_eq!(request.stdout, "first then");
         assert!(request.error.is_some());
+    }
+
+    #[test]
+    fn a_note_of_dropped_buffers_can_be_read_again() {
+        for metadata in [
+            None,
+            Some(&b"{}"[..]),
+            Some(b"{\"a\": 1}"),
+            Some(b"nonsense"),
+        ] {
+            let metadata = metadata.map(Bytes::from_static);
+            let noted = note_dropped(metadata.as_ref(), 1234);
+            assert_eq!(dropped_bytes(&noted), Some(1234));
+            assert!(serde_json::from_slice::<serde_json::Value>(&noted).is_ok());
+        }
+        assert_eq!(dropped_bytes(b"{}"), None);
     }
 
     #[test]

@@ -39,6 +39,11 @@ pub trait TaskStore: Send {
 
     fn stats(&mut self) -> Result<StoreStats, StoreError>;
 
+    /// What has been handed over and would be lost with the process.
+    fn backlog(&self) -> Backlog {
+        Backlog::default()
+    }
+
     /// `false` for a store that forgets everything at once: nobody need bother to tell it.
     fn keeps_records(&self) -> bool {
         true
@@ -96,6 +101,10 @@ impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
         (**self).stats()
     }
 
+    fn backlog(&self) -> Backlog {
+        (**self).backlog()
+    }
+
     fn keeps_records(&self) -> bool {
         (**self).keeps_records()
     }
@@ -119,6 +128,15 @@ pub struct StoreStats {
     pub records: u64,
     /// Of buffers in memory; of the file on a disk; 0 where the server alone knows.
     pub bytes: u64,
+}
+
+/// What waits to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub records: usize,
+    pub bytes: u64,
+    /// Changes that the database would not take, ever; the first is in the log.
+    pub refused: u64,
 }
 
 /// Why a store could not do what it was asked to.

@@ -75,7 +75,7 @@ impl Door {
         }
         let peer = frames
             .first()
-            .map_or_else(|| Identity::from(&b""[..]), |frame| short_identity(frame));
+            .map_or_else(|| Identity::from(&b""[..]), short_identity);
         let refusals = self.peers.entry(peer.clone()).or_insert(Refusals {
             logged: now,
             since: 0,

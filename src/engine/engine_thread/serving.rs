@@ -11,21 +11,21 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::requests::{Origin, Request, is_comm, is_for_kernel};
-use super::{EngineThread, now, unregistration};
+use super::{EngineThread, Registered, now, read_registration, registration, unregistration};
 use crate::engine::config::Config;
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::{Link, Received};
 use crate::engine::kernel::messages::{ExitStatus, FromKernel, KernelInfo, to_kernel};
 use crate::engine::kernel::pipes::OutputPipe;
-use crate::engine::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
+use crate::engine::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use crate::engine::outputs::{Outputs, Stream, Utf8Pieces};
 use crate::engine::queue::{Arrival, RequestQueue};
 use crate::engine::replies::{Identification, Outcome, aborted, returned, task_metadata};
-use crate::engine::sockets::EngineSockets;
+use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
 use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
 use crate::protocol::header::reply_type;
 use crate::protocol::{Composer, Outgoing, RemoteError};
-use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, drain, time_left};
 
 /// A kernel whose link has ended, but not its process, has this long to go by itself.
 const TIME_TO_EXIT: Duration = Duration::from_millis(300);
@@ -43,7 +43,7 @@ pub(super) struct Serving {
     hearts: Sender<HeartMail>,
     composer: Composer,
     door: Door,
-    registrar: Socket,
+    registrar: Registrar,
     sockets: EngineSockets,
     shell_out: Outbox,
     control_out: Outbox,
@@ -95,7 +95,7 @@ impl Serving {
         thread: EngineThread,
         who: Identification,
         heartbeat_period: Duration,
-        registrar: Socket,
+        registrar: Registrar,
         sockets: EngineSockets,
         kernel: KernelIo,
     ) -> Self {
@@ -150,7 +150,8 @@ impl Serving {
     pub(super) fn run(mut self) -> Ending {
         self.configure_kernel();
         let mut poller = Poller::new();
-        poller.add_socket(&mut self.registrar);
+        poller.add_socket(&mut self.registrar.socket);
+        poller.add_socket(self.registrar.monitor.socket());
         poller.add_socket(&mut self.sockets.shell);
         poller.add_socket(&mut self.sockets.control);
         poller.add_socket(&mut self.sockets.iopub);
@@ -173,8 +174,7 @@ impl Serving {
             busy |= self.receive_control(&mut frames);
             busy |= self.receive_shell(&mut frames);
             busy |= self.sockets.receive_news(&mut frames);
-            // The hub says nothing after the registration; whatever comes is taken out of the way.
-            busy |= drain(&mut self.registrar, &mut frames, |_, _| {});
+            busy |= self.receive_registrar(&mut frames);
             busy |= self.receive_kernel();
             busy |= self.receive_output(&mut poller, &entries);
             self.run_next();
@@ -225,7 +225,7 @@ impl Serving {
 
     fn on_mail(&mut self, message: EngineMail) {
         match message {
-            EngineMail::KernelExited(status) => self.on_kernel_exit(status),
+            EngineMail::KernelExited { status, why } => self.on_kernel_exit(status, why),
             EngineMail::KernelFailed(why) => self.end(Ending::Failed(why.clone()), &why),
             EngineMail::ControllerLost => {
                 let why = "no heartbeat of the controller for too long".to_owned();
@@ -233,6 +233,55 @@ impl Serving {
             }
             EngineMail::Stop => self.stop(),
             EngineMail::KernelStarted(_) => {}
+        }
+    }
+
+    // ---- the controller
+
+    /// When the controller was away, the engine asks for its registration again: if it is another controller, it
+    /// knows nothing of this engine; if it is the same one, it says that the uuid is in use, which is good news too.
+    fn receive_registrar(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let news = self.registrar.news();
+        match news {
+            Some(ControllerNews::Lost) => {
+                tracing::warn!(
+                    "engine {}: the connection to the controller is lost; waiting for it",
+                    self.who.id
+                );
+            }
+            Some(ControllerNews::Back) if self.takes_requests() => {
+                let mut request =
+                    registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
+                if let Err(error) = self.registrar.socket.send(&mut request) {
+                    tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
+                }
+            }
+            Some(ControllerNews::Back) | None => {}
+        }
+        let mut answers = Vec::new();
+        let door = &mut self.door;
+        let any = drain(&mut self.registrar.socket, frames, |_, frames| {
+            answers.extend(door.admit(frames).map(|wire| read_registration(&wire)));
+        });
+        for answer in answers {
+            match answer {
+                Ok(registered) => self.on_registered_again(&registered),
+                Err(why) => tracing::info!("engine {}: registered as before ({why})", self.who.id),
+            }
+        }
+        any || news.is_some()
+    }
+
+    fn on_registered_again(&mut self, registered: &Registered) {
+        if registered.id == self.who.id {
+            tracing::info!("engine {}: registered with a new controller", self.who.id);
+        } else {
+            tracing::warn!(
+                "engine {}: registered with a new controller, as engine {}",
+                self.who.id,
+                registered.id
+            );
+            self.who.id = registered.id;
         }
     }
 
@@ -676,7 +725,7 @@ impl Serving {
         }
     }
 
-    fn on_kernel_exit(&mut self, status: Option<ExitStatus>) {
+    fn on_kernel_exit(&mut self, status: Option<ExitStatus>, why: Option<Killed>) {
         // What it has written before it died counts.
         self.receive_kernel();
         self.drain_pipes();
@@ -684,12 +733,24 @@ impl Serving {
         if matches!(self.state, State::Stopping { .. }) {
             return self.end(Ending::Asked, "it was stopped");
         }
-        let how = match status {
-            Some(ExitStatus::Code(0)) => "its kernel ended itself".to_owned(),
-            Some(status) => format!("its kernel died: {status}"),
-            None => "its kernel died".to_owned(),
+        let ok = status == Some(ExitStatus::Code(0));
+        let how = match (status, &why) {
+            (_, Some(Killed::OverLimit(why))) => why.clone(),
+            (Some(ExitStatus::Code(0)), _) => "its kernel ended itself".to_owned(),
+            (Some(status), None) => format!("its kernel died: {status}"),
+            (Some(status), Some(Killed::OutOfMemory)) => {
+                format!("its kernel died: {status}, and this machine ran out of memory")
+            }
+            (None, _) => "its kernel died".to_owned(),
         };
-        self.end(Ending::Failed(how.clone()), &how);
+        let ending = match why {
+            Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: how.clone() },
+            _ => Ending::KernelEnded {
+                how: how.clone(),
+                ok,
+            },
+        };
+        self.end(ending, &how);
     }
 
     fn signal_kernel(&self, signal: i32, group: bool) {
@@ -748,7 +809,7 @@ impl Serving {
             reason,
             &returned,
         );
-        if let Err(error) = self.registrar.send(&mut farewell) {
+        if let Err(error) = self.registrar.socket.send(&mut farewell) {
             tracing::debug!("engine {}: cannot say good-bye: {error}", self.who.id);
         }
         self.signal_kernel(Signal::SIGKILL as i32, true);

@@ -23,7 +23,8 @@ pub(in crate::engine) type Said = Option<Vec<FromForkServer>>;
 
 impl ForkServer {
     pub(in crate::engine) fn start(python: &Python, config: &KernelConfig) -> io::Result<Self> {
-        let (process, mut link) = spawn::start(python, "fork-server", None)?;
+        let (process, mut link) =
+            spawn::start(python, "fork-server", None, spawn::Surroundings::default())?;
         let preload = json!({ "preload": config.preload, "config": config.traits });
         link.send(
             to_fork_server::PRELOAD,
@@ -48,9 +49,10 @@ impl ForkServer {
         &mut self,
         rank: u32,
         env: &serde_json::Value,
+        cpus: Option<&[usize]>,
         [link, stdout, stderr]: [OwnedFd; 3],
     ) -> io::Result<()> {
-        let request = json!({ "rank": rank, "env": env, "cpus": null }).to_string();
+        let request = json!({ "rank": rank, "env": env, "cpus": cpus }).to_string();
         let fds = [link.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         self.link
             .send_with_fds(to_fork_server::FORK, request.as_bytes(), &fds)

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::Stdio;
 
+use serde_json::{Map, Value};
 use tokio::process::{Child, Command};
 
 use super::link::{Link, pair};
@@ -14,11 +15,19 @@ use crate::transport::Frame;
 /// The connection file's key is no business of user code.
 const HIDDEN: &str = "IPP_CONNECTION_INFO";
 
+/// What sets a process apart from this one.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Surroundings {
+    pub(in crate::engine) environment: Map<String, Value>,
+    pub(in crate::engine) processors: Option<Vec<usize>>,
+}
+
 /// Starts `python -c BOOTSTRAP mode FD`, sends it the kernel's sources, and returns it with the link to it.
 pub(in crate::engine) fn start(
     python: &Python,
     mode: &str,
     output: Option<(OwnedFd, OwnedFd)>,
+    surroundings: Surroundings,
 ) -> io::Result<(Child, Link)> {
     let (mut link, theirs) = pair()?;
     let fd = theirs.as_raw_fd();
@@ -36,9 +45,15 @@ pub(in crate::engine) fn start(
         let log = nix::unistd::dup(io::stderr()).map_or_else(|_| Stdio::null(), Stdio::from);
         command.stdout(log);
     }
+    command.envs(
+        surroundings
+            .environment
+            .iter()
+            .filter_map(|(name, value)| Some((name, value.as_str()?))),
+    );
     command.kill_on_drop(true);
     // SAFETY: between fork and exec only system calls are made, which may be.
-    unsafe { command.pre_exec(move || prepare_child(fd)) };
+    unsafe { command.pre_exec(move || prepare_child(fd, surroundings.processors.as_deref())) };
     let child = command.spawn()?;
     drop(theirs);
     link.send(0, [Frame::from(to_json())]);
@@ -47,12 +62,23 @@ pub(in crate::engine) fn start(
 }
 
 /// The link stays open across exec; the child does not outlive the engine (Linux; elsewhere it sees the link's end).
-fn prepare_child(fd: RawFd) -> io::Result<()> {
+fn prepare_child(fd: RawFd, processors: Option<&[usize]>) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     // SAFETY: the descriptor is open in this process: it was made before the fork.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if let Some(processors) = processors {
+            let mut set = nix::sched::CpuSet::new();
+            processors
+                .iter()
+                .try_for_each(|processor| set.set(*processor))?;
+            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = processors;
     Ok(())
 }

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::loose::{ReplyContent, read};
 use super::reply::{Fields, ResultEntry, Row, write};
 use super::{Answer, Ask, Recorder};
-use crate::protocol::{EngineId, EngineUuid, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, Header, MsgId, RemoteError};
 use crate::taskdb::python::repr;
+use crate::taskdb::record::dropped_bytes;
 use crate::taskdb::{Key, KeySet, Query, QueryError, Queue, StoreError, TaskRecord, TaskStore};
 
 /// The requests that [`Recorder::answer`] answers.
@@ -106,41 +108,40 @@ impl<S: TaskStore> Recorder<S> {
         let mut buffers = Vec::new();
         if !status_only {
             for msg_id in completed {
-                let Some(record) = records.remove(msg_id.as_str()) else {
+                let Some(mut record) = records.remove(msg_id.as_str()) else {
                     continue;
                 };
+                explain_dropped(&mut record);
                 content.push(b',');
                 write(&mut content, msg_id);
                 content.push(b':');
                 write(&mut content, &ResultEntry(&record));
-                buffers.extend(
-                    self.result_buffers(record)
-                        .map_err(|error| error.to_remote())?,
-                );
+                if is_apply_result(&record) {
+                    let of_record = self.result_buffers(record);
+                    buffers.extend(of_record.map_err(|error| error.to_remote())?);
+                }
             }
         }
         content.push(b'}');
         Ok((content, buffers))
     }
 
-    /// The buffers of a result; a broadcast has those of its parts.
+    /// The buffers of a result. Of a broadcast that did not coalesce they are those of its first engine: the client
+    /// takes one object for each id, and would take what followed for the next id's.
     fn result_buffers(&mut self, record: TaskRecord) -> Result<Vec<Bytes>, StoreError> {
         if let Some(buffers) = record.result_buffers {
             return Ok(buffers);
         }
-        if record.queue != Some(Queue::Broadcast) {
+        let Some(part) = first_part(&record) else {
             return Ok(Vec::new());
-        }
-        let parts = parts(&record);
-        let mut found: BTreeMap<MsgId, Vec<Bytes>> = BTreeMap::new();
-        let query = Query::msg_ids(parts.iter().map(MsgId::as_str));
+        };
+        let mut buffers = Vec::new();
         let keys = KeySet::EMPTY.with(Key::ResultBuffers);
-        self.store.find(&query, keys, &mut |part| {
-            found.insert(part.msg_id, part.result_buffers.unwrap_or_default());
-            ControlFlow::Continue(())
+        self.store.find(&Query::from(&part), keys, &mut |part| {
+            buffers = part.result_buffers.unwrap_or_default();
+            ControlFlow::Break(())
         })?;
-        let parts = parts.iter().filter_map(|part| found.remove(part));
-        Ok(parts.flatten().collect())
+        Ok(buffers)
     }
 
     fn history(&mut self) -> Answer {
@@ -253,22 +254,40 @@ impl<S: TaskStore> Recorder<S> {
     }
 }
 
+/// A result whose buffers were too big for the database is an error, not a result without buffers.
+fn explain_dropped(record: &mut TaskRecord) {
+    let metadata = record.result_metadata.as_deref().unwrap_or_default();
+    if let Some(bytes) = dropped_bytes(metadata) {
+        let text = format!(
+            "The result of {} was not kept: its {bytes} bytes exceed the limit of the database",
+            record.msg_id
+        );
+        let error = RemoteError::new("RuntimeError", text);
+        record.result_content = Some(error.to_content().to_string().into());
+    }
+}
+
 fn engine(id: &Value, ask: &Ask<'_>) -> Option<EngineUuid> {
     let id = u32::try_from(id.as_u64()?).ok()?;
     (ask.engine)(EngineId(id))
 }
 
-/// The records of a broadcast's parts, in the order of its targets.
-fn parts(whole: &TaskRecord) -> Vec<MsgId> {
-    let metadata = whole.result_metadata.as_deref().unwrap_or_default();
-    let metadata: Value = serde_json::from_slice(metadata).unwrap_or_default();
-    let targets = metadata["broadcast_targets"].as_array();
-    targets
-        .into_iter()
-        .flatten()
-        .filter_map(|target| target.get(0)?.as_str())
-        .map(|uuid| MsgId::from(format!("{}_{uuid}", whole.msg_id)))
-        .collect()
+/// Whether the client takes buffers for the result: of nothing else than a successful apply.
+fn is_apply_result(record: &TaskRecord) -> bool {
+    let header = record.result_header.as_deref().unwrap_or_default();
+    let content = record.result_content.as_deref().unwrap_or_default();
+    Header::parse(header).is_ok_and(|header| header.msg_type == "apply_reply")
+        && read::<ReplyContent<'_>>(content).status.get() == Some("ok")
+}
+
+/// The record of the first part of a broadcast that did not coalesce.
+fn first_part(whole: &TaskRecord) -> Option<MsgId> {
+    if whole.queue != Some(Queue::Broadcast) {
+        return None;
+    }
+    let metadata: Value = serde_json::from_slice(whole.result_metadata.as_deref()?).ok()?;
+    let engine = metadata["broadcast_targets"].get(0)?.get(0)?.as_str()?;
+    Some(MsgId::from(format!("{}_{engine}", whole.msg_id)))
 }
 
 /// `keys` of a query: null for everything but the buffers, a list, or one name.

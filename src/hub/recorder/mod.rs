@@ -8,7 +8,7 @@
 //! A client knows a coalescing broadcast by its own msg_id, and any other by `MSG_ID_ENGINE` for each engine. So a
 //! coalescing one leaves one record. Any other leaves a record for each engine, which holds the result and no request
 //! buffers, and one under its own id, which holds the request, is completed with the last engine, and answers with the
-//! results of all, in the order of its targets.
+//! first engine's result: ipyparallel's client takes no more from a broadcast that it asks the hub for.
 
 mod answer;
 mod loose;
@@ -80,7 +80,6 @@ impl<S: TaskStore> Recorder<S> {
             } => self.on_submitted(queue, engine, message),
             Traffic::Assigned { msg_id, engine } => self.on_assigned(&msg_id, engine),
             Traffic::Completed {
-                queue: _,
                 engine,
                 received,
                 message,

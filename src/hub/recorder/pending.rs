@@ -105,6 +105,17 @@ impl PendingSet {
         Some(pending)
     }
 
+    #[cfg(test)]
+    pub(super) fn sanity_check(&self) {
+        let with_engine = self
+            .requests
+            .iter()
+            .filter(|(_, pending)| pending.engine.is_some());
+        let indexed: usize = self.by_engine.values().map(HashSet::len).sum();
+        assert_eq!(with_engine.count(), indexed);
+        assert!(self.by_engine.values().all(|requests| !requests.is_empty()));
+    }
+
     /// The requests that fail with an engine.
     pub(super) fn of_engine(&self, engine: &EngineUuid) -> Vec<MsgId> {
         let requests = self.by_engine.get(engine);

@@ -31,15 +31,14 @@ pub enum Traffic {
     /// A reply goes to the client: an engine's, or one that a scheduler made. Its parent header names the request. A
     /// coalescing broadcast has one reply, the joined one; any other broadcast has one for each engine.
     Completed {
-        queue: Queue,
         engine: Option<EngineUuid>,
         received: Timestamp,
         message: StoredMessage,
     },
     /// A message on iopub. Those that leave nothing in a record (`status`, comms, data) need not be reported.
     Output { message: StoredMessage },
-    /// An engine is gone. Its mux and broadcast requests fail here unless their failure was reported before; its
-    /// tasks are the scheduler's affair.
+    /// An engine is gone. Its mux requests and its parts of broadcasts fail here unless their failure was reported
+    /// before; its tasks, and the joined reply of a coalescing broadcast, are the scheduler's affair.
     EngineGone { engine: EngineUuid, at: Timestamp },
 }
 
@@ -96,7 +95,7 @@ pub struct Resubmission {
 pub struct Unfinished {
     pub msg_id: MsgId,
     pub queue: Queue,
-    /// The client's session, which is also the identity of a stock client's sockets.
+    /// The client's session. Where its sockets are now nobody knows: it asks for the result.
     pub client: Option<Box<str>>,
     /// The engine of a mux request, or the last one that a task was sent to.
     pub engine: Option<EngineUuid>,

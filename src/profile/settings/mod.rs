@@ -8,6 +8,7 @@ mod model;
 mod ports;
 mod resolve;
 mod seconds;
+mod size;
 
 pub use export::{Imported, import, to_toml};
 pub use load::{Sources, load, user_file};
@@ -22,3 +23,4 @@ pub use resolve::{
     Change, Edit, Key, Origin, Resolved, Resolver, SettingsError, Shown, toml_edits,
 };
 pub use seconds::Seconds;
+pub use size::Size;

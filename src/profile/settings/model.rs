@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::ports::Ports;
 use super::seconds::Seconds;
+use super::size::Size;
 use crate::os::log::{LogFormat, LogLevel};
 
 /// Values of a class's traits, by name.
@@ -281,6 +282,14 @@ pub struct EngineSettings {
     pub env: BTreeMap<String, String>,
     /// What happens when a kernel dies.
     pub restart: Restart,
+    /// Restarts of one engine within a minute, after which it is given up.
+    pub restart_limit: u32,
+    /// Memory of a kernel from which on the log says so: `500 MiB`, `2 GiB`, or bytes.
+    pub memory_warn: Option<Size>,
+    /// Memory from which on a kernel is killed and another one started.
+    pub memory_limit: Option<Size>,
+    /// Give each kernel processors of its own.
+    pub pin: bool,
     /// The controller's host, in place of what the connection file says.
     pub location: Option<String>,
     /// In place of what the connection file says.
@@ -308,6 +317,10 @@ impl Default for EngineSettings {
             preload: Vec::new(),
             env: BTreeMap::new(),
             restart: Restart::default(),
+            restart_limit: 5,
+            memory_warn: None,
+            memory_limit: None,
+            pin: false,
             location: None,
             registration_url: None,
             ssh_server: String::new(),
@@ -321,12 +334,14 @@ impl Default for EngineSettings {
 
 /// What an engine does when its kernel dies by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Restart {
     /// It unregisters, as ipyparallel's does.
     #[default]
     Never,
-    /// It starts another one, which registers anew.
+    /// Another one is started, which registers anew, unless the kernel ended with exit status 0.
+    OnFailure,
+    /// Another one is started whatever the exit status.
     Always,
 }
 

@@ -1,11 +1,60 @@
 //! The task queue: which engine gets which task, and when.
+//!
+//! The meaning of a request's metadata is that of ipyparallel 9.2 (`controller/task_scheduler.py`). Where it leaves a
+//! choice, or lets a task wait for ever, these are the policies.
+//!
+//! # Order
+//! A task that is ready is given to an engine by the [`Scheme`](crate::scheduler::Scheme), among the engines that may
+//! have it and are below the high water mark. When there is none, it waits; an engine with room takes its next task at
+//! once. The client that was served longest ago goes first, and a new one before all others, so that no client starves
+//! another whatever it has queued. Of one client, tasks that came back from an engine go first; then the order is that
+//! of submission, also for tasks that had to wait for others.
+//!
+//! # What nothing can come for
+//! A task waits only while something may come for it: an engine that may have it is there or expected
+//! ([`on_engine_expected`](TaskScheduler::on_engine_expected)), or a task that it needs has not ended. A task that any
+//! engine may have waits for the first engine as long as there is none. `ImpossibleDependency` ends, as soon as it is
+//! known:
+//! - a task whose `targets` are all gone, were never there, or refused it;
+//! - a task with `follow` whose engine is gone, is not among its targets, or would have to be several;
+//! - a task that every engine there is has refused (`UnmetDependency`), unless it has a timeout and may run anywhere:
+//!   then it waits for another engine for so long;
+//! - a task that needs one that has ended the wrong way.
+//!
+//! A task that follows any one of several waits on while one of them may still end on an engine that will do. An engine
+//! that goes and comes back is the same engine; tasks that were meant for it among others do not wait for it meanwhile,
+//! and are not given to it again.
+//!
+//! # Retries
+//! A task that failed with retries left goes to an engine where it has not failed yet, waiting for one if they are
+//! busy. When it has failed on all of them, it goes to any but the last; when there is just that one, again to it. Only
+//! a task with a timeout that may run anywhere waits for another engine instead, until its timeout, as in ipyparallel
+//! (whose own tests ask for that). When an engine dies, its tasks are tried again elsewhere in the same way, or end
+//! with `EngineError`. An engine that is given up may still answer: its success ends the task, wherever that is by
+//! then, once.
+//!
+//! # Timeouts
+//! A timeout counts while a task waits, each time from when it came to wait, as in ipyparallel. It never ends a task
+//! that runs.
+//!
+//! # Memory
+//! A waiting task takes less than 300 bytes beside its payload, with its id and its part of every index; up to 150
+//! more with a timeout or dependencies, and 32 for each task that it needs. All of it is given back. What remains is the
+//! memory of finished tasks, up to [`TaskConfig::finished_limit`], and the names of the last engines that have gone.
 
 mod error;
+mod flow;
+mod graph;
+mod ids;
+mod job;
+mod queues;
 mod request;
+mod roster;
+mod slab;
 mod types;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
 
 pub use error::TaskError;
 pub use types::{
@@ -14,106 +63,84 @@ pub use types::{
 };
 
 use crate::protocol::{EngineUuid, Identity, MsgId, TaskMetadata};
-use crate::scheduler::Scheme;
+use flow::Doom;
+use graph::Checked;
+use ids::{Ended, Finished, IdHash, IdHasher, JobIx, LiveIds};
+use job::{Edge, EdgeIx, FAILED, Follow, Job, Kind, LOST, REFUSED, RETURNED, State, Terms};
+use queues::Queues;
 use request::Request;
+use roster::{Presence, Roster, Slot};
+use slab::{Ix, Slab};
 
-#[derive(Debug)]
-struct Need {
-    ids: Vec<MsgId>,
-    all: bool,
-    success: bool,
-    failure: bool,
-}
-
-impl Need {
-    fn accepts(&self, ok: bool) -> bool {
-        if ok { self.success } else { self.failure }
-    }
-}
-
-#[derive(Debug)]
-struct Job<P> {
-    key: JobKey,
-    msg_id: MsgId,
-    client: Identity,
-    payload: P,
-    targets: Vec<EngineUuid>,
-    after: Option<Need>,
-    follow: Option<Need>,
-    retries: u32,
-    timeout: Option<Duration>,
-    deadline: Option<Instant>,
-    engine: Option<EngineUuid>,
-    refused: HashSet<EngineUuid>,
-    avoid: HashSet<EngineUuid>,
-    had: HashSet<EngineUuid>,
-    lost: HashSet<EngineUuid>,
-    aborted: bool,
-}
-
-#[derive(Debug, Default)]
-struct Engine {
-    pending: HashSet<MsgId>,
-    completed: u64,
-    used: u64,
-    born: u64,
-}
-
-#[derive(Debug)]
-struct Done {
-    ok: bool,
-    engine: Option<EngineUuid>,
-}
-
-/// Decides for every task which engine gets it, and when.
+/// Decides for every task which engine gets it, and when. `P` is the payload: the request's frames.
 #[derive(Debug)]
 pub struct TaskScheduler<P> {
-    config: TaskConfig,
-    jobs: HashMap<MsgId, Job<P>>,
-    keys: HashMap<u32, MsgId>,
-    next_key: u32,
-    queue: VecDeque<MsgId>,
-    engines: BTreeMap<EngineUuid, Engine>,
-    done: HashMap<MsgId, Done>,
-    done_order: VecDeque<MsgId>,
-    clock: u64,
+    jobs: Slab<JobIx, Job<P>>,
+    live: LiveIds,
+    finished: Finished,
+    hasher: IdHasher,
+    edges: Slab<EdgeIx, Edge>,
+    roster: Roster,
+    queues: Queues,
+    deadlines: BTreeSet<(Instant, JobIx)>,
+    submissions: u64,
+    /// To be placed before the event is over, unless they end.
+    ready: Vec<JobKey>,
+    /// To be ended before the event is over.
+    doomed: VecDeque<Doom>,
 }
 
-enum State {
-    Ready(EngineUuid),
-    Waits,
-    Impossible(String),
+/// A request that makes sense.
+struct Plan<'a> {
+    /// None for any engine.
+    targets: Option<Vec<Slot>>,
+    after: Option<Checked<'a>>,
+    follow: Option<Checked<'a>>,
 }
 
 impl<P> TaskScheduler<P> {
     pub fn new(config: TaskConfig) -> Self {
         Self {
-            config,
-            jobs: HashMap::new(),
-            keys: HashMap::new(),
-            next_key: 0,
-            queue: VecDeque::new(),
-            engines: BTreeMap::new(),
-            done: HashMap::new(),
-            done_order: VecDeque::new(),
-            clock: 0,
+            jobs: Slab::new(),
+            live: LiveIds::default(),
+            finished: Finished::new(config.finished_limit),
+            hasher: IdHasher::default(),
+            edges: Slab::new(),
+            roster: Roster::new(&config),
+            queues: Queues::new(),
+            deadlines: BTreeSet::new(),
+            submissions: 0,
+            ready: Vec::new(),
+            doomed: VecDeque::new(),
         }
     }
 
     /// The engine is there and may be given tasks.
     pub fn on_engine_registered(
         &mut self,
-        _now: Instant,
+        now: Instant,
         engine: EngineUuid,
         out: &mut Vec<TaskAction<P>>,
     ) {
-        self.clock += 1;
-        let born = self.clock;
-        self.engines.entry(engine).or_insert_with(|| Engine {
-            born,
-            ..Engine::default()
-        });
-        self.run(out);
+        if let Some(slot) = self.roster.arrive(engine, Presence::Here) {
+            self.serve(slot, out);
+            self.free_the_cornered(&[]);
+            self.work(now, out);
+        }
+    }
+
+    /// The engine is said to come back, after a restart of the controller: tasks meant for it wait. It is registered
+    /// later, or given up with [`on_engine_gone`](Self::on_engine_gone).
+    pub fn on_engine_expected(
+        &mut self,
+        now: Instant,
+        engine: EngineUuid,
+        out: &mut Vec<TaskAction<P>>,
+    ) {
+        if self.roster.arrive(engine, Presence::Expected).is_some() {
+            self.free_the_cornered(&[]);
+            self.work(now, out);
+        }
     }
 
     /// The engine is gone; `how` is a few words for the user.
@@ -124,27 +151,42 @@ impl<P> TaskScheduler<P> {
         how: &str,
         out: &mut Vec<TaskAction<P>>,
     ) {
-        let Some(gone) = self.engines.remove(engine) else {
+        let Some(slot) = self.roster.find_present(engine.as_str()) else {
             return;
         };
-        for msg_id in gone.pending {
-            let Some(job) = self.jobs.get_mut(&msg_id) else {
-                continue;
-            };
-            if job.retries > 0 && !job.aborted {
-                job.retries -= 1;
-                job.lost.insert(engine.clone());
-                self.wait(now, &msg_id);
+        let serial = self.roster[slot].serial;
+        let mut lost = self.roster.depart(slot);
+        lost.sort_unstable_by_key(|job| self.jobs[*job].sequence);
+        let classes = self.queues.engine_gone(slot);
+        for class in &classes {
+            let mut stranded = self.queues.stranded(*class);
+            stranded.sort_unstable_by_key(|job| self.jobs[*job].sequence);
+            for job in stranded {
+                self.class_is_empty(job);
+            }
+        }
+        for job in lost {
+            let known = &mut self.jobs[job];
+            known.state = State::Moving;
+            let again = known.retries > 0 && !known.aborted;
+            let (class, msg_id) = (known.class, known.msg_id.clone());
+            if again && (!self.is_empty(class) || self.follows_more(job)) {
+                let known = &mut self.jobs[job];
+                known.retries -= 1;
+                known.mark(serial, LOST);
+                self.requeue(job);
             } else {
                 let error = TaskError::EngineDied {
                     engine: engine.clone(),
-                    msg_id: msg_id.clone(),
+                    msg_id,
                     how: how.to_owned(),
                 };
-                self.fail(&msg_id, Some(engine.clone()), error, out);
+                self.doom(job, error, Some((serial, engine.clone())));
             }
         }
-        self.run(out);
+        self.free_the_cornered(&classes);
+        self.work(now, out);
+        self.roster.forget();
     }
 
     /// A client's request.
@@ -157,92 +199,125 @@ impl<P> TaskScheduler<P> {
         payload: P,
         out: &mut Vec<TaskAction<P>>,
     ) {
-        let id = MsgId::from(msg_id);
-        let refuse = |job_payload, client, error| TaskAction::Fail {
-            job_payload,
-            client,
+        let hash = self.hasher.hash(msg_id);
+        let refused = |payload, error| TaskAction::Fail {
+            job_payload: payload,
+            client: client.clone(),
             msg_id: MsgId::from(msg_id),
             engine: None,
             error,
         };
-        if self.jobs.contains_key(&id) {
-            out.push(refuse(payload, client, TaskError::Duplicate(id)));
+        if self.find(hash, msg_id).is_some() {
+            out.push(refused(payload, TaskError::Duplicate(msg_id.into())));
             return;
         }
-        let request = match Request::parse(metadata) {
-            Ok(request) => request,
-            Err(why) => {
-                out.push(refuse(payload, client, TaskError::BadRequest(why)));
-                self.remember(id, false, None);
+        let planned = Request::parse(metadata)
+            .map_err(TaskError::BadRequest)
+            .and_then(|mut request| Ok((self.plan(msg_id, &mut request)?, request)));
+        let (plan, request) = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                out.push(refused(payload, error));
+                // Tasks that need it learn that it failed.
+                self.finished.insert(
+                    hash,
+                    Ended {
+                        ok: false,
+                        engine: None,
+                    },
+                );
                 return;
             }
         };
-        let need = |dependency: request::Dependency<'_>| Need {
-            ids: dependency.ids.iter().map(|id| MsgId::from(*id)).collect(),
-            all: dependency.all,
-            success: dependency.success,
-            failure: dependency.failure,
+        self.admit(client, msg_id, hash, &plan, &request, payload);
+        self.work(now, out);
+    }
+
+    /// Looks up what a request names; the dependencies are moved into the plan.
+    fn plan<'a>(&self, msg_id: &str, request: &mut Request<'a>) -> Result<Plan<'a>, TaskError> {
+        let after = request.after.take();
+        let after = after.map(|after| self.check(msg_id, after, Kind::After));
+        let follow = request.follow.take();
+        let follow = follow.map(|follow| self.check(msg_id, follow, Kind::Follow));
+        let (after, follow) = (after.transpose()?, follow.transpose()?);
+        let mut targets = None;
+        if !request.targets.is_empty() {
+            let known = request.targets.iter();
+            let known: Vec<_> = known
+                .filter_map(|uuid| self.roster.find_present(uuid))
+                .collect();
+            if known.is_empty() {
+                return Err(TaskError::Impossible(format!(
+                    "none of the engines that it is meant for is there: {}",
+                    graph::some_of(&request.targets)
+                )));
+            }
+            targets = Some(known);
+        }
+        Ok(Plan {
+            targets,
+            after: after.flatten(),
+            follow: follow.flatten(),
+        })
+    }
+
+    /// Makes a live job of a request, and puts it into the list of those to be placed or of those to be ended.
+    fn admit(
+        &mut self,
+        client: Identity,
+        msg_id: &str,
+        hash: IdHash,
+        plan: &Plan<'_>,
+        request: &Request<'_>,
+        payload: P,
+    ) {
+        let class = match &plan.targets {
+            Some(targets) => self.queues.hold_class(targets.clone()),
+            None => self.queues.any(),
         };
-        let mut after = request.after.map(need);
-        let follow = request.follow.map(need);
-        if let Some(need) = &mut after {
-            let met = |id: &MsgId| self.done.get(id).is_some_and(|done| need.accepts(done.ok));
-            if need.all {
-                let left: Vec<_> = need.ids.iter().filter(|id| !met(id)).cloned().collect();
-                need.ids = left;
-            } else if need.ids.iter().any(met) {
-                need.ids.clear();
+        let special = request.timeout.is_some() || plan.after.is_some() || plan.follow.is_some();
+        let terms = special.then(|| {
+            Box::new(Terms {
+                timeout: request.timeout,
+                deadline: None,
+                targets: self.queues.hold_again(class),
+                after: plan.after.as_ref().map(Checked::need),
+                follow: plan.follow.as_ref().map(|follow| Follow {
+                    need: follow.need(),
+                    at: None,
+                }),
+                needs: None,
+            })
+        });
+        self.submissions += 1;
+        let job = self.jobs.insert(Job {
+            msg_id: msg_id.into(),
+            payload,
+            sequence: self.submissions,
+            client: self.queues.join(client),
+            class,
+            state: State::Moving,
+            retries: request.retries,
+            aborted: false,
+            first_dependent: None,
+            last_dependent: None,
+            attempts: None,
+            terms,
+        });
+        self.live.insert(hash, job);
+        for (checked, kind) in [(&plan.after, Kind::After), (&plan.follow, Kind::Follow)] {
+            if let Some(checked) = checked {
+                self.connect(job, checked, kind);
             }
         }
-        let after = after.filter(|need| !need.ids.is_empty());
-        let unknown: Vec<_> = [&after, &follow]
-            .into_iter()
-            .flatten()
-            .flat_map(|need| &need.ids)
-            .filter(|dep| !self.jobs.contains_key(*dep) && !self.done.contains_key(*dep))
-            .map(MsgId::as_str)
-            .collect();
-        if !unknown.is_empty() {
-            let why = format!(
-                "no task of this scheduler: {} (finished tasks are remembered up to a limit of {})",
-                unknown.join(", "),
-                self.config.finished_limit
-            );
-            out.push(refuse(payload, client, TaskError::Invalid(why)));
-            self.remember(id, false, None);
-            return;
+        let followed = match &plan.follow {
+            Some(follow) => self.follow_ended(job, follow),
+            None => Ok(()),
+        };
+        match followed {
+            Ok(()) => self.make_ready(job),
+            Err(error) => self.doom(job, error, None),
         }
-        let key = JobKey {
-            index: self.next_key,
-            generation: 0,
-        };
-        self.next_key += 1;
-        self.keys.insert(key.index, id.clone());
-        let job = Job {
-            key,
-            msg_id: id.clone(),
-            client,
-            payload,
-            targets: request
-                .targets
-                .iter()
-                .map(|t| EngineUuid::from(*t))
-                .collect(),
-            after,
-            follow,
-            retries: request.retries,
-            timeout: request.timeout,
-            deadline: None,
-            engine: None,
-            refused: HashSet::new(),
-            avoid: HashSet::new(),
-            had: HashSet::new(),
-            lost: HashSet::new(),
-            aborted: false,
-        };
-        self.jobs.insert(id.clone(), job);
-        self.wait(now, &id);
-        self.run(out);
     }
 
     /// An engine's reply to a task. `engine` is the routing id that it came from.
@@ -254,56 +329,93 @@ impl<P> TaskScheduler<P> {
         outcome: Outcome,
         out: &mut Vec<TaskAction<P>>,
     ) -> Verdict {
-        let Ok(name) = std::str::from_utf8(engine) else {
+        let Some(slot) = self.find_engine(engine) else {
             return Verdict::Unknown;
         };
-        let Some(job) = self.jobs.get_mut(msg_id) else {
-            if let Some(engine) = self.engines.get_mut(name)
-                && engine.pending.remove(msg_id)
-            {
-                self.run(out);
+        if self.roster.lay_ghost(slot, msg_id) {
+            self.serve(slot, out);
+            return Verdict::Unknown;
+        }
+        let Some(job) = self.find(self.hasher.hash(msg_id), msg_id) else {
+            return Verdict::Unknown;
+        };
+        let serial = self.roster[slot].serial;
+        let verdict = match self.jobs[job].state {
+            State::Running { engine, place } if engine == slot => {
+                self.take_off(job, slot, place);
+                self.answered(job, slot, outcome)
             }
-            return Verdict::Unknown;
+            _ if self.jobs[job].marks(serial) & LOST != 0 => self.answered_late(job, slot, outcome),
+            _ => return Verdict::Unknown,
         };
-        let holds = job.engine.as_ref().is_some_and(|e| e.as_str() == name);
-        if !holds && !job.lost.remove(name) {
-            return Verdict::Unknown;
+        self.work(now, out);
+        if self.roster.is_present(slot) {
+            self.serve(slot, out);
         }
-        if holds && let Some(engine) = self.engines.get_mut(name) {
-            engine.pending.remove(msg_id);
+        verdict
+    }
+
+    /// The engine that held the job has answered.
+    fn answered(&mut self, job: JobIx, slot: Slot, outcome: Outcome) -> Verdict {
+        let serial = self.roster[slot].serial;
+        let known = &mut self.jobs[job];
+        let mark = match outcome {
+            Outcome::Unmet => REFUSED,
+            Outcome::Failed if known.retries > 0 && !known.aborted => {
+                known.retries -= 1;
+                FAILED
+            }
+            Outcome::Ok | Outcome::Failed | Outcome::Aborted => {
+                return self.deliver(job, slot, outcome);
+            }
+        };
+        known.mark(serial, mark);
+        self.requeue(job);
+        Verdict::Requeued
+    }
+
+    /// An engine that was given up with the job has answered after all.
+    fn answered_late(&mut self, job: JobIx, slot: Slot, outcome: Outcome) -> Verdict {
+        let serial = self.roster[slot].serial;
+        let known = &mut self.jobs[job];
+        if let Some(attempts) = &mut known.attempts {
+            attempts.unmark(serial, LOST);
         }
-        let id = MsgId::from(msg_id);
-        let uuid = EngineUuid::from(name);
-        let again = match outcome {
-            Outcome::Ok | Outcome::Aborted => false,
+        let state = known.state;
+        match outcome {
+            // The retry that followed the engine's death stands for this failure.
+            Outcome::Failed => Verdict::Requeued,
             Outcome::Unmet => {
-                job.refused.insert(uuid.clone());
-                true
-            }
-            Outcome::Failed => !holds || (job.retries > 0 && !job.aborted),
-        };
-        if again {
-            if holds {
-                if outcome == Outcome::Failed {
-                    job.retries -= 1;
-                    job.avoid.insert(uuid);
-                }
-                if job.aborted {
-                    self.fail(&id, None, TaskError::Aborted, out);
+                if let State::Running { .. } = state {
+                    known.mark(serial, REFUSED);
                 } else {
-                    self.wait(now, &id);
+                    self.detach(job);
+                    self.jobs[job].mark(serial, REFUSED);
+                    self.requeue(job);
                 }
+                Verdict::Requeued
             }
-            self.run(out);
-            return Verdict::Requeued;
+            Outcome::Ok | Outcome::Aborted => {
+                if let State::Running { engine, place } = state {
+                    let moved = self.roster.haunt(engine, place, known.msg_id.clone());
+                    self.now_at(moved, place);
+                    self.jobs[job].state = State::Moving;
+                } else {
+                    self.detach(job);
+                }
+                self.deliver(job, slot, outcome)
+            }
         }
-        let client = job.client.clone();
-        if let Some(engine) = self.engines.get_mut(name) {
-            engine.completed += 1;
-        }
-        self.remove(&id);
-        self.remember(id, outcome == Outcome::Ok, Some(uuid));
-        self.run(out);
+    }
+
+    fn deliver(&mut self, job: JobIx, slot: Slot, outcome: Outcome) -> Verdict {
+        let engine = &mut self.roster[slot];
+        engine.completed += 1;
+        let end = Ended {
+            ok: outcome == Outcome::Ok,
+            engine: Some(engine.serial),
+        };
+        let (_, client) = self.end(job, end);
         Verdict::Deliver { client }
     }
 
@@ -316,328 +428,171 @@ impl<P> TaskScheduler<P> {
         msg_id: &str,
         out: &mut Vec<TaskAction<P>>,
     ) -> bool {
-        let Some(job) = self.jobs.get_mut(msg_id) else {
+        let Some(slot) = self.find_engine(engine) else {
             return false;
         };
-        let Some(holder) = job
-            .engine
-            .clone()
-            .filter(|e| e.as_str().as_bytes() == engine)
-        else {
+        if self.roster.lay_ghost(slot, msg_id) {
+            self.serve(slot, out);
+            return false;
+        }
+        let Some(job) = self.find(self.hasher.hash(msg_id), msg_id) else {
             return false;
         };
-        if let Some(engine) = self.engines.get_mut(&holder) {
-            engine.pending.remove(msg_id);
+        match self.jobs[job].state {
+            State::Running { engine, place } if engine == slot => {
+                self.take_off(job, slot, place);
+            }
+            _ => return false,
         }
-        job.avoid.insert(holder);
-        let id = job.msg_id.clone();
-        if job.aborted {
-            self.fail(&id, None, TaskError::Aborted, out);
-        } else {
-            self.wait(now, &id);
-        }
-        self.run(out);
+        let serial = self.roster[slot].serial;
+        self.jobs[job].mark(serial, RETURNED);
+        self.requeue(job);
+        self.work(now, out);
+        self.serve(slot, out);
         true
     }
 
     /// Ends those of the tasks that wait; how many. One that runs is the engine's affair, but is not tried again.
     pub fn on_abort(
         &mut self,
-        _now: Instant,
+        now: Instant,
         msg_ids: &[&str],
         out: &mut Vec<TaskAction<P>>,
     ) -> usize {
-        let mut ended = 0;
+        // All of them before any, so that none fails for want of another.
         for msg_id in msg_ids {
-            let Some(job) = self.jobs.get_mut(*msg_id) else {
+            let Some(job) = self.find(self.hasher.hash(msg_id), msg_id) else {
                 continue;
             };
-            if job.engine.is_some() {
-                job.aborted = true;
-            } else {
-                let id = job.msg_id.clone();
-                self.fail(&id, None, TaskError::Aborted, out);
-                ended += 1;
+            match self.jobs[job].state {
+                State::Running { .. } => self.jobs[job].aborted = true,
+                State::Doomed => {}
+                _ => self.doom(job, TaskError::Aborted, None),
             }
         }
-        self.run(out);
+        let ended = self.doomed.len();
+        self.work(now, out);
         ended
     }
 
     /// Ends the tasks whose timeout has passed.
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<TaskAction<P>>) {
-        let late: Vec<_> = self
-            .queue
-            .iter()
-            .filter_map(|id| {
-                let job = &self.jobs[id];
-                job.deadline
-                    .filter(|deadline| *deadline <= now)
-                    .and(job.timeout)
-                    .map(|timeout| (id.clone(), timeout))
-            })
-            .collect();
-        for (id, timeout) in late {
-            self.fail(&id, None, TaskError::Timeout(timeout), out);
+        while let Some((deadline, job)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            let known = &mut self.jobs[job];
+            let timeout = known.timeout().unwrap_or_default();
+            if let Some(terms) = &mut known.terms {
+                terms.deadline = None;
+            }
+            self.doom(job, TaskError::Timeout(timeout), None);
         }
-        self.run(out);
+        self.work(now, out);
     }
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.queue
-            .iter()
-            .filter_map(|id| self.jobs[id].deadline)
-            .min()
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The request's frames.
     pub fn payload(&self, job: JobKey) -> Option<&P> {
-        let id = self.keys.get(&job.index)?;
-        self.jobs.get(id).map(|job| &job.payload)
+        self.of_key(job).map(|job| &job.payload)
     }
 
     pub fn msg_id(&self, job: JobKey) -> Option<&str> {
-        self.keys.get(&job.index).map(MsgId::as_str)
+        self.of_key(job).map(|job| job.msg_id.as_str())
     }
 
     /// Where a task is; none when it was never here or has been forgotten.
     pub fn status(&self, msg_id: &str) -> Option<TaskStatus> {
-        if let Some(job) = self.jobs.get(msg_id) {
-            return Some(
-                job.engine
-                    .clone()
-                    .map_or(TaskStatus::Waiting, TaskStatus::Running),
-            );
-        }
-        self.done
-            .get(msg_id)
-            .map(|done| TaskStatus::Finished { ok: done.ok })
+        let hash = self.hasher.hash(msg_id);
+        let Some(job) = self.find(hash, msg_id) else {
+            let end = self.finished.get(hash)?;
+            return Some(TaskStatus::Finished { ok: end.ok });
+        };
+        Some(match self.jobs[job].state {
+            State::Running { engine, .. } => TaskStatus::Running(self.roster[engine].uuid.clone()),
+            _ => TaskStatus::Waiting,
+        })
     }
 
     pub fn snapshot(&self) -> TaskSnapshot {
-        let mut engines: Vec<_> = self.engines.iter().collect();
-        engines.sort_by_key(|(_, engine)| engine.born);
+        let engines = self.roster.iter().map(|(_, engine)| engine);
+        let mut here: Vec<_> = engines
+            .filter(|engine| engine.presence == Presence::Here)
+            .collect();
+        here.sort_unstable_by_key(|engine| engine.serial);
+        let running: usize = here.iter().map(|engine| engine.running.len()).sum();
         TaskSnapshot {
-            engines: engines
+            engines: here
                 .into_iter()
-                .map(|(uuid, engine)| EngineLoad {
-                    uuid: uuid.clone(),
-                    pending: engine.pending.len() as u64,
+                .map(|engine| EngineLoad {
+                    uuid: engine.uuid.clone(),
+                    pending: engine.load() as u64,
                     completed: engine.completed,
                 })
                 .collect(),
-            waiting: self.queue.len() as u64,
+            waiting: (self.jobs.len() - running) as u64,
         }
     }
 
-    /// The tasks outstanding on an engine.
+    /// The tasks outstanding on an engine, in the order of submission; behind them those that it works on though they
+    /// have ended by another engine's late reply.
     pub fn pending_ids(&self, engine: &EngineUuid) -> Vec<MsgId> {
-        self.engines
-            .get(engine)
-            .map(|engine| engine.pending.iter().cloned().collect())
-            .unwrap_or_default()
+        let Some(slot) = self.roster.find(engine.as_str()) else {
+            return Vec::new();
+        };
+        let engine = &self.roster[slot];
+        let mut ids = self.ids_in_order(engine.running.iter().map(|job| &self.jobs[*job]));
+        ids.extend(engine.ghosts.iter().cloned());
+        ids
     }
 
-    /// The tasks that are on no engine.
+    /// The tasks that are on no engine, in the order of submission.
     pub fn waiting_ids(&self) -> Vec<MsgId> {
-        self.queue.iter().cloned().collect()
+        let jobs = self.jobs.iter().map(|(_, job)| job);
+        self.ids_in_order(jobs.filter(|job| !matches!(job.state, State::Running { .. })))
     }
 
-    fn wait(&mut self, now: Instant, id: &MsgId) {
-        if let Some(job) = self.jobs.get_mut(id) {
-            if let Some(engine) = job.engine.take() {
-                job.had.insert(engine);
-            }
-            job.deadline = job.timeout.and_then(|timeout| now.checked_add(timeout));
-            self.queue.push_back(id.clone());
-        }
+    fn ids_in_order<'a>(&'a self, jobs: impl Iterator<Item = &'a Job<P>>) -> Vec<MsgId>
+    where
+        P: 'a,
+    {
+        let mut jobs: Vec<_> = jobs.collect();
+        jobs.sort_unstable_by_key(|job| job.sequence);
+        jobs.into_iter().map(|job| job.msg_id.clone()).collect()
     }
 
-    fn remove(&mut self, id: &MsgId) -> Option<Job<P>> {
-        let job = self.jobs.remove(id)?;
-        self.keys.remove(&job.key.index);
-        self.queue.retain(|waiting| waiting != id);
-        Some(job)
+    fn find(&self, hash: IdHash, msg_id: &str) -> Option<JobIx> {
+        self.live
+            .find(hash, |job| self.jobs[job].msg_id.as_str() == msg_id)
     }
 
-    fn fail(
-        &mut self,
-        id: &MsgId,
-        engine: Option<EngineUuid>,
-        error: TaskError,
-        out: &mut Vec<TaskAction<P>>,
-    ) {
-        if let Some(job) = self.remove(id) {
-            out.push(TaskAction::Fail {
-                job_payload: job.payload,
-                client: job.client,
-                msg_id: job.msg_id,
-                engine,
-                error,
-            });
-            self.remember(id.clone(), false, None);
+    /// By its routing id, which is its uuid.
+    fn find_engine(&self, engine: &[u8]) -> Option<Slot> {
+        self.roster.find(std::str::from_utf8(engine).ok()?)
+    }
+
+    fn key(&self, job: JobIx) -> JobKey {
+        JobKey {
+            index: job.index(),
+            generation: self.jobs.generation(job).unwrap_or_default(),
         }
     }
 
-    fn remember(&mut self, id: MsgId, ok: bool, engine: Option<EngineUuid>) {
-        self.done.insert(id.clone(), Done { ok, engine });
-        self.done_order.push_back(id);
-        if self.done_order.len() > self.config.finished_limit
-            && let Some(oldest) = self.done_order.pop_front()
-        {
-            self.done.remove(&oldest);
-        }
+    fn of_key(&self, key: JobKey) -> Option<&Job<P>> {
+        let job = JobIx::new(key.index);
+        (self.jobs.generation(job) == Some(key.generation)).then(|| &self.jobs[job])
     }
+}
 
-    /// Goes through the queue until nothing moves.
-    fn run(&mut self, out: &mut Vec<TaskAction<P>>) {
-        loop {
-            let mut moved = false;
-            for id in self.queue.clone() {
-                match self.state(&id) {
-                    State::Waits => {}
-                    State::Impossible(why) => {
-                        self.fail(&id, None, TaskError::Impossible(why), out);
-                        moved = true;
-                    }
-                    State::Ready(engine) => {
-                        self.clock += 1;
-                        self.queue.retain(|waiting| *waiting != id);
-                        let (Some(job), Some(chosen)) =
-                            (self.jobs.get_mut(&id), self.engines.get_mut(&engine))
-                        else {
-                            continue;
-                        };
-                        chosen.used = self.clock;
-                        chosen.pending.insert(id.clone());
-                        job.engine = Some(engine.clone());
-                        job.deadline = None;
-                        out.push(TaskAction::Dispatch {
-                            job: job.key,
-                            resend: job.had.contains(&engine),
-                            engine,
-                        });
-                        moved = true;
-                    }
-                }
-            }
-            if !moved {
-                return;
-            }
-        }
-    }
-
-    fn state(&mut self, id: &MsgId) -> State {
-        let job = &self.jobs[id];
-        let mut allowed: Vec<EngineUuid> = self.engines.keys().cloned().collect();
-        if !job.targets.is_empty() {
-            allowed.retain(|engine| job.targets.contains(engine));
-            if allowed.is_empty() {
-                return State::Impossible("none of the engines it is meant for is there".into());
-            }
-        }
-        let mut ready = true;
-        for need in [&job.after, &job.follow].into_iter().flatten() {
-            let done: Vec<_> = need.ids.iter().filter_map(|id| self.done.get(id)).collect();
-            let met = done.iter().filter(|done| need.accepts(done.ok)).count();
-            let bad = done.len() - met;
-            if (need.all && bad > 0) || bad == need.ids.len() {
-                return State::Impossible("a task that it depends on ended the wrong way".into());
-            }
-            ready &= if need.all {
-                met == need.ids.len()
-            } else {
-                met > 0
-            };
-        }
-        if let Some(need) = &job.follow {
-            let places: HashSet<_> = need
-                .ids
-                .iter()
-                .filter_map(|id| self.done.get(id))
-                .filter(|done| need.accepts(done.ok))
-                .map(|done| done.engine.clone())
-                .collect();
-            if ready {
-                allowed.retain(|engine| places.contains(&Some(engine.clone())));
-                if allowed.is_empty() || (need.all && places.len() > 1) {
-                    return State::Impossible("no engine has run all that it follows".into());
-                }
-            }
-        }
-        if !ready {
-            return State::Waits;
-        }
-        let all = allowed.len();
-        allowed.retain(|engine| !job.refused.contains(engine));
-        if all > 0 && allowed.is_empty() {
-            return State::Impossible("every engine that may have it has refused it".into());
-        }
-        let fresh: Vec<_> = allowed
-            .iter()
-            .filter(|engine| !job.avoid.contains(*engine))
-            .cloned()
-            .collect();
-        if fresh.is_empty() && job.timeout.is_none() {
-            if let Some(job) = self.jobs.get_mut(id) {
-                job.avoid.clear();
-            }
-        } else {
-            allowed = fresh;
-        }
-        let unlimited = self.config.hwm == 0 || self.config.scheme == Scheme::Pure;
-        allowed
-            .into_iter()
-            .filter(|engine| {
-                unlimited || self.engines[engine].pending.len() < self.config.hwm as usize
-            })
-            .min_by_key(|engine| {
-                (
-                    self.engines[engine].pending.len(),
-                    self.engines[engine].used,
-                )
-            })
-            .map_or(State::Waits, State::Ready)
-    }
+/// Tests invent what comes after it.
+#[cfg(test)]
+fn some_instant() -> Instant {
+    Instant::now()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_task_goes_out_and_its_reply_comes_back() {
-        let now = Instant::now();
-        let mut out = Vec::new();
-        let mut scheduler = TaskScheduler::new(TaskConfig::default());
-        let client = Identity::from(&b"c"[..]);
-        scheduler.on_submit(
-            now,
-            client.clone(),
-            "m1",
-            &TaskMetadata::default(),
-            7,
-            &mut out,
-        );
-        assert!(out.is_empty());
-        scheduler.on_engine_registered(now, "e1".into(), &mut out);
-        let [
-            TaskAction::Dispatch {
-                job, resend: false, ..
-            },
-        ] = out[..]
-        else {
-            panic!("{out:?}");
-        };
-        assert_eq!(scheduler.payload(job), Some(&7));
-        assert_eq!(
-            scheduler.on_reply(now, b"e1", "m1", Outcome::Ok, &mut out),
-            Verdict::Deliver { client }
-        );
-        assert_eq!(
-            scheduler.status("m1"),
-            Some(TaskStatus::Finished { ok: true })
-        );
-    }
-}
+mod tests;

@@ -49,7 +49,6 @@ impl Glob {
     }
 
     /// The text with which everything that matches begins.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for stores with an index"))]
     pub(in crate::taskdb) fn prefix(&self) -> String {
         self.tokens
             .iter()

@@ -66,6 +66,15 @@ impl Literal {
         }
     }
 
+    /// What a date field is compared with.
+    pub(in crate::taskdb) fn as_date(&self) -> Option<Timestamp> {
+        match self {
+            Self::Date(date) => Some(*date),
+            Self::Text { loose, .. } => *loose,
+            _ => None,
+        }
+    }
+
     pub(super) fn equals(&self, seen: Seen<'_>, local: &TimeZone) -> bool {
         match (self, seen) {
             (Self::Null, Seen::Null) => true,
@@ -170,6 +179,24 @@ impl LiteralSet {
             Seen::Json(Value::String(seen)) => self.contains(Seen::Text(seen), local),
             Seen::Json(_) => self.others.iter().any(|other| other.equals(seen, local)),
         }
+    }
+
+    pub(in crate::taskdb) fn has_null(&self) -> bool {
+        self.null
+    }
+
+    /// Whether texts of records are compared as dates.
+    pub(in crate::taskdb) fn has_dates(&self) -> bool {
+        !self.dates.is_empty()
+    }
+
+    pub(in crate::taskdb) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(|text| &**text)
+    }
+
+    /// What a date field may be.
+    pub(in crate::taskdb) fn dates(&self) -> impl Iterator<Item = Timestamp> {
+        self.dates.union(&self.loose).copied()
     }
 
     /// The texts, if there is nothing else.

@@ -144,7 +144,6 @@ impl Query {
         }
     }
 
-    #[expect(dead_code, reason = "for stores that translate queries")]
     pub(super) fn root(&self) -> &Node {
         &self.root
     }
@@ -155,7 +154,6 @@ impl Query {
     }
 
     /// The fields that are looked at.
-    #[expect(dead_code, reason = "for stores that load no more than that")]
     pub(super) fn keys(&self) -> super::record::KeySet {
         let mut keys = super::record::KeySet::EMPTY;
         self.root.visit_keys(&mut |key| keys = keys.with(key));

@@ -1,0 +1,57 @@
+# Everything is set up inside the checkout: target/ for what is built, .venv/ for Python. Only the caches of cargo and
+# pip are outside.
+
+PYTHON ?= python3
+CARGO ?= cargo
+
+# Files of ipyparallel's own suite that `make test` runs against this controller and this engine.
+CONFORMANCE = test_view.py test_view_broadcast.py test_lbview.py test_asyncresult.py test_client.py
+
+.PHONY: help demo test test-rust test-python test-conformance conformance lint bench clean
+
+help:
+	@echo "make demo         build ipcluster and show a cluster at work"
+	@echo "make test         set everything up and run all tests"
+	@echo "make conformance  run ipyparallel's own suite with every combination of our programs and its own"
+	@echo "make bench        measure against ipyparallel and the limit of the sockets"
+	@echo "make lint         what CI checks before the tests"
+
+# Prints the interpreter of the private Python environment, which it makes if it has to.
+ENVIRONMENT = $(PYTHON) tests/python_environment.py .venv tests/requirements.txt
+
+demo:
+	$(CARGO) build --release --locked
+	@python=$$($(ENVIRONMENT)) && mkdir -p target/demo && \
+	IPYTHONDIR="$$PWD/target/demo/ipython" VIRTUAL_ENV="$$PWD/.venv" IPP_PROFILE_DIR= IPP_CLUSTER_ID= \
+	"$$python" packaging/demo/stdlib_names.py "$$PWD/target/release/ipcluster"
+
+test: test-rust test-python test-conformance
+
+test-rust:
+	$(CARGO) test --locked
+
+test-python:
+	$(CARGO) build --locked
+	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/worker && "$$python" -m pytest -q tests/python
+
+test-conformance:
+	$(CARGO) build --locked
+	$(PYTHON) tests/conformance/run.py $(CONFORMANCE)
+
+conformance:
+	$(CARGO) build --locked
+	$(PYTHON) tests/conformance/run.py --ours both
+	$(PYTHON) tests/conformance/run.py --ours controller
+	$(PYTHON) tests/conformance/run.py --ours engine
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+bench:
+	$(CARGO) bench --locked --bench taskdb
+
+clean:
+	$(CARGO) clean
+	rm -rf .venv

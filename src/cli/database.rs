@@ -1,0 +1,128 @@
+//! Which task database a controller uses, from the settings.
+
+use std::path::PathBuf;
+
+use crate::cli::Failure;
+use crate::os::files::expand_path;
+use crate::profile::dir::ProfileDir;
+use crate::profile::settings::{
+    Database, MemorySettings, MongodbSettings, Settings, SqliteSettings,
+};
+use crate::taskdb::TaskStore;
+use crate::taskdb::memory::{Limits, MemoryStore};
+use crate::taskdb::sqlite::{SqliteConfig, SqliteStore};
+
+/// Opens the store for task records. A database that cannot be had is named before anything is started.
+pub(super) fn open(
+    settings: &Settings,
+    profile: &ProfileDir,
+) -> Result<Option<Box<dyn TaskStore>>, Failure> {
+    let controller = &settings.controller;
+    match controller.db {
+        Database::None => {
+            tracing::info!(
+                "using NoDB: tasks and results are not stored. A database lets results be fetched again and tasks be \
+                 resubmitted: --dictdb keeps it in memory, --sqlitedb in a file"
+            );
+            Ok(None)
+        }
+        Database::Memory => Ok(Some(Box::new(in_memory(&controller.memory)))),
+        Database::Sqlite => Ok(Some(Box::new(in_file(&controller.sqlite, profile)?))),
+        Database::Mongodb => Ok(Some(on_server(&controller.mongodb)?)),
+    }
+}
+
+fn in_memory(settings: &MemorySettings) -> MemoryStore {
+    tracing::info!(
+        "using DictDB: tasks and results are kept in memory, as long as the controller runs"
+    );
+    MemoryStore::new(Limits {
+        record_limit: usize::try_from(settings.record_limit).unwrap_or(usize::MAX),
+        size_limit: settings.size_limit,
+        cull_fraction: settings.cull_fraction,
+    })
+}
+
+fn in_file(settings: &SqliteSettings, profile: &ProfileDir) -> Result<SqliteStore, Failure> {
+    let folder = settings
+        .location
+        .as_ref()
+        .map_or_else(|| profile.location().to_owned(), |path| expand_path(path));
+    let path: PathBuf = folder.join(&settings.filename);
+    let config = SqliteConfig {
+        table: settings.table.clone(),
+        session: uuid::Uuid::new_v4().simple().to_string(),
+        ..SqliteConfig::new(&path)
+    };
+    let store = SqliteStore::open(&config)?;
+    tracing::info!(
+        "using SQLiteDB: tasks and results are kept in {}, table {}",
+        path.display(),
+        store.table()
+    );
+    if let Some(notice) = store.notice() {
+        tracing::warn!("{notice}");
+    }
+    Ok(store)
+}
+
+#[cfg(feature = "mongodb")]
+fn on_server(settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
+    use crate::taskdb::mongo::{MongoConfig, MongoStore};
+    let uri = uri(settings)?;
+    let config = MongoConfig {
+        uri,
+        database: settings.database.clone(),
+        ..MongoConfig::default()
+    };
+    let store = MongoStore::open(&config)?;
+    tracing::info!(
+        "using MongoDB: tasks and results are kept in the database {}",
+        settings.database
+    );
+    Ok(Box::new(store))
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn on_server(_settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
+    Err(Failure::usage(
+        "this executable was built without MongoDB (cargo's feature `mongodb`); --sqlitedb and --dictdb are there",
+    ))
+}
+
+/// The connection string that pymongo's `MongoClient(*args, **kwargs)` amounts to: host, port, and options by name.
+#[cfg(feature = "mongodb")]
+fn uri(settings: &MongodbSettings) -> Result<String, Failure> {
+    use serde_json::Value;
+    let named = |name: &str| settings.connection_kwargs.get(name);
+    let host = settings
+        .connection_args
+        .first()
+        .or_else(|| named("host"))
+        .and_then(Value::as_str)
+        .unwrap_or("localhost");
+    let port = settings
+        .connection_args
+        .get(1)
+        .or_else(|| named("port"))
+        .and_then(Value::as_u64)
+        .unwrap_or(27017);
+    if let Some(other) = settings
+        .connection_kwargs
+        .keys()
+        .find(|name| !matches!(name.as_str(), "host" | "port"))
+    {
+        return Err(Failure::usage(format!(
+            "MongoDB.connection_kwargs: {other:?} is not understood; write a connection string as the host instead \
+             (mongodb://…)"
+        )));
+    }
+    if host.contains("://") {
+        return Ok(host.to_owned());
+    }
+    Ok(if host.contains(':') {
+        format!("mongodb://{host}")
+    } else {
+        format!("mongodb://{host}:{port}")
+    })
+}

@@ -1,0 +1,128 @@
+//! `ipcluster engines`.
+
+use clap::Args;
+
+use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::setup::{ProfileMust, edit, set_up};
+use crate::cli::supervise::{
+    Background, check_launcher, claim_failure, cluster_info, engines_job, in_background, plan,
+};
+use crate::cli::{Failure, exit_code};
+use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::found::Found;
+use crate::launch::ledger::Ledger;
+use crate::profile::settings::Edit;
+use crate::profile::traitlets::Program;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct EnginesArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Engines to add [default: one for each CPU]
+    #[arg(short, long = "n", value_name = "N")]
+    n: Option<u32>,
+
+    /// Return when the engines are registered, and leave them running
+    #[arg(long)]
+    daemonize: bool,
+
+    /// Seconds in which the engines have to register [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    engine_timeout: Option<f64>,
+
+    /// How the engines are started [default: local]
+    #[arg(long, value_name = "LAUNCHER")]
+    engines: Option<String>,
+
+    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<String>,
+
+    /// Start each kernel by itself in place of forking them from one that has imported everything
+    #[arg(long)]
+    spawn: bool,
+}
+
+impl EnginesArgs {
+    fn edits(&self) -> Vec<Edit> {
+        [
+            edit("cluster.n", "--n", self.n),
+            edit(
+                "cluster.daemonize",
+                "--daemonize",
+                self.daemonize.then_some(true),
+            ),
+            edit(
+                "cluster.engine_timeout",
+                "--engine-timeout",
+                self.engine_timeout,
+            ),
+            edit(
+                "cluster.engines",
+                "--engines",
+                self.engines.as_ref().map(|name| name.to_ascii_lowercase()),
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+pub(super) fn run(args: &EnginesArgs, rewritten: Rewritten) -> Result<(), Failure> {
+    let background = Background::take();
+    let added = add(args, rewritten, &background);
+    background.tell(added)
+}
+
+fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Result<(), Failure> {
+    let mut edits = args.edits();
+    edits.extend(edit(
+        "log.to_file",
+        "--daemonize",
+        background.is_some().then_some(true),
+    ));
+    let setup = set_up(
+        Program::Cluster,
+        "ipcluster",
+        &args.common,
+        rewritten,
+        edits,
+        ProfileMust::Exist,
+    )?;
+    let settings = &setup.settings.cluster;
+    check_launcher("--engines", &settings.engines)?;
+    let found = Found::of(&setup.profile, &setup.cluster_id);
+    let controller = found.controller();
+    if controller.is_none() && !found.controller_listens() {
+        return Err(Failure::new(
+            exit_code::NO_CLUSTER,
+            format!(
+                "no cluster {:?} of profile {} is running: start one with `ipcluster start`; `ipcluster list` shows what \
+                 runs",
+                setup.cluster_id.0,
+                setup.profile.location().display()
+            ),
+        ));
+    }
+    if settings.daemonize && !background.is_some() {
+        return in_background(&setup);
+    }
+    background.leave_terminal(&setup)?;
+    setup.enter_work_dir()?;
+
+    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
+    let info = cluster_info(&setup, Vec::new());
+    let ledger = Ledger::join(&setup.profile, info, "local").map_err(claim_failure)?;
+    let plan = plan(&setup, false);
+    background.conduct(Cluster {
+        plan,
+        ledger,
+        engines,
+        send_connection_info: settings.send_connection_info,
+        controller: Controller::Join(controller),
+        profile: setup.profile.clone(),
+        cluster_id: setup.cluster_id.clone(),
+    })
+}

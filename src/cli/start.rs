@@ -1,0 +1,192 @@
+//! `ipcluster start`.
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use crate::cli::Failure;
+use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
+use crate::cli::supervise::{
+    Background, check_launcher, claim_failure, clean_logs, cluster_info, engines_job,
+    in_background, job, plan,
+};
+use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::ledger::Ledger;
+use crate::profile::settings::Edit;
+use crate::profile::traitlets::Program;
+
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Arguments after -- go to the controller: `ipcluster start -n 4 -- --ip=0.0.0.0`."
+)]
+pub(super) struct StartArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Engines to start [default: one for each CPU]
+    #[arg(short, long = "n", value_name = "N")]
+    n: Option<u32>,
+
+    /// Return when all engines are registered, and leave the cluster running
+    #[arg(long)]
+    daemonize: bool,
+
+    /// Seconds in which the engines have to register [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    engine_timeout: Option<f64>,
+
+    /// Seconds between the controller's start and that of the engines [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    delay: Option<f64>,
+
+    /// How the engines are started [default: local]
+    #[arg(long, value_name = "LAUNCHER")]
+    engines: Option<String>,
+
+    /// How the controller is started [default: local]
+    #[arg(long, value_name = "LAUNCHER")]
+    controller: Option<String>,
+
+    /// Address on which the controller listens; * or 0.0.0.0 is all of this machine's [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<String>,
+
+    /// Name or address by which engines and clients elsewhere reach the controller [default: its host name]
+    #[arg(long, value_name = "HOST")]
+    location: Option<String>,
+
+    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<String>,
+
+    /// Start each kernel by itself in place of forking them from one that has imported everything
+    #[arg(long)]
+    spawn: bool,
+}
+
+impl StartArgs {
+    fn edits(&self) -> Vec<Edit> {
+        [
+            edit("cluster.n", "--n", self.n),
+            edit(
+                "cluster.daemonize",
+                "--daemonize",
+                self.daemonize.then_some(true),
+            ),
+            edit(
+                "cluster.engine_timeout",
+                "--engine-timeout",
+                self.engine_timeout,
+            ),
+            edit("cluster.delay", "--delay", self.delay),
+            edit(
+                "cluster.engines",
+                "--engines",
+                self.engines.as_ref().map(|name| name.to_ascii_lowercase()),
+            ),
+            edit(
+                "cluster.controller",
+                "--controller",
+                self.controller
+                    .as_ref()
+                    .map(|name| name.to_ascii_lowercase()),
+            ),
+            edit("cluster.controller_ip", "--ip", self.ip.clone()),
+            edit(
+                "cluster.controller_location",
+                "--location",
+                self.location.clone(),
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+pub(super) fn run(args: &StartArgs, rewritten: Rewritten) -> Result<(), Failure> {
+    let background = Background::take();
+    let started = start(args, rewritten, &background);
+    background.tell(started)
+}
+
+fn start(
+    args: &StartArgs,
+    mut rewritten: Rewritten,
+    background: &Background,
+) -> Result<(), Failure> {
+    let rest = rewritten.rest.take().unwrap_or_default();
+    let mut edits = args.edits();
+    edits.extend(edit(
+        "log.to_file",
+        "--daemonize",
+        background.is_some().then_some(true),
+    ));
+    let setup = set_up(
+        Program::Cluster,
+        "ipcluster",
+        &args.common,
+        rewritten,
+        edits,
+        ProfileMust::BeMadeIfMissing,
+    )?;
+    let settings = &setup.settings.cluster;
+    check_launcher("--controller", &settings.controller)?;
+    check_launcher("--engines", &settings.engines)?;
+    if settings.daemonize && !background.is_some() {
+        return in_background(&setup);
+    }
+    background.leave_terminal(&setup)?;
+    setup.enter_work_dir()?;
+    clean_logs(&setup);
+
+    let mut arguments: Vec<OsString> = Vec::new();
+    for (name, value) in [
+        ("--ip", &settings.controller_ip),
+        ("--location", &settings.controller_location),
+    ] {
+        arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
+    }
+    let own: Vec<OsString> = settings
+        .controller_args
+        .iter()
+        .map(OsString::from)
+        .chain(rest)
+        .collect();
+    arguments.extend(own.iter().cloned());
+    let own = own
+        .iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+
+    let controller = job(&setup, "ipcontroller", "controller", true, arguments)?;
+    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
+    let info = cluster_info(&setup, own);
+    let mut ledger = Ledger::claim(&setup.profile, info, "local").map_err(claim_failure)?;
+    ledger.keeps_connection_files = keeps_connection_files(&setup, &controller.argv);
+    let plan = plan(&setup, true);
+    background.conduct(Cluster {
+        plan,
+        ledger,
+        engines,
+        send_connection_info: settings.send_connection_info,
+        controller: Controller::Start(controller),
+        profile: setup.profile.clone(),
+        cluster_id: setup.cluster_id.clone(),
+    })
+}
+
+/// With `--reuse` the files outlive the controller.
+fn keeps_connection_files(setup: &Setup, arguments: &[OsString]) -> bool {
+    let controller = &setup.settings.controller;
+    let says = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        let name = text.trim_start_matches('-');
+        name.starts_with("reuse")
+            || name.starts_with("restore")
+            || name.contains(".reuse_files")
+            || name.contains(".restore_engines")
+    };
+    controller.reuse || controller.restore || arguments.iter().any(says)
+}

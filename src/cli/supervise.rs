@@ -1,0 +1,265 @@
+//! What `start` and `engines` share: the plan of what is to run, and staying in the foreground or the background.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::setup::Setup;
+use crate::cli::{Failure, exit_code};
+use crate::launch::background::{self, Front, Link, Told};
+use crate::launch::conduct::{Cluster, Ended, conduct, say};
+use crate::launch::ledger::ClaimError;
+use crate::launch::supervisor::{Outcome, Plan};
+use crate::launch::{Job, LAUNCHERS};
+use crate::os::log::{self, LogLevel};
+use crate::profile::cluster_file::{ClusterInfo, cluster_class};
+
+/// Processes are told to end, and killed when they have not after this time.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// What a supervisor in the background has of its front: the socket on which that waits.
+pub(super) struct Background(Option<OwnedFd>);
+
+impl Background {
+    /// To be called once, before there are threads.
+    pub(super) fn take() -> Self {
+        Self(background::take())
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Passes a failure on to the front, whose exit code it becomes.
+    pub(super) fn tell<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        if let (Err(failure), Some(fd)) = (&result, &self.0) {
+            let told = Told::Failed {
+                code: failure.code(),
+                message: failure.message().map(str::to_owned),
+            };
+            background::tell_at_once(fd, &told);
+        }
+        result
+    }
+
+    /// Leaves the terminal of the front alone: everything goes into the log.
+    pub(super) fn leave_terminal(&self, setup: &Setup) -> Result<(), Failure> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        Ok(background::redirect_output(&log_path(
+            setup,
+            std::process::id(),
+        ))?)
+    }
+
+    /// Runs the cluster to its end.
+    pub(super) fn conduct(&self, cluster: Cluster) -> Result<(), Failure> {
+        let fd = self.0.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let runtime = runtime()?;
+        let ended = runtime.block_on(async {
+            let link = fd.map(Link::new).transpose()?;
+            Ok::<Ended, Failure>(conduct(cluster, link).await?)
+        });
+        runtime.shutdown_background();
+        let Ended { outcome, reason } = ended?;
+        let code = match outcome {
+            Outcome::Stopped => return Ok(()),
+            Outcome::Interrupted => exit_code::INTERRUPTED,
+            Outcome::Failed(code) => code,
+        };
+        Err(match reason {
+            Some(reason) => Failure::new(code, reason),
+            None => Failure::silent(code),
+        })
+    }
+}
+
+fn log_path(setup: &Setup, pid: u32) -> PathBuf {
+    let name = log::file_name("ipcluster", &setup.cluster_id.0, pid);
+    setup.profile.log_dir().join(name)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// Starts this very command again in the background, and waits until everything is up.
+pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
+    let mut argv = vec![this_program()?];
+    argv.extend(std::env::args_os().skip(1));
+    runtime()?.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut front = Front::start(&argv)?;
+        let pid = front.supervisor.id().unwrap_or_default();
+        let mut interrupted = 0;
+        loop {
+            let told = tokio::select! {
+                told = front.next() => told,
+                _ = interrupt.recv() => {
+                    interrupted += 1;
+                    if interrupted == 1 {
+                        front.hang_up().await;
+                    } else {
+                        // Its processes notice that it is gone.
+                        front.supervisor.start_kill()?;
+                    }
+                    continue;
+                }
+            };
+            match told {
+                Some(Told::Line { severity, text }) => say(severity, &text),
+                Some(Told::Ready) => {
+                    tracing::info!(
+                        "it runs in the background: process {pid}, log {}",
+                        log_path(setup, pid).display()
+                    );
+                    return Ok(());
+                }
+                Some(Told::Failed { code, message }) => {
+                    return Err(match message {
+                        Some(message) => Failure::new(code, message),
+                        None => Failure::silent(code),
+                    });
+                }
+                None if interrupted > 0 => return Err(Failure::silent(exit_code::INTERRUPTED)),
+                None => {
+                    return Err(Failure::failed(format!(
+                        "the supervisor in the background (process {pid}) has ended without a word; its log is {}",
+                        log_path(setup, pid).display()
+                    )));
+                }
+            }
+        }
+    })
+}
+
+/// The executable that runs now.
+pub(super) fn this_program() -> Result<OsString, Failure> {
+    std::env::current_exe()
+        .map(PathBuf::into_os_string)
+        .map_err(|error| Failure::failed(format!("this program cannot find itself: {error}")))
+}
+
+/// Refuses launchers that there are not.
+pub(super) fn check_launcher(argument: &str, name: &str) -> Result<(), Failure> {
+    if LAUNCHERS.contains(&name) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{argument}={name}: this version has no such launcher; there are: {}",
+        LAUNCHERS.join(", ")
+    )))
+}
+
+/// How many engines are wanted.
+pub(super) fn engine_count(setup: &Setup) -> u32 {
+    setup.settings.cluster.n.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(cpus).unwrap_or(u32::MAX)
+    })
+}
+
+/// What is run, and for how long it is waited for.
+pub(super) fn plan(setup: &Setup, with_controller: bool) -> Plan {
+    let cluster = &setup.settings.cluster;
+    Plan {
+        with_controller,
+        engines: engine_count(setup),
+        delay: cluster.delay.duration(),
+        engine_timeout: cluster.engine_timeout.duration(),
+        give_up: cluster.daemonize,
+        grace: GRACE,
+    }
+}
+
+/// A part of the cluster: this program, with this verb and these arguments.
+pub(super) fn job(
+    setup: &Setup,
+    name: &'static str,
+    verb: &str,
+    says_ready: bool,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Job, Failure> {
+    let id = &setup.cluster_id.0;
+    let location = setup.profile.location();
+    let mut argv = vec![this_program()?, verb.into()];
+    let mut profile = OsString::from("--profile-dir=");
+    profile.push(location);
+    argv.push(profile);
+    argv.push(format!("--cluster-id={id}").into());
+    for file in &setup.common.config_files {
+        let mut config = OsString::from("--config=");
+        config.push(std::path::absolute(file)?);
+        argv.push(config);
+    }
+    let level = setup.settings.log.level;
+    if level != LogLevel::default() {
+        argv.push(format!("--log-level={level}").into());
+    }
+    argv.extend(arguments);
+    let mut environment: Vec<(OsString, OsString)> = vec![
+        ("IPP_PROFILE_DIR".into(), location.into()),
+        ("IPP_CLUSTER_ID".into(), id.into()),
+    ];
+    if let Ok(folder) = setup.common.lookup.ipython_dir() {
+        environment.push(("IPYTHONDIR".into(), folder.into()));
+    }
+    Ok(Job {
+        name,
+        argv,
+        environment,
+        says_ready,
+    })
+}
+
+/// The process that runs all engines.
+pub(super) fn engines_job(
+    setup: &Setup,
+    python: Option<&str>,
+    spawn: bool,
+) -> Result<Job, Failure> {
+    let mut arguments: Vec<OsString> = vec![format!("--n={}", engine_count(setup)).into()];
+    arguments.extend(python.map(|python| format!("--python={python}").into()));
+    arguments.extend(spawn.then(|| "--spawn".into()));
+    let more = setup.settings.cluster.engine_args.iter();
+    arguments.extend(more.map(OsString::from));
+    job(setup, "ipengine", "engine", false, arguments)
+}
+
+/// What the cluster file says of the cluster as a whole.
+pub(super) fn cluster_info(setup: &Setup, controller_args: Vec<String>) -> ClusterInfo {
+    let cluster = &setup.settings.cluster;
+    ClusterInfo {
+        cluster_id: setup.cluster_id.clone(),
+        controller_args,
+        controller_ip: cluster.controller_ip.clone().unwrap_or_default(),
+        controller_location: cluster.controller_location.clone().unwrap_or_default(),
+        delay: cluster.delay.as_f64(),
+        n: Some(engine_count(setup)),
+        profile_dir: setup.profile.location().to_owned(),
+        class: cluster_class(),
+        unknown: serde_json::Map::new(),
+    }
+}
+
+/// Removes the logs of this cluster's processes that are gone, unless that is not wanted.
+pub(super) fn clean_logs(setup: &Setup) {
+    if setup.settings.log.clean != Some(false) {
+        for program in ["ipcluster", "ipcontroller", "ipengine"] {
+            log::clean(&setup.profile.log_dir(), program, &setup.cluster_id.0);
+        }
+    }
+}
+
+pub(super) fn claim_failure(error: ClaimError) -> Failure {
+    match error {
+        ClaimError::Running { .. } => Failure::new(exit_code::ALREADY_STARTED, error.to_string()),
+        ClaimError::File(error) => error.into(),
+    }
+}

@@ -1,0 +1,93 @@
+//! How far the task database is behind, and what is done about it.
+//!
+//! When storage does not keep up, requests wait in their sockets, and so with the clients; replies, control messages and
+//! heartbeats go on. Nothing is dropped, and memory stays bounded.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::controller::mail::SchedulerMail;
+use crate::transport::Sender;
+
+/// Reports that wait at most; about as much as two seconds of a fast cluster.
+const FULL: usize = 50_000;
+
+/// Reports at which requests are taken in again.
+const CAUGHT_UP: usize = FULL / 2;
+
+#[derive(Debug)]
+pub(super) struct Backlog {
+    reports: AtomicUsize,
+    full: AtomicBool,
+    /// Who is told when requests can be taken in again.
+    held_back: Vec<Sender<SchedulerMail>>,
+}
+
+impl Backlog {
+    pub(super) fn new(held_back: Vec<Sender<SchedulerMail>>) -> Self {
+        Self {
+            reports: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
+            held_back,
+        }
+    }
+
+    pub(super) fn on_handed_over(&self, reports: usize) {
+        if self.reports.fetch_add(reports, Ordering::Relaxed) + reports >= FULL
+            && !self.full.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "the task database does not keep up: new requests wait until it has caught up"
+            );
+            // The recorder may have taken everything in the meantime: then nothing would tell it to look again.
+            self.on_taken(0);
+        }
+    }
+
+    pub(super) fn on_taken(&self, reports: usize) {
+        // Questions of the hub are not counted when they are sent, so that this may come out below nothing.
+        let before = self
+            .reports
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
+                Some(waiting.saturating_sub(reports))
+            });
+        let left = before.unwrap_or_default().saturating_sub(reports);
+        if left <= CAUGHT_UP
+            && self.full.load(Ordering::Relaxed)
+            && self.full.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!("the task database has caught up");
+            for scheduler in &self.held_back {
+                scheduler.send(SchedulerMail::StorageCaughtUp);
+            }
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::mailbox;
+
+    #[test]
+    fn requests_are_held_back_until_half_of_the_backlog_is_gone() {
+        let (sender, mut receiver) = mailbox().unwrap();
+        let backlog = Backlog::new(vec![sender]);
+        backlog.on_handed_over(FULL - 1);
+        assert!(!backlog.is_full());
+        backlog.on_handed_over(1);
+        assert!(backlog.is_full());
+        backlog.on_taken(CAUGHT_UP - 1);
+        assert!(backlog.is_full());
+        backlog.on_taken(1);
+        assert!(!backlog.is_full());
+        let mut mail = Vec::new();
+        assert!(receiver.take(&mut mail) && mail.len() == 1);
+        backlog.on_taken(FULL);
+        backlog.on_taken(FULL);
+        assert!(!backlog.is_full());
+    }
+}

@@ -1,0 +1,121 @@
+//! `log/engines[ID].json`: which engines there are, for a controller that takes over (ipyparallel
+//! `Hub._save_engine_state`): `{"engines": {"ID": "UUID"}, "next_id": N}`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use thiserror::Error;
+
+use crate::os::files::{FileError, read_text_if_there, write_private};
+use crate::protocol::{EngineId, EngineUuid};
+
+/// The engines of a controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineState {
+    pub engines: Vec<(EngineId, EngineUuid)>,
+    pub next_id: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum EngineStateError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{} is no list of engines ({source}): remove it to start without the engines of before", path.display())]
+    Malformed {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+/// As it stands in the file.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    engines: BTreeMap<EngineId, EngineUuid>,
+    next_id: u32,
+}
+
+impl EngineState {
+    /// What a former controller has left, if there is a file.
+    pub fn read(path: &Path) -> Result<Option<Self>, EngineStateError> {
+        let Some(text) = read_text_if_there(path)? else {
+            return Ok(None);
+        };
+        let Written { engines, next_id } =
+            serde_json::from_str(&text).map_err(|source| EngineStateError::Malformed {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Some(Self {
+            engines: engines.into_iter().collect(),
+            next_id,
+        }))
+    }
+}
+
+/// Writes the state down when there is time: a storm of registrations is written once.
+#[derive(Debug)]
+pub(super) struct EngineStateFile {
+    path: Option<PathBuf>,
+    unsaved: Option<EngineState>,
+}
+
+impl EngineStateFile {
+    pub(super) fn new(path: Option<PathBuf>) -> Self {
+        Self {
+            path,
+            unsaved: None,
+        }
+    }
+
+    pub(super) fn change(&mut self, state: EngineState) {
+        self.unsaved = Some(state);
+    }
+
+    pub(super) fn save(&mut self) {
+        let (Some(path), Some(EngineState { engines, next_id })) =
+            (&self.path, self.unsaved.take())
+        else {
+            return;
+        };
+        let written = Written {
+            engines: engines.into_iter().collect(),
+            next_id,
+        };
+        let content = serde_json::to_vec(&written).expect("numbers and text are JSON");
+        if let Err(error) = write_private(path, &content) {
+            tracing::warn!("hub: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("engines.json");
+        assert_eq!(EngineState::read(&path).unwrap(), None);
+        let state = EngineState {
+            engines: vec![(EngineId(2), EngineUuid::from("a"))],
+            next_id: 5,
+        };
+        let mut file = EngineStateFile::new(Some(path.clone()));
+        file.change(state.clone());
+        file.save();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            r#"{"engines":{"2":"a"},"next_id":5}"#
+        );
+        assert_eq!(EngineState::read(&path).unwrap(), Some(state));
+        std::fs::write(&path, "[]").unwrap();
+        assert!(
+            EngineState::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("engines.json")
+        );
+    }
+}

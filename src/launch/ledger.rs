@@ -1,0 +1,271 @@
+//! The files that say what runs: ipyparallel's cluster file, and our own with the processes' start times.
+//!
+//! Several processes write them (`ipcluster start`, and each `ipcluster engines`), so the folder is held meanwhile.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+
+use super::Started;
+use super::found::Found;
+use crate::os::files::{self, FileError};
+use crate::os::lock::FolderLock;
+use crate::os::process::{ProcessRef, wait_until_gone};
+use crate::profile::cluster_file::{
+    ClusterFile, ClusterInfo, ControllerEntry, EngineSet, EnginesEntry, LauncherState, RunFile,
+};
+use crate::profile::{ConnectionFiles, ProfileDir};
+use crate::protocol::{ClusterId, Timestamp};
+
+/// Why a cluster cannot be started.
+#[derive(Debug, Error)]
+pub enum ClaimError {
+    #[error(
+        "a cluster of profile {profile}{} is running already: process {pid}; stop it with `{stop}`, or give this one \
+         another --cluster-id",
+        of_id(cluster_id)
+    )]
+    Running {
+        profile: String,
+        cluster_id: ClusterId,
+        pid: String,
+        stop: String,
+    },
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn of_id(cluster_id: &ClusterId) -> String {
+    if cluster_id.0.is_empty() {
+        String::new()
+    } else {
+        format!(" with cluster id {:?}", cluster_id.0)
+    }
+}
+
+/// What a cluster file says of the cluster as a whole, and who keeps it.
+#[derive(Debug)]
+pub struct Ledger {
+    profile: ProfileDir,
+    run_path: PathBuf,
+    run: RunFile,
+    info: ClusterInfo,
+    with_controller: bool,
+    set_id: String,
+    launcher: &'static str,
+    /// A controller of ours has served, so that the connection files are ours.
+    had_controller: bool,
+    /// Connection files stay when the cluster ends.
+    pub keeps_connection_files: bool,
+}
+
+/// Processes whose supervisor was killed end by themselves within this time.
+const DYING: Duration = Duration::from_secs(3);
+
+impl Ledger {
+    /// Claims the profile and cluster id for a new cluster. Whatever an earlier one left behind is cleared away.
+    pub fn claim(
+        profile: &ProfileDir,
+        info: ClusterInfo,
+        launcher: &'static str,
+    ) -> Result<Self, ClaimError> {
+        let _held = FolderLock::hold(&profile.pid_dir());
+        let found = Found::of(profile, &info.cluster_id);
+        end_orphans(&found);
+        if found.is_running() {
+            let pid = found
+                .supervisors()
+                .into_iter()
+                .chain(found.theirs())
+                .next()
+                .map_or_else(|| "unknown".to_owned(), |process| process.to_string());
+            return Err(ClaimError::Running {
+                profile: profile.location().display().to_string(),
+                stop: stop_command(profile, &info.cluster_id),
+                cluster_id: info.cluster_id,
+                pid,
+            });
+        }
+        for (path, _) in &found.runs {
+            files::remove_if_there(path)?;
+        }
+        files::remove_if_there(&found.cluster_path)?;
+        let run_path = RunFile::path(&profile.pid_dir(), &info.cluster_id);
+        Self::open(profile, info, launcher, run_path, true)
+    }
+
+    /// For engines that join the cluster that `info` describes.
+    pub fn join(
+        profile: &ProfileDir,
+        info: ClusterInfo,
+        launcher: &'static str,
+    ) -> Result<Self, ClaimError> {
+        let _held = FolderLock::hold(&profile.pid_dir());
+        let run_path = RunFile::path_of_engines(&profile.pid_dir(), std::process::id());
+        Self::open(profile, info, launcher, run_path, false)
+    }
+
+    fn open(
+        profile: &ProfileDir,
+        info: ClusterInfo,
+        launcher: &'static str,
+        run_path: PathBuf,
+        with_controller: bool,
+    ) -> Result<Self, ClaimError> {
+        let now = SystemTime::now();
+        let seconds = now
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        let run = RunFile {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: info.cluster_id.clone(),
+            started: Timestamp::from(now),
+            launcher: launcher.to_owned(),
+            supervisor: Some(ProcessRef::current()),
+            controller: None,
+            engines: Vec::new(),
+            unknown: serde_json::Map::new(),
+        };
+        run.write(&run_path)?;
+        let set_id = if with_controller {
+            seconds.to_string()
+        } else {
+            format!("{seconds}-{}", std::process::id())
+        };
+        Ok(Self {
+            profile: profile.clone(),
+            run_path,
+            run,
+            info,
+            with_controller,
+            set_id,
+            launcher,
+            had_controller: false,
+            keeps_connection_files: false,
+        })
+    }
+
+    /// Writes what runs now. A cluster that is listed has a controller.
+    pub fn write(
+        &mut self,
+        controller: Option<&Started>,
+        engines: Option<(&Started, u32)>,
+    ) -> Result<(), FileError> {
+        let _held = FolderLock::hold(&self.profile.pid_dir());
+        self.had_controller |= self.with_controller && controller.is_some();
+        self.run.controller = controller.map(|started| started.process.clone());
+        self.run.engines = engines
+            .iter()
+            .map(|(started, _)| started.process.clone())
+            .collect();
+        self.run.write(&self.run_path)?;
+
+        let path = self.cluster_path();
+        let earlier = ClusterFile::read(&path).ok();
+        if earlier.is_none() && !self.with_controller {
+            // The cluster was not started by `ipcluster start`, or it has just ended.
+            return Ok(());
+        }
+        let mut file = earlier.unwrap_or_else(|| ClusterFile {
+            cluster: self.info.clone(),
+            controller: None,
+            engines: EnginesEntry {
+                class: self.launcher.to_owned(),
+                sets: BTreeMap::new(),
+            },
+            unknown: serde_json::Map::new(),
+        });
+        if self.with_controller {
+            file.controller = controller.map(|started| ControllerEntry {
+                class: self.launcher.to_owned(),
+                state: self.state_of(started),
+            });
+        }
+        match engines {
+            Some((started, count)) => {
+                let set = self.engine_set(started, count);
+                file.engines.sets.insert(self.set_id.clone(), set);
+            }
+            None => {
+                file.engines.sets.remove(&self.set_id);
+            }
+        }
+        file.write(&path)
+    }
+
+    /// Removes what this cluster wrote.
+    pub fn remove(&self) -> Result<(), FileError> {
+        let _held = FolderLock::hold(&self.profile.pid_dir());
+        files::remove_if_there(&self.run_path)?;
+        let path = self.cluster_path();
+        if self.with_controller {
+            files::remove_if_there(&path)?;
+            if self.had_controller && !self.keeps_connection_files {
+                // The controller removes them itself, unless it was killed.
+                ConnectionFiles::paths(&self.profile.security_dir(), &self.info.cluster_id)
+                    .remove()?;
+            }
+            return Ok(());
+        }
+        let Ok(mut file) = ClusterFile::read(&path) else {
+            return Ok(());
+        };
+        match file.engines.sets.remove(&self.set_id) {
+            Some(_) => file.write(&path),
+            None => Ok(()),
+        }
+    }
+
+    fn cluster_path(&self) -> PathBuf {
+        ClusterFile::path(&self.profile.security_dir(), &self.info.cluster_id)
+    }
+
+    fn state_of(&self, started: &Started) -> LauncherState {
+        LauncherState::running(
+            self.profile.location(),
+            &self.info.cluster_id,
+            started.process.pid,
+            &started.log,
+        )
+    }
+
+    /// ipyparallel counts an engine for each process of a set, so the one process that runs all is named for each.
+    fn engine_set(&self, started: &Started, count: u32) -> EngineSet {
+        let state = self.state_of(started);
+        let engines = (0..count).map(|_| state.clone());
+        EngineSet::local(self.profile.location(), &self.info.cluster_id, engines)
+    }
+}
+
+/// The command that stops this cluster.
+pub fn stop_command(profile: &ProfileDir, cluster_id: &ClusterId) -> String {
+    let which = match profile.name() {
+        Some("default") => String::new(),
+        Some(name) => format!(" --profile={name}"),
+        None => format!(" --profile-dir={}", profile.location().display()),
+    };
+    let id = match cluster_id.0.as_str() {
+        "" => String::new(),
+        id => format!(" --cluster-id={id}"),
+    };
+    format!("ipcluster stop{which}{id}")
+}
+
+/// Controllers and engines whose supervisor was killed are about to end; those that do not are ended.
+fn end_orphans(found: &Found) {
+    let orphans: Vec<ProcessRef> = found
+        .runs
+        .iter()
+        .filter(|(_, run)| !run.supervisor.as_ref().is_some_and(ProcessRef::is_alive))
+        .flat_map(|(_, run)| run.alive())
+        .cloned()
+        .collect();
+    let left = wait_until_gone(&orphans, DYING);
+    for process in &left {
+        tracing::warn!("process {process} of an earlier cluster does not end: killing it");
+        let _ = process.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+    wait_until_gone(&left, DYING);
+}

@@ -1,0 +1,225 @@
+//! What a person is told while a cluster runs: one line for each event.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::supervisor::{Member, Status, StopReason};
+use crate::protocol::EngineId;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    ControllerReady {
+        pid: i32,
+        took: Duration,
+    },
+    EnginesStarting {
+        count: u32,
+        pid: i32,
+    },
+    EngineRegistered {
+        engine: EngineId,
+        count: usize,
+        of: u32,
+        took: Duration,
+    },
+    Up {
+        engines: u32,
+        with_controller: bool,
+        took: Duration,
+    },
+    /// After the cluster was up.
+    EngineCame {
+        engine: EngineId,
+        count: usize,
+    },
+    EngineLeft {
+        engine: EngineId,
+        count: usize,
+    },
+    CannotStart {
+        member: Member,
+        why: String,
+    },
+    HubFailed(String),
+    ControllerEnded,
+    ControllerDied {
+        status: Status,
+        up: bool,
+    },
+    EnginesFailed {
+        status: Status,
+    },
+    EnginesEnded,
+    EnginesDied {
+        status: Status,
+        pause: Option<Duration>,
+    },
+    TooFew {
+        count: usize,
+        of: u32,
+        seconds: f64,
+    },
+    Relaying {
+        signal: i32,
+    },
+    Stopping {
+        reason: StopReason,
+    },
+    TooSlow {
+        seconds: f64,
+    },
+    Killing,
+    Over {
+        with_controller: bool,
+    },
+}
+
+/// How loud a report is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Report {
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::CannotStart { .. }
+            | Self::HubFailed(_)
+            | Self::ControllerDied { .. }
+            | Self::EnginesFailed { .. }
+            | Self::TooFew { .. } => Severity::Error,
+            Self::EnginesDied { pause, .. } => match pause {
+                Some(_) => Severity::Warning,
+                None => Severity::Error,
+            },
+            Self::EngineLeft { .. } | Self::TooSlow { .. } | Self::Killing => Severity::Warning,
+            _ => Severity::Info,
+        }
+    }
+}
+
+fn engines(count: impl Into<u64>) -> String {
+    match count.into() {
+        0 => "no engines".to_owned(),
+        1 => "1 engine".to_owned(),
+        count => format!("{count} engines"),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ControllerReady { pid, took } => write!(
+                f,
+                "the controller is ready (process {pid}, {:.2} s)",
+                took.as_secs_f64()
+            ),
+            Self::EnginesStarting { count, pid } => {
+                write!(f, "starting {} (process {pid})", engines(*count))
+            }
+            Self::EngineRegistered {
+                engine,
+                count,
+                of,
+                took,
+            } => write!(
+                f,
+                "engine {engine} is registered: {count} of {of} ({:.2} s)",
+                took.as_secs_f64()
+            ),
+            Self::Up {
+                engines: count,
+                with_controller: true,
+                took,
+            } => write!(
+                f,
+                "the cluster is up with {} ({:.2} s); Ctrl-C or `ipcluster stop` ends it",
+                engines(*count),
+                took.as_secs_f64()
+            ),
+            Self::Up {
+                engines: count,
+                took,
+                ..
+            } => write!(f, "{} added ({:.2} s)", engines(*count), took.as_secs_f64()),
+            Self::EngineCame { engine, count } => {
+                write!(f, "engine {engine} has come: {count} in all")
+            }
+            Self::EngineLeft { engine, count } => {
+                write!(f, "engine {engine} has left: {count} remain")
+            }
+            Self::CannotStart { member, why } => write!(f, "cannot start {member}: {why}"),
+            Self::HubFailed(why) => f.write_str(why),
+            Self::ControllerEnded => {
+                f.write_str("the controller has ended as it was asked to: the cluster ends")
+            }
+            Self::ControllerDied { status, up: true } => {
+                write!(f, "the controller has died ({status}): the cluster ends")
+            }
+            Self::ControllerDied { status, .. } => {
+                write!(f, "the controller could not start ({status})")
+            }
+            Self::EnginesFailed { status } => write!(
+                f,
+                "the engines ended before all of them were registered ({status})"
+            ),
+            Self::EnginesEnded => f.write_str(
+                "the engines have ended as they were asked to; `ipcluster engines` adds new ones",
+            ),
+            Self::EnginesDied {
+                status,
+                pause: Some(pause),
+            } => write!(
+                f,
+                "the engines have died ({status}): starting them again in {:.1} s",
+                pause.as_secs_f64()
+            ),
+            Self::EnginesDied { status, .. } => write!(
+                f,
+                "the engines have died again ({status}), too often within a minute: giving up"
+            ),
+            Self::TooFew { count, of, seconds } => write!(
+                f,
+                "{count} of {} registered within {seconds:.0} s; --engine-timeout allows more time",
+                engines(*of)
+            ),
+            Self::Relaying { signal } => write!(f, "passing signal {signal} on to the engines"),
+            Self::Stopping { reason } => write!(f, "stopping: {reason}"),
+            Self::TooSlow { seconds } => write!(
+                f,
+                "not everything has ended within {seconds:.0} s: killing what is left"
+            ),
+            Self::Killing => f.write_str("killing what is left"),
+            Self::Over {
+                with_controller: true,
+            } => f.write_str("the cluster has stopped"),
+            Self::Over { .. } => f.write_str("the engines have stopped"),
+        }
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Controller => "the controller",
+            Self::Engines => "the engines",
+        })
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "interrupted (a second time kills)",
+            Self::Terminated => "told to by SIGTERM",
+            Self::HungUp => "the terminal was closed",
+            Self::FrontGone => "nobody waits for it any more",
+            Self::ControllerGone => "the controller has ended",
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Ending a cluster from outside.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use thiserror::Error;
+
+use super::found::Found;
+use crate::os::process::{ProcessRef, SignalError, wait_until_gone};
+
+/// How a stop went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Nothing ran. Files that were left over are gone.
+    Already,
+    InOrder,
+    /// Something did not end in time, and was killed.
+    Killed,
+}
+
+#[derive(Debug, Error)]
+pub enum StopError {
+    #[error(
+        "the cluster was started by ipyparallel's launcher {0:?}, not on this machine: stop it where it was started, with \
+         ipyparallel's own ipcluster"
+    )]
+    Elsewhere(String),
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    #[error("process {0} does not end, even when it is killed")]
+    Immortal(ProcessRef),
+}
+
+/// A supervisor gives its processes four seconds, ipyparallel's launchers give five; then they are killed.
+const GRACE: Duration = Duration::from_secs(6);
+const GRACE_OF_THEIRS: Duration = Duration::from_secs(5);
+
+/// Even a killed process takes a moment to go.
+const LAST: Duration = Duration::from_secs(5);
+
+/// Stops a cluster, and waits until all of its processes are gone. `signal` is what is sent first, in place of the
+/// usual one.
+pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError> {
+    let (ours, theirs) = (found.ours(), found.theirs());
+    if ours.is_empty() && theirs.is_empty() {
+        if let Some(launcher) = found.runs_elsewhere() {
+            return Err(StopError::Elsewhere(launcher.to_owned()));
+        }
+        found.remove_files();
+        return Ok(Stopped::Already);
+    }
+    let supervisors = found.supervisors();
+    if supervisors.is_empty() {
+        // They are about to notice that their supervisor is gone.
+        send(&ours, signal.unwrap_or(Signal::SIGTERM))?;
+    } else {
+        send(&supervisors, signal.unwrap_or(Signal::SIGINT))?;
+    }
+    // As ipyparallel's launchers do.
+    send(&theirs, signal.unwrap_or(Signal::SIGTERM))?;
+    let grace = if ours.is_empty() {
+        GRACE_OF_THEIRS
+    } else {
+        GRACE
+    };
+    let all: Vec<ProcessRef> = ours.into_iter().chain(theirs).collect();
+    let mut left = wait_until_gone(&all, grace);
+    // Between the look at the files and the signal the engines may have been started again.
+    left.extend(Found::of(&found.profile, &found.cluster_id).ours());
+    let killed = !left.is_empty();
+    if killed {
+        send(&left, Signal::SIGKILL)?;
+        left = wait_until_gone(&left, LAST);
+    }
+    if let Some(process) = left.into_iter().next() {
+        return Err(StopError::Immortal(process));
+    }
+    // What has ended in order has removed its files itself.
+    Found::of(&found.profile, &found.cluster_id).remove_files();
+    Ok(if killed {
+        Stopped::Killed
+    } else {
+        Stopped::InOrder
+    })
+}
+
+fn send(processes: &[ProcessRef], signal: Signal) -> Result<(), StopError> {
+    for process in processes {
+        match process.signal(signal) {
+            Ok(()) | Err(SignalError::Gone(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

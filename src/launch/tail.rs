@@ -1,0 +1,44 @@
+//! The end of a log.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Bytes that are looked at; lines of a log are short.
+const BYTES: u64 = 16 * 1024;
+
+/// The last `lines` lines of a file.
+pub(super) fn tail(path: &Path, lines: usize) -> io::Result<Vec<String>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let skipped = length.saturating_sub(BYTES);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut found: Vec<String> = text.lines().map(str::to_owned).collect();
+    // A line that began before what was read.
+    if skipped > 0 && found.len() > 1 {
+        found.remove(0);
+    }
+    Ok(found.split_off(found.len().saturating_sub(lines)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "a\nb\nc").unwrap();
+        assert_eq!(tail(&path, 2).unwrap(), ["b", "c"]);
+        assert_eq!(tail(&path, 9).unwrap(), ["a", "b", "c"]);
+        let long = format!("{}\nlast \u{e4}\n", "x".repeat(2 * 16 * 1024));
+        std::fs::write(&path, long).unwrap();
+        assert_eq!(tail(&path, 9).unwrap(), ["last \u{e4}"]);
+        std::fs::write(&path, "").unwrap();
+        assert!(tail(&path, 9).unwrap().is_empty());
+    }
+}

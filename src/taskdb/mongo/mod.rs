@@ -1,0 +1,428 @@
+//! Records in a MongoDB collection, in the documents of the original's `MongoDB` backend: records of either can be read
+//! by both.
+//!
+//! Changes are gathered in memory and written by [`TaskStore::flush`], so that a kill loses what was reported since;
+//! what an unreachable server cannot take waits, up to [`MongoConfig::backlog_limit`]. What is flushed is in the
+//! server's journal, unless the connection string has another write concern.
+//!
+//! A document holds 16 MB. Buffers of a request, and those of a result, with more than [`MAX_BUFFERS`] bytes are not
+//! kept; the record says so. Times have milliseconds. JSON that no document can hold (names with a NUL or a leading
+//! `$`, integers beyond 64 bits with sign) is kept as the bytes in which it came.
+
+mod codec;
+mod filter;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use mongodb::IndexModel;
+use mongodb::bson::{Bson, Document, doc, serialize_to_bson};
+use mongodb::error::{Error, ErrorKind};
+use mongodb::options::{ClientOptions, IndexOptions, WriteConcern};
+use mongodb::sync::{Client, Collection, Database};
+
+use self::filter::Filter;
+use super::changes::{Change, Changes};
+use super::query::Query;
+use super::record::{Key, KeySet, RecordUpdate, TaskRecord};
+use super::store::{Backlog, Fault, StoreError, StoreStats, TaskStore};
+use crate::protocol::MsgId;
+
+/// Bytes of buffers of one request or result that are kept.
+pub const MAX_BUFFERS: u64 = 7 << 20;
+
+/// Bytes of a record that surely fit into a document of 16 MB.
+const MAX_RECORD: u64 = 15 << 20;
+
+/// Changes that go to the server at once.
+const PIECE: usize = 500;
+
+/// How long a change may wait for a server that does not answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// MongoDB's code for a second document of one msg_id.
+const DUPLICATE: i32 = 11_000;
+
+/// Where records are kept.
+#[derive(Clone, Debug)]
+pub struct MongoConfig {
+    /// A connection string.
+    pub uri: String,
+    pub database: String,
+    pub collection: String,
+    /// Bytes of changes that wait while the server cannot be reached.
+    pub backlog_limit: u64,
+}
+
+impl Default for MongoConfig {
+    /// The original's names.
+    fn default() -> Self {
+        Self {
+            uri: "mongodb://localhost:27017".to_owned(),
+            database: "ipython-tasks".to_owned(),
+            collection: "task_records".to_owned(),
+            backlog_limit: 256 << 20,
+        }
+    }
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct MongoStore {
+    database: Database,
+    records: Collection<Document>,
+    place: String,
+    changes: Changes,
+    backlog_limit: u64,
+    faulty: bool,
+    refused: u64,
+    /// Records that are surely there, so that a change need not ask. Forgotten now and then.
+    known: HashSet<MsgId>,
+}
+
+/// Ids that [`MongoStore::known`] holds at most.
+const MAX_KNOWN: usize = 1 << 16;
+
+impl MongoStore {
+    /// Connects, and makes the collection's indexes.
+    pub fn open(config: &MongoConfig) -> Result<Self, StoreError> {
+        let mut options = ClientOptions::parse(&config.uri)
+            .run()
+            .map_err(|error| fault("mongodb", &error))?;
+        options.server_selection_timeout.get_or_insert(PATIENCE);
+        options.connect_timeout.get_or_insert(PATIENCE);
+        // Confirmed means in the server's journal, unless the connection string says otherwise.
+        options
+            .write_concern
+            .get_or_insert_with(|| WriteConcern::builder().journal(true).build());
+        let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+        // Never the connection string: it may hold a password.
+        let place = format!("mongodb://{}/{}", hosts.join(","), config.database);
+        let wrong = |error| fault(&place, &error);
+        let client = Client::with_options(options).map_err(wrong)?;
+        let database = client.database(&config.database);
+        database
+            .run_command(doc! {"ping": 1})
+            .run()
+            .map_err(wrong)?;
+        let records = database.collection::<Document>(&config.collection);
+        for (field, unique) in [
+            ("msg_id", true),
+            ("submitted", false),
+            ("engine_uuid", false),
+        ] {
+            let options = IndexOptions::builder()
+                .unique(unique.then_some(true))
+                .build();
+            let index = IndexModel::builder().keys(doc! {field: 1}).options(options);
+            records.create_index(index.build()).run().map_err(wrong)?;
+        }
+        Ok(Self {
+            database,
+            records,
+            place,
+            changes: Changes::default(),
+            backlog_limit: config.backlog_limit,
+            faulty: false,
+            refused: 0,
+            known: HashSet::new(),
+        })
+    }
+
+    fn wrong(&self, error: &Error) -> StoreError {
+        fault(&self.place, error)
+    }
+
+    fn room(&mut self) -> Result<(), StoreError> {
+        if self.changes.bytes() > self.backlog_limit {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn grown(&mut self) {
+        if self.changes.is_batch() && !self.faulty {
+            // An error is found again, and told, by the next flush.
+            let _ = self.flush();
+        }
+    }
+
+    fn is_stored(&mut self, msg_id: &MsgId) -> bool {
+        if self.known.contains(msg_id) {
+            return true;
+        }
+        let found = self.records.find_one(doc! {"msg_id": msg_id.as_str()});
+        // Where the server cannot be asked, the change waits until it can be.
+        let found = found.projection(doc! {"_id": 1}).run();
+        let there = found.map_or(true, |found| found.is_some());
+        if there {
+            self.know(msg_id);
+        }
+        there
+    }
+
+    fn know(&mut self, msg_id: &MsgId) {
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
+        }
+        self.known.insert(msg_id.clone());
+    }
+
+    /// Writes everything that waits; how many changes the server will never take.
+    fn write(&self) -> Result<u64, Error> {
+        let mut refused = 0;
+        let mut adds = Vec::new();
+        let mut updates = Vec::new();
+        for (msg_id, change) in self.changes.iter() {
+            match change {
+                Change::Add(record) if codec::size(record) > MAX_RECORD => refused += 1,
+                Change::Add(record) => adds.push(&**record),
+                Change::Update(update) => updates.push((msg_id, &**update)),
+            }
+        }
+        for piece in adds.chunks(PIECE) {
+            refused += self.insert(piece)?;
+        }
+        for piece in updates.chunks(PIECE) {
+            refused += self.update_piece(piece)?;
+        }
+        Ok(refused)
+    }
+
+    fn insert(&self, records: &[&TaskRecord]) -> Result<u64, Error> {
+        let documents = records.iter().map(|record| codec::document(record));
+        let Err(error) = self.records.insert_many(documents).ordered(false).run() else {
+            return Ok(0);
+        };
+        let ErrorKind::InsertMany(failures) = &*error.kind else {
+            return Err(error);
+        };
+        let Some(failures) = &failures.write_errors else {
+            return Err(error);
+        };
+        let mut refused = 0;
+        for failure in failures {
+            match records.get(failure.index) {
+                Some(record) if failure.code == DUPLICATE => self.merge(record)?,
+                _ => refused += 1,
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Puts a record in the place of an earlier one.
+    fn merge(&self, record: &TaskRecord) -> Result<(), Error> {
+        let filter = doc! {"msg_id": record.msg_id.as_str()};
+        let mut merged = record.clone();
+        if let Some(earlier) = self.records.find_one(filter.clone()).run()? {
+            let mut earlier = codec::record(&earlier, KeySet::ALL);
+            // Written before, and not confirmed: the output is the same.
+            if earlier.stdout == merged.stdout {
+                earlier.stdout.clear();
+            }
+            if earlier.stderr == merged.stderr {
+                earlier.stderr.clear();
+            }
+            merged.fill_from(earlier);
+        }
+        let document = codec::document(&merged);
+        self.records
+            .replace_one(filter, document)
+            .upsert(true)
+            .run()?;
+        Ok(())
+    }
+
+    fn update_piece(&self, updates: &[(&MsgId, &RecordUpdate)]) -> Result<u64, Error> {
+        let mut statements = Vec::new();
+        for (msg_id, update) in updates {
+            let filter = doc! {"msg_id": msg_id.as_str()};
+            let mut set = codec::changes(update);
+            if !(update.stdout.is_empty() && update.stderr.is_empty()) {
+                let found = self.records.find_one(filter.clone());
+                let found = found.projection(doc! {"stdout": 1, "stderr": 1}).run()?;
+                let found = found.unwrap_or_default();
+                for (name, more) in [("stdout", &update.stdout), ("stderr", &update.stderr)] {
+                    let before = found.get_str(name).unwrap_or_default();
+                    set.insert(name, format!("{before}{more}"));
+                }
+            }
+            if !set.is_empty() {
+                statements.push(doc! {"q": filter, "u": {"$set": set}});
+            }
+        }
+        if statements.is_empty() {
+            return Ok(0);
+        }
+        let name = self.records.name();
+        let mut command = doc! {"update": name, "updates": statements, "ordered": false};
+        // A command of one's own does not inherit it.
+        if let Some(concern) = self.records.write_concern() {
+            command.insert("writeConcern", serialize_to_bson(concern)?);
+        }
+        let reply = self.database.run_command(command).run()?;
+        let failures = reply.get_array("writeErrors").map_or(0, Vec::len);
+        Ok(failures as u64)
+    }
+
+    fn select(
+        &self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let filter = Filter::of(query);
+        let loaded = if filter.exact {
+            keys
+        } else {
+            keys.union(query.keys())
+        };
+        let cursor = self
+            .records
+            .find(filter.document)
+            .projection(codec::projection(loaded))
+            .sort(doc! {"_id": 1})
+            .allow_disk_use(true)
+            .run()?;
+        for document in cursor {
+            let record = codec::record(&document?, loaded);
+            if !filter.exact && !query.matches(&record) {
+                continue;
+            }
+            if each(record.project(keys)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TaskStore for MongoStore {
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
+        self.room()?;
+        self.know(&record.msg_id);
+        self.changes.add(record);
+        self.grown();
+        Ok(())
+    }
+
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
+        if !self.changes.contains(msg_id) && !self.is_stored(msg_id) {
+            return Ok(false);
+        }
+        self.room()?;
+        self.changes.update(msg_id, update);
+        self.grown();
+        Ok(true)
+    }
+
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let mut found = None;
+        self.find(&Query::msg_ids([msg_id]), KeySet::ALL, &mut |record| {
+            found = Some(record);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.select(query, keys, each)
+            .map_err(|error| self.wrong(&error))
+    }
+
+    fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
+        self.flush()?;
+        self.known.clear();
+        let delete = |filter: Document| {
+            let deleted = self.records.delete_many(filter).run();
+            let deleted = deleted.map_err(|error| self.wrong(&error))?;
+            Ok(deleted.deleted_count)
+        };
+        let filter = Filter::of(query);
+        if filter.exact {
+            return delete(filter.document);
+        }
+        let mut ids = Vec::new();
+        let each = &mut |record: TaskRecord| {
+            ids.push(Bson::from(record.msg_id.as_str()));
+            ControlFlow::Continue(())
+        };
+        self.select(query, KeySet::EMPTY.with(Key::MsgId), each)
+            .map_err(|error| self.wrong(&error))?;
+        let mut removed = 0;
+        for piece in ids.chunks(10_000) {
+            removed += delete(doc! {"msg_id": {"$in": piece}})?;
+        }
+        Ok(removed)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        self.flush()?;
+        let read = || -> Result<Vec<MsgId>, Error> {
+            let found = self.records.find(doc! {"submitted": {"$ne": null}});
+            let cursor = found
+                .projection(doc! {"msg_id": 1})
+                .sort(doc! {"submitted": 1, "_id": 1})
+                .allow_disk_use(true)
+                .run()?;
+            cursor
+                .map(|document| Ok(MsgId::from(document?.get_str("msg_id").unwrap_or_default())))
+                .collect()
+        };
+        read().map_err(|error| self.wrong(&error))
+    }
+
+    fn stats(&mut self) -> Result<StoreStats, StoreError> {
+        self.flush()?;
+        let count = self.records.count_documents(doc! {}).run();
+        Ok(StoreStats {
+            records: count.map_err(|error| self.wrong(&error))?,
+            bytes: 0,
+        })
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog {
+            records: self.changes.len(),
+            bytes: self.changes.bytes(),
+            refused: self.refused,
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.write();
+        self.faulty = outcome.is_err();
+        self.refused += outcome.map_err(|error| self.wrong(&error))?;
+        self.changes.clear();
+        Ok(())
+    }
+}
+
+/// What the driver's error means to the user.
+fn fault(place: &str, error: &Error) -> StoreError {
+    let fault = match &*error.kind {
+        ErrorKind::ServerSelection { .. }
+        | ErrorKind::Io(_)
+        | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::DnsResolve { .. }
+        | ErrorKind::InvalidArgument { .. } => Fault::Unreachable,
+        _ => Fault::Refused,
+    };
+    StoreError::Fault {
+        place: place.to_owned(),
+        fault,
+        detail: error.to_string(),
+    }
+}

@@ -1,0 +1,383 @@
+//! Records in an SQLite file.
+//!
+//! # What lasts
+//!
+//! Changes are collected in memory and written in one transaction by [`TaskStore::flush`], which the owner calls when
+//! it is idle and at least every [`COMMIT_INTERVAL`]; 1,000 changes or 16 MB are written at once. A task that is done
+//! by then costs one insert. What this means:
+//!
+//! * When the controller is killed, what was reported in the last [`COMMIT_INTERVAL`] is lost, and nothing else.
+//! * When the machine goes down, [`Sync::Normal`] may also lose the transactions since the last checkpoint of the
+//!   write-ahead log (4 MB of pages); [`Sync::Full`] loses no more than a kill does. The file is intact either way.
+//! * A query sees everything that was reported before it.
+//! * While the file cannot be written to (a full disk, a lock), changes stay in memory, up to
+//!   [`SqliteConfig::backlog_limit`], and are written when it can. Beyond that limit they are refused with an error.
+//!
+//! # The tables
+//!
+//! For a table `T` (`ipython-tasks` unless configured) the file has
+//!
+//! * `T`: one row for each record. Columns are the fields of the record; times are integers, microseconds since
+//!   1970-01-01 UTC; `header`, `metadata`, `content`, `result_*`, `execute_result`, `error` and `display_data` are JSON
+//!   text. `buffer_lens` and `result_buffer_lens` are JSON lists of the lengths of the buffers, NULL where there are
+//!   none; `buffers` and `result_buffers` are the buffers one after the other, or NULL where they are in `T-buffers`.
+//! * `T-buffers`: buffers of requests and results with more than 32 KB of them, one row each, in order: `task` (the
+//!   `id` in `T`), `kind` (0 request, 1 result), `n`, `data`.
+//! * `T-readable`: a view with times as text, for people.
+//! * `ipcluster-tables`: names of the tables and the version of their layout.
+//!
+//! Any program may read the file while the controller runs.
+
+mod codec;
+mod pushdown;
+mod retention;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+
+use self::pushdown::Condition;
+use super::changes::Changes;
+use super::query::Query;
+use super::record::{KeySet, RecordUpdate, TaskRecord};
+use super::store::{Backlog, Fault, StoreError, StoreStats, TaskStore};
+use crate::protocol::{MsgId, Timestamp};
+
+pub use self::retention::Retention;
+
+/// How long a change may wait in memory.
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// SQLite's own limit is 10^9 bytes for one value.
+const MAX_BUFFERS: u64 = 900_000_000;
+
+/// When SQLite waits for the disk (`PRAGMA synchronous`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// At checkpoints: a crash of the machine may lose the newest transactions.
+    #[default]
+    Normal,
+    /// At every transaction.
+    Full,
+}
+
+/// Where and how records are kept.
+#[derive(Clone, Debug)]
+pub struct SqliteConfig {
+    pub path: PathBuf,
+    /// Records of earlier runs are in the table of that name. Empty: a fresh one, named after `session`.
+    pub table: String,
+    /// The controller's session id.
+    pub session: String,
+    pub sync: Sync,
+    pub retention: Retention,
+    /// Bytes of buffers of one request or result beyond which they are not kept; the record says so.
+    pub buffer_limit: u64,
+    /// Bytes of changes that wait while the file cannot be written to.
+    pub backlog_limit: u64,
+}
+
+impl SqliteConfig {
+    /// The original's table name and file name are `ipython-tasks` and `tasks.db`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            table: "ipython-tasks".to_owned(),
+            session: String::new(),
+            sync: Sync::default(),
+            retention: Retention::default(),
+            buffer_limit: MAX_BUFFERS,
+            backlog_limit: 256 << 20,
+        }
+    }
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct SqliteStore {
+    db: Connection,
+    place: String,
+    tables: schema::Tables,
+    notice: Option<String>,
+    buffer_limit: u64,
+    backlog_limit: u64,
+    retention: Retention,
+    changes: Changes,
+    /// Set while the file cannot be written to.
+    faulty: bool,
+    refused: u64,
+    /// Rows; kept up to date so that a limit on them need not count.
+    records: u64,
+}
+
+impl SqliteStore {
+    /// Opens or makes the file and the table.
+    pub fn open(config: &SqliteConfig) -> Result<Self, StoreError> {
+        let place = config.path.display().to_string();
+        let wrong = |error| fault(&place, error);
+        let db = Connection::open(&config.path).map_err(wrong)?;
+        schema::configure(&db, config.sync).map_err(wrong)?;
+        let found = schema::prepare(&db, config, &place)?;
+        Self::with(db, place, found, config)
+    }
+
+    /// Opens a file to look into it, whether a controller uses it or not.
+    pub fn open_to_read(config: &SqliteConfig) -> Result<Self, StoreError> {
+        let place = config.path.display().to_string();
+        let wrong = |error| fault(&place, error);
+        let flags =
+            rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(&config.path, flags).map_err(wrong)?;
+        db.busy_timeout(Duration::from_secs(5)).map_err(wrong)?;
+        let found = schema::existing(&db, config, &place)?;
+        Self::with(db, place, found, config)
+    }
+
+    fn with(
+        db: Connection,
+        place: String,
+        found: schema::Found,
+        config: &SqliteConfig,
+    ) -> Result<Self, StoreError> {
+        db.set_prepared_statement_cache_capacity(64);
+        let count = format!("SELECT count(*) FROM {}", found.tables.records);
+        let records: i64 = db
+            .query_row(&count, [], |row| row.get(0))
+            .map_err(|error| fault(&place, error))?;
+        Ok(Self {
+            db,
+            place,
+            tables: found.tables,
+            notice: found.notice,
+            buffer_limit: config.buffer_limit.min(MAX_BUFFERS),
+            backlog_limit: config.backlog_limit,
+            retention: config.retention,
+            changes: Changes::default(),
+            faulty: false,
+            refused: 0,
+            records: u64::try_from(records).unwrap_or_default(),
+        })
+    }
+
+    /// The table in use.
+    pub fn table(&self) -> &str {
+        &self.tables.name
+    }
+
+    /// What the user should know of the choice of the table.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    fn wrong(&self, error: rusqlite::Error) -> StoreError {
+        fault(&self.place, error)
+    }
+
+    /// Rows that match, in the order in which they were added, with the fields `keys`.
+    fn select(
+        &self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(i64, TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), rusqlite::Error> {
+        let condition = Condition::of(query);
+        let looked_at = if condition.exact {
+            KeySet::EMPTY
+        } else {
+            query.keys()
+        };
+        let loaded = keys.union(looked_at);
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {} ORDER BY id",
+            codec::columns(loaded),
+            self.tables.records,
+            condition.ordered(&self.tables.records),
+        );
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut rows = statement.query(params_from_iter(&condition.params))?;
+        while let Some(row) = rows.next()? {
+            if !condition.exact {
+                // Buffers are not looked at beyond their being there.
+                let seen = codec::record(row, loaded, looked_at, &mut |_, _| Ok(Vec::new()))?;
+                if !query.matches(&seen) {
+                    continue;
+                }
+            }
+            let record = codec::record(row, loaded, keys, &mut |id, kind| {
+                self.spilled_buffers(id, kind)
+            })?;
+            if each(row.get(0)?, record).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TaskStore for SqliteStore {
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
+        self.room()?;
+        self.changes.add(record);
+        self.grown();
+        Ok(())
+    }
+
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
+        if !self.changes.contains(msg_id) && !self.is_stored(msg_id.as_str()) {
+            return Ok(false);
+        }
+        self.room()?;
+        self.changes.update(msg_id, update);
+        self.grown();
+        Ok(true)
+    }
+
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let mut found = None;
+        self.find(&Query::msg_ids([msg_id]), KeySet::ALL, &mut |record| {
+            found = Some(record);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.select(query, keys, &mut |_, record| each(record))
+            .map_err(|error| self.wrong(error))
+    }
+
+    fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
+        self.flush()?;
+        let removed = self.delete(query).map_err(|error| self.wrong(error))?;
+        self.records = self.records.saturating_sub(removed);
+        Ok(removed)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        self.flush()?;
+        let sql = format!(
+            "SELECT msg_id FROM {} WHERE submitted IS NOT NULL ORDER BY submitted, id",
+            self.tables.records
+        );
+        let read = || -> Result<Vec<MsgId>, rusqlite::Error> {
+            let mut statement = self.db.prepare_cached(&sql)?;
+            let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+            ids.map(|id| id.map(MsgId::from)).collect()
+        };
+        read().map_err(|error| self.wrong(error))
+    }
+
+    fn stats(&mut self) -> Result<StoreStats, StoreError> {
+        self.flush()?;
+        Ok(StoreStats {
+            records: self.records,
+            bytes: self.used_bytes().map_err(|error| self.wrong(error))?,
+        })
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog {
+            records: self.changes.len(),
+            bytes: self.changes.bytes(),
+            refused: self.refused,
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.write_changes()
+    }
+
+    fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        self.flush()?;
+        let dropped = self.retain(now).map_err(|error| self.wrong(error))?;
+        self.records = self.records.saturating_sub(dropped);
+        Ok(dropped)
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        // Statistics for the planner of the next run; cheap, and no harm if it cannot be done.
+        let _ = self
+            .db
+            .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)");
+        Ok(())
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        let _ = self.write_changes();
+    }
+}
+
+impl SqliteStore {
+    fn is_stored(&self, msg_id: &str) -> bool {
+        let sql = format!("SELECT 1 FROM {} WHERE msg_id = ?", self.tables.records);
+        let find = || -> Result<bool, rusqlite::Error> {
+            let mut statement = self.db.prepare_cached(&sql)?;
+            let found = statement.query_row([msg_id], |_| Ok(())).optional()?;
+            Ok(found.is_some())
+        };
+        // Where the file cannot be read now, the change waits until it can be.
+        find().unwrap_or(true)
+    }
+
+    fn delete(&self, query: &Query) -> Result<u64, rusqlite::Error> {
+        let condition = Condition::of(query);
+        let table = &self.tables.records;
+        if condition.exact {
+            let sql = format!("DELETE FROM {table} WHERE {}", condition.sql);
+            let deleted = self.db.execute(&sql, params_from_iter(&condition.params))?;
+            return Ok(deleted as u64);
+        }
+        let mut ids = Vec::new();
+        self.select(query, KeySet::EMPTY, &mut |id, _| {
+            ids.push(id);
+            ControlFlow::Continue(())
+        })?;
+        let transaction = self.db.unchecked_transaction()?;
+        let sql = format!("DELETE FROM {table} WHERE id = ?");
+        for id in &ids {
+            self.db
+                .prepare_cached(&sql)?
+                .execute([SqlValue::from(*id)])?;
+        }
+        transaction.commit()?;
+        Ok(ids.len() as u64)
+    }
+}
+
+/// What SQLite's error means to the user.
+fn fault(place: &str, error: rusqlite::Error) -> StoreError {
+    let fault = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Fault::Corrupt,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Locked,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Fault::ReadOnly,
+        Some(ErrorCode::DiskFull) => Fault::DiskFull,
+        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => Fault::Unreachable,
+        _ => Fault::Refused,
+    };
+    StoreError::Fault {
+        place: place.to_owned(),
+        fault,
+        detail: error.to_string(),
+    }
+}
+
+/// Where a profile keeps its database unless told otherwise.
+pub fn default_path(location: &Path) -> PathBuf {
+    location.join("tasks.db")
+}

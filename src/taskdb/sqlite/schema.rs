@@ -1,0 +1,249 @@
+//! The tables of a file: making them, finding them, refusing those of another version.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::write::{insert_statement, merge_statement};
+use super::{SqliteConfig, Sync, fault};
+use crate::taskdb::store::{Fault, StoreError};
+
+/// The layout that this program reads and writes.
+const VERSION: i64 = 1;
+
+/// The names of one table and of what belongs to it, quoted.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    /// Unquoted.
+    pub(super) name: String,
+    pub(super) records: String,
+    pub(super) buffers: String,
+    /// Unquoted, for incremental reads and writes.
+    pub(super) buffers_name: String,
+    /// The statement that adds a record.
+    pub(super) insert: String,
+    /// The statement that adds to one.
+    pub(super) merge: String,
+}
+
+impl Tables {
+    pub(super) fn new(name: &str) -> Self {
+        let buffers_name = format!("{name}-buffers");
+        Self {
+            insert: insert_statement(&quote(name)),
+            merge: merge_statement(&quote(name)),
+            name: name.to_owned(),
+            records: quote(name),
+            buffers: quote(&buffers_name),
+            buffers_name,
+        }
+    }
+}
+
+/// The tables to be used, and what the user should know of them.
+pub(super) struct Found {
+    pub(super) tables: Tables,
+    pub(super) notice: Option<String>,
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn configure(db: &Connection, sync: Sync) -> Result<(), rusqlite::Error> {
+    db.busy_timeout(Duration::from_secs(2))?;
+    // Only a new file takes this: it can then give back what is deleted.
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    let sync = match sync {
+        Sync::Normal => "NORMAL",
+        Sync::Full => "FULL",
+    };
+    db.pragma_update(None, "synchronous", sync)?;
+    db.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    // After a reader has held up the checkpoints, the log shrinks again.
+    db.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    db.pragma_update(None, "cache_size", -16_384)
+}
+
+/// Finds or makes the tables.
+pub(super) fn prepare(
+    db: &Connection,
+    config: &SqliteConfig,
+    place: &str,
+) -> Result<Found, StoreError> {
+    let wrong = |error| fault(place, error);
+    db.execute_batch("BEGIN IMMEDIATE").map_err(wrong)?;
+    let found = choose(db, config, place).and_then(|found| {
+        create(db, &found.tables).map_err(wrong)?;
+        Ok(found)
+    });
+    let end = if found.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    db.execute_batch(end).map_err(wrong)?;
+    found
+}
+
+/// Finds the tables of a file that is only read.
+pub(super) fn existing(
+    db: &Connection,
+    config: &SqliteConfig,
+    place: &str,
+) -> Result<Found, StoreError> {
+    let wanted = wanted(config);
+    let version = version(db, &wanted).map_err(|error| fault(place, error))?;
+    match version {
+        Some(VERSION) => Ok(Found {
+            tables: Tables::new(&wanted),
+            notice: None,
+        }),
+        Some(other) => Err(other_version(place, &wanted, other)),
+        None => Err(StoreError::Fault {
+            place: place.to_owned(),
+            fault: Fault::Unreachable,
+            detail: format!("no table {wanted:?}"),
+        }),
+    }
+}
+
+fn wanted(config: &SqliteConfig) -> String {
+    if config.table.is_empty() {
+        // As the original names it: a leading digit would need quotes in every shell.
+        format!("_{}", config.session.replace('-', "_"))
+    } else {
+        config.table.clone()
+    }
+}
+
+/// The table of that name, or, where something else has the name (the original's table of old records, say), one with
+/// a number behind it.
+fn choose(db: &Connection, config: &SqliteConfig, place: &str) -> Result<Found, StoreError> {
+    let wrong = |error| fault(place, error);
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS \"ipcluster-tables\" (name TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+    )
+    .map_err(wrong)?;
+    let wanted = wanted(config);
+    let mut name = wanted.clone();
+    for number in 1.. {
+        match version(db, &name).map_err(wrong)? {
+            Some(VERSION) => break,
+            Some(other) => return Err(other_version(place, &name, other)),
+            None if !is_taken(db, &name).map_err(wrong)? => break,
+            None => name = format!("{wanted}_{number}"),
+        }
+    }
+    let notice = (name != wanted).then(|| {
+        format!(
+            "{place}: table {wanted:?} was made by another program; records are kept in {name:?}"
+        )
+    });
+    Ok(Found {
+        tables: Tables::new(&name),
+        notice,
+    })
+}
+
+fn other_version(place: &str, table: &str, version: i64) -> StoreError {
+    StoreError::Fault {
+        place: place.to_owned(),
+        fault: Fault::OtherVersion,
+        detail: format!("table {table:?} has version {version}, this program knows {VERSION}"),
+    }
+}
+
+fn version(db: &Connection, table: &str) -> Result<Option<i64>, rusqlite::Error> {
+    if !is_taken(db, "ipcluster-tables")? {
+        return Ok(None);
+    }
+    let sql = "SELECT version FROM \"ipcluster-tables\" WHERE name = ?";
+    db.query_row(sql, [table], |row| row.get(0)).optional()
+}
+
+fn is_taken(db: &Connection, name: &str) -> Result<bool, rusqlite::Error> {
+    // Names of tables know no case.
+    let sql = "SELECT 1 FROM sqlite_schema WHERE name = ? COLLATE NOCASE";
+    let found = db.query_row(sql, [name], |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
+fn create(db: &Connection, tables: &Tables) -> Result<(), rusqlite::Error> {
+    let Tables {
+        name,
+        records,
+        buffers,
+        ..
+    } = tables;
+    let index = |of: &str| quote(&format!("{name}-{of}"));
+    let view = quote(&format!("{name}-readable"));
+    let trigger = quote(&format!("{name}-drop-buffers"));
+    let time = |column: &str| {
+        format!("strftime('%Y-%m-%dT%H:%M:%fZ', {column} / 1e6, 'unixepoch') AS {column}")
+    };
+    let sql = format!(
+        "CREATE TABLE IF NOT EXISTS {records} (
+            id INTEGER PRIMARY KEY,
+            msg_id TEXT NOT NULL UNIQUE,
+            queue TEXT,
+            client_uuid TEXT,
+            engine_uuid TEXT,
+            label TEXT,
+            submitted INTEGER,
+            started INTEGER,
+            completed INTEGER,
+            received INTEGER,
+            resubmitted TEXT,
+            header TEXT,
+            metadata TEXT,
+            content TEXT,
+            result_header TEXT,
+            result_metadata TEXT,
+            result_content TEXT,
+            execute_input TEXT,
+            execute_result TEXT,
+            error TEXT,
+            display_data TEXT,
+            stdout TEXT NOT NULL DEFAULT '',
+            stderr TEXT NOT NULL DEFAULT '',
+            buffer_lens TEXT,
+            result_buffer_lens TEXT,
+            buffers BLOB,
+            result_buffers BLOB
+        );
+        CREATE TABLE IF NOT EXISTS {buffers} (
+            id INTEGER PRIMARY KEY,
+            task INTEGER NOT NULL,
+            kind INTEGER NOT NULL,
+            n INTEGER NOT NULL,
+            data BLOB NOT NULL
+        );
+        CREATE INDEX IF NOT EXISTS {by_task} ON {buffers} (task, kind, n);
+        CREATE INDEX IF NOT EXISTS {by_submitted} ON {records} (submitted);
+        CREATE INDEX IF NOT EXISTS {by_engine} ON {records} (engine_uuid);
+        CREATE INDEX IF NOT EXISTS {by_label} ON {records} (label) WHERE label IS NOT NULL;
+        CREATE INDEX IF NOT EXISTS {unfinished} ON {records} (submitted) WHERE completed IS NULL;
+        CREATE TRIGGER IF NOT EXISTS {trigger} AFTER DELETE ON {records}
+            WHEN (OLD.buffers IS NULL AND OLD.buffer_lens IS NOT NULL)
+                OR (OLD.result_buffers IS NULL AND OLD.result_buffer_lens IS NOT NULL)
+            BEGIN DELETE FROM {buffers} WHERE task = OLD.id; END;
+        CREATE VIEW IF NOT EXISTS {view} AS SELECT
+            id, msg_id, queue, label, client_uuid, engine_uuid, {submitted}, {started}, {completed}, {received},
+            resubmitted, execute_input, stdout, stderr, header, metadata, content, result_header, result_metadata,
+            result_content, execute_result, error, buffer_lens, result_buffer_lens
+            FROM {records};",
+        by_task = index("by-task"),
+        by_submitted = index("by-submitted"),
+        by_engine = index("by-engine"),
+        by_label = index("by-label"),
+        unfinished = index("unfinished"),
+        submitted = time("submitted"),
+        started = time("started"),
+        completed = time("completed"),
+        received = time("received"),
+    );
+    db.execute_batch(&sql)?;
+    db.execute(
+        "INSERT OR IGNORE INTO \"ipcluster-tables\" VALUES (?, ?)",
+        (name, VERSION),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,29 @@
+import os
+import sys
+
+import ipyparallel
+import programs
+import pytest
+
+
+def pytest_sessionstart(session):
+    if not os.access(programs.BINARY, os.X_OK):
+        pytest.exit(f"{programs.BINARY} is not there: build it first (cargo build), or set $IPCLUSTER_BIN", 2)
+
+
+def pytest_report_header():
+    return f"{programs.BINARY}, ipyparallel {ipyparallel.__version__}, {sys.executable}"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """An IPython folder for one test; nothing that was started on it outlives the test."""
+    with programs.a_place(tmp_path) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def shared_place(tmp_path_factory):
+    """The same for all tests of a module."""
+    with programs.a_place(tmp_path_factory.mktemp("ipython")) as place:
+        yield place
