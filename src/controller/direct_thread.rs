@@ -124,6 +124,7 @@ impl DirectThread {
             SchedulerMail::Abort(_)
             | SchedulerMail::Resubmit(_)
             | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
         }
     }
