@@ -1,12 +1,15 @@
 """`ipcluster start`, `stop`, `engines`, `list` and `clean`, with the real executable and the real client."""
 
+import contextlib
 import json
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -630,4 +633,34 @@ def test_engines_join_a_controller_of_ipyparallel(clusters):
         assert client.ids == [0]
     process.terminate()
     process.wait(PATIENCE)
+    clusters.assert_nothing_left()
+
+
+# ---- at random
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_start_that_is_cut_short_at_any_moment_leaves_no_process(clusters, seed):
+    """`IPCLUSTER_ROUNDS` sets how often each seed strikes."""
+    chance = random.Random(seed)
+    for _ in range(int(os.environ.get("IPCLUSTER_ROUNDS", "6"))):
+        daemonize = chance.choice([[], ["--daemonize"]])
+        running = clusters.spawn("start", "-n", "3", *daemonize)
+        # The moment itself is what is random here.
+        time.sleep(chance.random() * 0.6)
+        number = chance.choice(
+            [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, None]
+        )
+        if number is None:
+            for process in chance.sample(processes := clusters.processes(), min(1, len(processes))):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        else:
+            running.signal(number)
+            running.wait()
+        clusters.run("stop")
+        running.wait()
+        clusters.wait_until_gone()
+    clusters.ok("start", "-n", "1", "--daemonize")
+    clusters.ok("stop")
     clusters.assert_nothing_left()
