@@ -13,6 +13,7 @@ use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
+use crate::launch::News;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
@@ -164,7 +165,7 @@ impl ControllerArgs {
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
-    let ready = lifeline::Ready::take();
+    let starter = lifeline::Starter::take();
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -194,7 +195,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(until_the_end(controller, lifeline, ready))?;
+    let ended = runtime.block_on(until_the_end(controller, lifeline, starter))?;
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())
@@ -204,13 +205,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
 async fn until_the_end(
     mut controller: Controller,
     lifeline: Option<std::os::fd::OwnedFd>,
-    ready: lifeline::Ready,
+    mut starter: lifeline::Starter,
 ) -> Result<&'static str, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     // From here on it can be asked to end.
-    ready.say();
+    starter.tell(&News::Ready);
     let why = tokio::select! {
         _ = interrupt.recv() => "it was interrupted",
         _ = terminate.recv() => "it was told to",
@@ -224,8 +225,8 @@ async fn until_the_end(
 
 /// Holds the lock of this profile and cluster id as long as it lives.
 fn only_one(security: &Path, setup: &Setup) -> Result<FileLock, Failure> {
-    let name = setup.cluster_id.suffixed(".ipcontroller");
-    FileLock::acquire(&security.join(format!("{name}.lock"))).map_err(|error| match error {
+    let lock = ConnectionFiles::lock(security, &setup.cluster_id);
+    FileLock::acquire(&lock).map_err(|error| match error {
         LockError::Held { by, .. } => {
             let by = by.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             let id = &setup.cluster_id.0;

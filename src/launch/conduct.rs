@@ -16,12 +16,10 @@ use super::report::{Report, Severity};
 use super::supervisor::{Action, Member, Outcome, Plan, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
-use super::{Job, LaunchError, LaunchEvent, Launcher, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
-use crate::profile::connection::{
-    CONNECTION_INFO_VARIABLE, ClientFile, ConnectionFiles, EngineFile,
-};
+use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::protocol::ClusterId;
 
 /// Everything that a cluster is made of.
@@ -162,11 +160,7 @@ impl Conductor {
         let out = &mut self.actions;
         tokio::select! {
             Some(event) = launched.recv() => match event {
-                LaunchEvent::Ready(Member::Controller) => match self.watch_hub() {
-                    Ok(()) => self.supervisor.on_controller_ready(Instant::now(), &mut self.actions),
-                    Err(why) => self.supervisor.on_hub_failed(Instant::now(), why, &mut self.actions),
-                },
-                LaunchEvent::Ready(Member::Engines) => {}
+                LaunchEvent::Said(_, news) => self.on_news(news),
                 LaunchEvent::Exited(member, status) => {
                     self.running.remove(&member);
                     self.supervisor.on_exited(Instant::now(), member, status, out);
@@ -188,6 +182,20 @@ impl Conductor {
         }
     }
 
+    fn on_news(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Ready => match self.watch_hub() {
+                Ok(()) => self.supervisor.on_controller_ready(now, &mut self.actions),
+                Err(why) => self.supervisor.on_hub_failed(now, why, &mut self.actions),
+            },
+            News::EngineEnded { engine, why } => {
+                self.supervisor
+                    .on_engine_ended(engine, why, &mut self.actions);
+            }
+        }
+    }
+
     fn on_hub(&mut self, event: HubEvent) {
         let (now, out) = (Instant::now(), &mut self.actions);
         match event {
@@ -201,7 +209,7 @@ impl Conductor {
             },
             HubEvent::Registered(engine) => self.supervisor.on_registered(now, engine, out),
             HubEvent::Left(engine) => self.supervisor.on_left(engine, out),
-            HubEvent::Shutdown => {
+            HubEvent::Ended => {
                 // Our own controller is waited for.
                 if matches!(self.cluster.controller, Controller::Join(_)) {
                     let reason = StopReason::ControllerGone;
@@ -220,8 +228,7 @@ impl Conductor {
     }
 
     fn watch_hub(&self) -> Result<(), String> {
-        let file = ClientFile::read(&self.files().client).map_err(|error| error.to_string())?;
-        watch(file, self.hub.clone()).map_err(|error| error.to_string())
+        watch(self.files().client, self.hub.clone())
     }
 
     async fn perform(&mut self) {

@@ -232,6 +232,12 @@ impl ConnectionFiles {
         self
     }
 
+    /// Held by the controller that these files are of.
+    pub fn lock(security_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
+        let base = cluster_id.suffixed(".ipcontroller");
+        security_folder.join(format!("{base}.lock"))
+    }
+
     /// Both files, which must belong together: for `--reuse`.
     pub fn read(&self) -> Result<(ClientFile, EngineFile), ConnectionError> {
         let engine = EngineFile::read(&self.engine)?;

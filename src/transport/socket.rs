@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use super::Frame;
 
+/// `ZMQ_CONNECT_ROUTING_ID` of zmq.h, which the bindings leave out.
+const CONNECT_ROUTING_ID: i32 = 61;
+
 /// libzmq's context: its I/O threads and the sockets that share them.
 #[derive(Clone)]
 pub struct Context(zmq::Context);
@@ -42,6 +45,7 @@ pub enum Kind {
     Pub,
     Sub,
     XPub,
+    XSub,
     Pair,
 }
 
@@ -53,6 +57,7 @@ impl Kind {
             Self::Pub => zmq::PUB,
             Self::Sub => zmq::SUB,
             Self::XPub => zmq::XPUB,
+            Self::XSub => zmq::XSUB,
             Self::Pair => zmq::PAIR,
         }
     }
@@ -126,6 +131,24 @@ impl Socket {
 
     pub fn connect(&self, endpoint: &str) -> io::Result<()> {
         Ok(self.socket.connect(endpoint)?)
+    }
+
+    /// Connects a router to a peer that it is to know by `name`, whatever the peer calls itself. With
+    /// [`set_identity`](Self::set_identity) before each, one socket can be many peers.
+    pub fn connect_known_as(&mut self, endpoint: &str, name: &[u8]) -> io::Result<()> {
+        // SAFETY: the socket is open, and `name` is as long as is said.
+        let rc = unsafe {
+            zmq_sys::zmq_setsockopt(
+                self.raw(),
+                CONNECT_ROUTING_ID,
+                name.as_ptr().cast(),
+                name.len(),
+            )
+        };
+        if rc != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.connect(endpoint)
     }
 
     /// The routing id under which peers know this socket.

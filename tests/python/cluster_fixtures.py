@@ -133,7 +133,7 @@ class Clusters:
     def wait_until_gone(self):
         wait_until(
             lambda: not self.processes(),
-            f"the end of {[p.cmdline() for p in self.processes()]}",
+            f"the end of {[p.pid for p in self.processes()]}",
         )
 
     def run_file(self, cluster_id=""):
@@ -179,7 +179,8 @@ class Clusters:
 
     def assert_nothing_left(self):
         self.wait_until_gone()
-        assert self.files() == []
+        left = self.files()
+        assert not left, f"files that were left behind: {left}"
 
     def end(self):
         """Ends what a failed test has left running."""

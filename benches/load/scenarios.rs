@@ -1,0 +1,535 @@
+//! What is measured, and how.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use crate::clients::{Hub, Load, Queue};
+use crate::controllers::{Programs, Server, Setup, Side};
+use crate::engines::{Connections, Engines};
+use crate::measure;
+use crate::report::Sample;
+
+/// How much is done.
+pub(crate) struct Plan {
+    pub(crate) programs: Programs,
+    pub(crate) full: bool,
+    /// Tasks of the soak.
+    pub(crate) soak: u64,
+    /// Open files that this process may have, and a controller.
+    pub(crate) open_files: u64,
+}
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) sides: &'static [Side],
+    /// Left out of the quick mode.
+    pub(crate) slow: bool,
+    /// Left out unless it is named.
+    pub(crate) on_request: bool,
+    pub(crate) run: fn(&Plan, Side) -> Samples,
+}
+
+type Samples = Result<Vec<Sample>, Box<dyn Error>>;
+
+const ALL: &[Side] = &[Side::Stock, Side::Relay, Side::Ours];
+const CONTROLLERS: &[Side] = &[Side::Stock, Side::Ours];
+const OURS: &[Side] = &[Side::Ours];
+
+const fn scenario(
+    name: &'static str,
+    sides: &'static [Side],
+    run: fn(&Plan, Side) -> Samples,
+) -> Scenario {
+    Scenario {
+        name,
+        sides,
+        slow: false,
+        on_request: false,
+        run,
+    }
+}
+
+const fn slow(mut scenario: Scenario) -> Scenario {
+    scenario.slow = true;
+    scenario
+}
+
+const fn on_request(mut scenario: Scenario) -> Scenario {
+    scenario.on_request = true;
+    scenario
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario("tasks", ALL, tasks),
+    slow(scenario("tasks-hwm0", ALL, tasks_without_limit)),
+    slow(scenario("schemes", CONTROLLERS, schemes)),
+    scenario("mux", ALL, mux),
+    scenario("dictdb", CONTROLLERS, dictdb),
+    slow(scenario("sqlitedb", CONTROLLERS, sqlitedb)),
+    scenario("latency", ALL, latency),
+    scenario("big", ALL, big),
+    scenario("broadcast", CONTROLLERS, broadcast),
+    slow(scenario("crowd", CONTROLLERS, crowd)),
+    slow(scenario("crowd-5000", OURS, crowd_of_5000)),
+    scenario("depth", OURS, depth),
+    scenario("memory", OURS, memory),
+    scenario("idle", CONTROLLERS, idle),
+    on_request(scenario("soak", OURS, soak)),
+];
+
+const CLIENTS: usize = 2;
+const WINDOW: u64 = 250;
+const KB: usize = 1000;
+const MB: usize = 1_000_000;
+const WARM_UP: u64 = 500;
+/// Engines of a stock controller register with its next beat.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(60);
+
+/// A controller with engines.
+struct Cluster {
+    // Dropped first: they must not mistake the controller's end for a failure.
+    engines: Engines,
+    hub: Option<Hub>,
+    server: Server,
+    /// Requests that were made to be counted by the hub.
+    requests: u64,
+}
+
+/// How long it took until all engines were there.
+struct Arrival {
+    /// Until the last registration was answered.
+    answered: Duration,
+    /// From there until the last engine was announced.
+    registered: Duration,
+}
+
+impl Cluster {
+    fn start(
+        plan: &Plan,
+        side: Side,
+        setup: Setup,
+        engines: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let server = Server::start(side, setup, &plan.programs)?;
+        Ok(Self::with_engines(server, engines, Connections::All)?.0)
+    }
+
+    fn with_engines(
+        server: Server,
+        count: usize,
+        connections: Connections,
+    ) -> Result<(Self, Arrival), Box<dyn Error>> {
+        let mut hub = match server.side {
+            Side::Relay => None,
+            Side::Ours | Side::Stock => Some(Hub::connect(&server.client)?),
+        };
+        if let Some(hub) = &mut hub {
+            // An answer from the hub: by then the subscription to its news is there as well.
+            hub.accounted()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let start = Instant::now();
+        let engines = Engines::start(&server, count, connections)?;
+        engines.until_answered(REGISTRATION_LIMIT)?;
+        let answered = start.elapsed();
+        match &mut hub {
+            Some(hub) => hub.until_registered(count, REGISTRATION_LIMIT)?,
+            // A relay drops what is for an engine that is still connecting.
+            None => std::thread::sleep(Duration::from_millis(300)),
+        }
+        let registered = start.elapsed() - answered;
+        let cluster = Self {
+            engines,
+            hub,
+            server,
+            requests: 0,
+        };
+        Ok((
+            cluster,
+            Arrival {
+                answered,
+                registered,
+            },
+        ))
+    }
+
+    fn load(&self, clients: usize, queue: &Queue, payload: usize) -> Result<Load, Box<dyn Error>> {
+        Load::new(&self.server.client, clients, queue, payload)
+    }
+
+    fn mux(&self) -> Queue {
+        Queue::Mux(
+            self.engines
+                .ids()
+                .into_iter()
+                .map(|(uuid, _)| uuid)
+                .collect(),
+        )
+    }
+
+    /// Waits until the hub knows of the end of `count` more requests.
+    fn until_accounted(&mut self, count: u64) -> Result<(), Box<dyn Error>> {
+        self.requests += count;
+        let Some(hub) = &mut self.hub else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        loop {
+            let accounted = hub.accounted()?.0;
+            if accounted >= self.requests {
+                return Ok(());
+            }
+            if start.elapsed() > Duration::from_secs(120) {
+                let requests = self.requests;
+                return Err(
+                    format!("the hub accounts for {accounted} of {requests} requests").into(),
+                );
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn cpu(&self) -> Duration {
+        measure::cpu(&self.server.pids())
+    }
+
+    fn memory(&self) -> f64 {
+        measure::proportional_memory(&self.server.pids()) as f64
+    }
+
+    /// Rate, CPU per request and the hub's delay, of a closed loop.
+    fn throughput(
+        &mut self,
+        load: &mut Load,
+        count: u64,
+        window: u64,
+    ) -> Result<Rate, Box<dyn Error>> {
+        let warm_up = WARM_UP.min(count / 10).max(1);
+        load.closed_loop(warm_up, window)?;
+        self.until_accounted(warm_up)?;
+        let cpu = self.cpu();
+        let start = Instant::now();
+        load.closed_loop(count, window)?;
+        let answered = start.elapsed();
+        self.until_accounted(count)?;
+        let accounted = start.elapsed();
+        self.engines.check()?;
+        Ok(Rate {
+            per_second: count as f64 / accounted.as_secs_f64(),
+            cpu: (self.cpu() - cpu).as_secs_f64() * 1e6 / count as f64,
+            behind: (accounted - answered).as_secs_f64() * 1e3,
+        })
+    }
+}
+
+struct Rate {
+    per_second: f64,
+    /// Microseconds per request.
+    cpu: f64,
+    /// Milliseconds.
+    behind: f64,
+}
+
+impl Plan {
+    /// Requests, fewer for a quick run, and no more than a stock controller does in a few seconds.
+    fn count(&self, side: Side, ours: u64, stock: u64) -> u64 {
+        let full = if side == Side::Stock { stock } else { ours };
+        if self.full { full } else { (full / 4).max(1) }
+    }
+}
+
+fn tasks(plan: &Plan, side: Side) -> Samples {
+    let setup = Setup::default();
+    let rate = task_rate(plan, side, setup)?;
+    Ok(vec![
+        Sample::new("tasks, leastload, hwm 1, 1 kB", "/s", rate.per_second)
+            .goal(">= 60% relay, 45 x stock"),
+        Sample::new("  controller CPU per task", "us", rate.cpu).goal("<= 20"),
+        Sample::new("  hub behind at the end", "ms", rate.behind).goal("<= 100"),
+    ])
+}
+
+fn tasks_without_limit(plan: &Plan, side: Side) -> Samples {
+    let setup = Setup {
+        hwm: 0,
+        ..Setup::default()
+    };
+    let rate = task_rate(plan, side, setup)?;
+    Ok(vec![
+        Sample::new("tasks, leastload, hwm 0, 1 kB", "/s", rate.per_second)
+            .goal(">= 60% relay, 45 x stock"),
+        Sample::new("  controller CPU per task", "us", rate.cpu).goal("<= 20"),
+    ])
+}
+
+fn task_rate(plan: &Plan, side: Side, setup: Setup) -> Result<Rate, Box<dyn Error>> {
+    let mut cluster = Cluster::start(plan, side, setup, 4)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    cluster.throughput(&mut load, plan.count(side, 200_000, 3000), WINDOW)
+}
+
+fn schemes(plan: &Plan, side: Side) -> Samples {
+    let mut samples = Vec::new();
+    for scheme in ["lru", "plainrandom", "weighted", "twobin", "pure"] {
+        let setup = Setup {
+            scheme,
+            ..Setup::default()
+        };
+        let rate = task_rate(plan, side, setup)?;
+        samples.push(
+            Sample::new(format!("tasks, {scheme}, 1 kB"), "/s", rate.per_second)
+                .goal(">= 45 x stock"),
+        );
+    }
+    Ok(samples)
+}
+
+fn mux(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut load = cluster.load(CLIENTS, &cluster.mux(), KB)?;
+    let rate = cluster.throughput(&mut load, plan.count(side, 200_000, 10_000), WINDOW)?;
+    Ok(vec![
+        Sample::new("mux, 1 kB", "/s", rate.per_second).goal(">= 75% relay"),
+        Sample::new("  controller CPU per request", "us", rate.cpu),
+        Sample::new("  hub behind at the end", "ms", rate.behind).goal("<= 100"),
+    ])
+}
+
+fn dictdb(plan: &Plan, side: Side) -> Samples {
+    with_database(plan, side, "dictdb", ">= 70% of NoDB")
+}
+
+fn sqlitedb(plan: &Plan, side: Side) -> Samples {
+    with_database(plan, side, "sqlitedb", ">= 15000")
+}
+
+fn with_database(plan: &Plan, side: Side, database: &'static str, goal: &'static str) -> Samples {
+    let setup = Setup {
+        database,
+        ..Setup::default()
+    };
+    let rate = task_rate(plan, side, setup)?;
+    Ok(vec![
+        Sample::new(
+            format!("tasks with {database}, 1 kB"),
+            "/s",
+            rate.per_second,
+        )
+        .goal(goal),
+        Sample::new("  controller CPU per task", "us", rate.cpu),
+    ])
+}
+
+fn latency(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut single = cluster.load(1, &Queue::Task, KB)?;
+    single.one_at_a_time(100)?;
+    let alone = single.one_at_a_time(plan.count(side, 20_000, 3000))?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    cluster.until_accounted(100 + alone.len() as u64)?;
+    let most = cluster.throughput(&mut load, plan.count(side, 60_000, 2000), WINDOW)?;
+    let loaded = load.at_rate(plan.count(side, 60_000, 2000), 0.8 * most.per_second)?;
+    Ok(vec![
+        Sample::new("one task at a time, p50", "ms", percentile(&alone, 50.0)).goal("<= 0.14"),
+        Sample::new("  p99", "ms", percentile(&alone, 99.0)).goal("<= 0.4"),
+        Sample::new(
+            "at 80% of its own rate, p50",
+            "ms",
+            percentile(&loaded, 50.0),
+        ),
+        Sample::new("  p99", "ms", percentile(&loaded, 99.0)),
+    ])
+}
+
+/// In milliseconds, of ascending times.
+fn percentile(times: &[Duration], percent: f64) -> f64 {
+    let index = (times.len() as f64 * percent / 100.0) as usize;
+    times[index.min(times.len() - 1)].as_secs_f64() * 1e3
+}
+
+fn big(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, MB)?;
+    let rate = cluster.throughput(&mut load, plan.count(side, 4000, 1000), 4)?;
+    Ok(vec![
+        Sample::new("tasks, 1 MB each way", "/s", rate.per_second).goal(">= 85% relay"),
+        Sample::new("  controller CPU per task", "us", rate.cpu),
+    ])
+}
+
+fn broadcast(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 16)?;
+    let queue = Queue::Coalescing(cluster.engines.ids());
+    let mut load = cluster.load(CLIENTS, &queue, 10)?;
+    let count = plan.count(side, 20_000, 1200);
+    load.closed_loop(100, 20)?;
+    let cpu = cluster.cpu();
+    let start = Instant::now();
+    load.closed_loop(count, 50)?;
+    let elapsed = start.elapsed();
+    cluster.engines.check()?;
+    let cpu = (cluster.cpu() - cpu).as_secs_f64() * 1e6 / count as f64;
+    cluster.hub = None;
+    Ok(vec![
+        Sample::new(
+            "coalescing broadcasts to 16 engines",
+            "/s",
+            count as f64 / elapsed.as_secs_f64(),
+        )
+        .goal(">= 6000"),
+        Sample::new("  controller CPU per broadcast", "us", cpu),
+    ])
+}
+
+fn crowd(plan: &Plan, side: Side) -> Samples {
+    // A stock controller is expected to lose engines beyond about a thousand connections.
+    let few = task_rate(plan, side, Setup::default())?.per_second;
+    let server = Server::start(side, Setup::default(), &plan.programs)?;
+    let (mut cluster, arrival) = Cluster::with_engines(server, 1000, Connections::All)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    let many = cluster.throughput(&mut load, plan.count(side, 200_000, 3000), WINDOW)?;
+    let idle = idle_cpu(&cluster, Duration::from_secs(10));
+    Ok(vec![
+        Sample::new(
+            "1,000 engines: registrations answered",
+            "s",
+            arrival.answered.as_secs_f64(),
+        ),
+        Sample::new(
+            "  all registered after that",
+            "s",
+            arrival.registered.as_secs_f64(),
+        )
+        .goal("<= 0.3"),
+        Sample::new("  task rate against 4 engines", "", many.per_second / few).goal(">= 0.9"),
+        Sample::new("  idle CPU", "%", idle).goal("<= 0.5"),
+        Sample::new("  idle memory", "MB", cluster.memory() / 1e6).goal("<= 60"),
+    ])
+}
+
+fn crowd_of_5000(plan: &Plan, side: Side) -> Samples {
+    let count = 5000;
+    let connections = if plan.open_files > 9 * count {
+        Connections::All
+    } else {
+        Connections::Few
+    };
+    let which = match connections {
+        Connections::All => "5,000 engines",
+        Connections::Few => "5,000 engines, 3 connections each",
+    };
+    let server = Server::start(side, Setup::default(), &plan.programs)?;
+    let (mut cluster, arrival) = Cluster::with_engines(server, count as usize, connections)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    let rate = cluster.throughput(&mut load, plan.count(side, 200_000, 3000), WINDOW)?;
+    Ok(vec![
+        Sample::new(
+            format!("{which}: answered"),
+            "s",
+            arrival.answered.as_secs_f64(),
+        ),
+        Sample::new(
+            "  all registered after that",
+            "s",
+            arrival.registered.as_secs_f64(),
+        ),
+        Sample::new("  tasks", "/s", rate.per_second).goal("yes"),
+        Sample::new("  memory", "MB", cluster.memory() / 1e6),
+    ])
+}
+
+/// Percent of one core.
+fn idle_cpu(cluster: &Cluster, time: Duration) -> f64 {
+    let before = cluster.cpu();
+    std::thread::sleep(time);
+    (cluster.cpu() - before).as_secs_f64() / time.as_secs_f64() * 100.0
+}
+
+/// What a task costs while so many wait.
+fn depth(plan: &Plan, side: Side) -> Samples {
+    let depths: &[u64] = match plan.full {
+        true => &[10, 1000, 100_000, 1_000_000],
+        false => &[10, 1000, 100_000],
+    };
+    let mut samples = Vec::new();
+    for depth in depths {
+        let cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+        let mut load = cluster.load(CLIENTS, &Queue::Task, 100)?;
+        load.closed_loop(WARM_UP, 10)?;
+        load.submit(*depth)?;
+        // Until as many answers have come as there were tasks, the queue is as deep as the sockets are.
+        load.run(depth / 10, depth / 10)?;
+        let cpu = cluster.cpu();
+        let count = plan.count(side, 100_000, 0);
+        load.run(count, count)?;
+        let cpu = (cluster.cpu() - cpu).as_secs_f64() * 1e6 / count as f64;
+        samples.push(
+            Sample::new(format!("CPU per task with {depth} queued"), "us", cpu)
+                .goal("flat within 20%"),
+        );
+        load.run(load.outstanding(), 0)?;
+    }
+    Ok(samples)
+}
+
+fn memory(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, 100)?;
+    load.closed_loop(10 * WARM_UP, 10)?;
+    let before = cluster.memory();
+    let count = plan.count(side, 1_000_000, 0);
+    cluster.engines.hold(true);
+    load.submit(count)?;
+    let hub = cluster.hub.as_mut().ok_or("no hub")?;
+    while hub.accounted()?.1 + 4 < count {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let full = cluster.memory();
+    cluster.engines.hold(false);
+    load.run(count, 0)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let after = cluster.memory();
+    let beyond = (full - before) / count as f64 - load.request_size() as f64;
+    Ok(vec![
+        Sample::new("memory per queued task beyond its frames", "B", beyond).goal("<= 300"),
+        Sample::new(
+            "  still there when all are done",
+            "MB",
+            (after - before) / 1e6,
+        )
+        .goal("all freed"),
+    ])
+}
+
+fn idle(plan: &Plan, side: Side) -> Samples {
+    let server = Server::start(side, Setup::default(), &plan.programs)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let pids = server.pids();
+    let before = measure::cpu(&pids);
+    let time = Duration::from_secs(if plan.full { 10 } else { 3 });
+    std::thread::sleep(time);
+    let cpu = (measure::cpu(&pids) - before).as_secs_f64() / time.as_secs_f64() * 100.0;
+    let memory = measure::proportional_memory(&pids) as f64 / 1e6;
+    Ok(vec![
+        Sample::new("idle: processes", "", pids.len() as f64).goal("1"),
+        Sample::new("  threads", "", measure::threads(&pids) as f64),
+        Sample::new("  proportional memory", "MB", memory).goal("<= 10"),
+        Sample::new("  CPU", "%", cpu).goal("~0"),
+    ])
+}
+
+fn soak(plan: &Plan, side: Side) -> Samples {
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    let before = cluster.memory();
+    let rate = cluster.throughput(&mut load, plan.soak, WINDOW)?;
+    Ok(vec![
+        Sample::new(format!("{} tasks", plan.soak), "/s", rate.per_second),
+        Sample::new(
+            "  memory above idle",
+            "MB",
+            (cluster.memory() - before) / 1e6,
+        )
+        .goal("<= 20"),
+    ])
+}
