@@ -584,6 +584,10 @@ impl EngineHost {
     }
 
     fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
+        if let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) {
+            // What user code started and left: as long as there is any, the group's number is nobody else's.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         self.on_kernel_exit(rank, status.ok().map(describe));
     }
 
