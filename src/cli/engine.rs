@@ -17,6 +17,7 @@ use crate::engine::{
     RestartPolicy, StartMethod, Surroundings,
 };
 use crate::launch::News;
+use crate::os::hang_up::HangUp;
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
@@ -282,6 +283,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         first_id: engine.id,
         registration_timeout: engine.timeout.duration(),
         max_heartbeat_misses: engine.max_heartbeat_misses,
+        digest_history: setup.settings.session.digest_history_size as usize,
         restart: RestartPolicy {
             mode: match engine.restart {
                 Restart::Never => RestartMode::Never,
@@ -333,7 +335,7 @@ async fn host(
     let (commands, receiver) = mpsc::unbounded_channel();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut hang_up = HangUp::new()?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
     let (departed, mut departures) = mpsc::unbounded_channel();
@@ -350,7 +352,7 @@ async fn host(
                 None => continue,
             },
             _ = terminate.recv() => Command::Stop,
-            _ = hang_up.recv() => Command::Stop,
+            () = hang_up.recv() => Command::Stop,
             // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),

@@ -17,6 +17,7 @@ use super::supervisor::{Action, Member, Outcome, Plan, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started};
+use crate::os::hang_up::HangUp;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
@@ -373,7 +374,7 @@ enum Wish {
 struct Wishes {
     interrupt: Signals,
     terminate: Signals,
-    hang_up: Option<Signals>,
+    hang_up: HangUp,
     user1: Signals,
     user2: Signals,
 }
@@ -383,40 +384,19 @@ impl Wishes {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            // Under nohup a closed terminal changes nothing.
-            hang_up: if ignores_hang_up() {
-                None
-            } else {
-                Some(signal(SignalKind::hangup())?)
-            },
+            hang_up: HangUp::new()?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
     }
 
     async fn next(&mut self) -> Wish {
-        let hang_up = async {
-            match &mut self.hang_up {
-                Some(signals) => signals.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = self.interrupt.recv() => Wish::Stop(StopReason::Interrupted),
             _ = self.terminate.recv() => Wish::Stop(StopReason::Terminated),
-            _ = hang_up => Wish::Stop(StopReason::HungUp),
+            () = self.hang_up.recv() => Wish::Stop(StopReason::HungUp),
             _ = self.user1.recv() => Wish::Relay(Signal::SIGUSR1),
             _ = self.user2.recv() => Wish::Relay(Signal::SIGUSR2),
         }
-    }
-}
-
-fn ignores_hang_up() -> bool {
-    use nix::libc;
-    let mut found = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: asks only; the structure is filled when the call succeeds.
-    unsafe {
-        libc::sigaction(libc::SIGHUP, std::ptr::null(), found.as_mut_ptr()) == 0
-            && found.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

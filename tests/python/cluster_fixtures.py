@@ -65,6 +65,8 @@ class Clusters:
             "IPYTHONDIR": str(folder),
             # The engines run the Python of this test.
             "VIRTUAL_ENV": sys.prefix,
+            # A function that a test sends names the test's module.
+            "PYTHONPATH": str(Path(__file__).parent),
         }
         for name in ("IPP_PROFILE_DIR", "IPP_CLUSTER_ID", "IPP_CONNECTION_INFO"):
             self.env.pop(name, None)
