@@ -42,20 +42,20 @@ impl IopubThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
-            let mut busy = self.mailbox.take(&mut mail);
+            self.mailbox.take(&mut mail);
             if mail
                 .drain(..)
                 .any(|message| matches!(message, SchedulerMail::Stop))
             {
                 return;
             }
-            busy |= self.relay_output(&mut frames);
+            self.relay_output(&mut frames);
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
             // Subscriptions: libzmq has acted upon them, they are only taken out of the way.
-            busy |= drain(&mut self.clients, &mut frames, |_, _| {});
-            if !busy && let Err(error) = poller.wait(None) {
+            drain(&mut self.clients, &mut frames, |_, _| {});
+            if let Err(error) = poller.wait(None) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
             }
