@@ -8,6 +8,22 @@
 //! Python, in kernel processes that an engine supervises. Called as `ipcontroller` or `ipengine`, the executable
 //! behaves as that subcommand.
 //!
+//! # The processes of a cluster
+//!
+//! ```text
+//! ipcluster start            the supervisor: starts the others, says what happens, ends them in order
+//! |- ipcluster controller    hub, schedulers, heartbeats: one thread each
+//! `- ipcluster engine -n N   N engines: a thread each, registration, heartbeats, queues
+//!    `- python               the fork server, which has imported everything
+//!       `- python            N kernels: the user's code
+//! ```
+//!
+//! The supervisor holds one end of a pipe to each child (its lifeline): however it dies, they notice and end; through
+//! another pipe they tell what becomes of them. Kernels die with their engine. The controller's end is the cluster's
+//! end; engines that die are started again, a few times. With `--daemonize` a second process of the same command, the
+//! front, waits until the engines are registered. What runs is written into `security/cluster-[ID].json`, as
+//! ipyparallel's own programs read and write it, and with start times into `pid/`.
+//!
 //! # Rooms, and who may import whom
 //!
 //! Imports point down only; `tests/rust/layers.rs` reads the sources and holds it so. **\[p\]** = pure: no sockets,

@@ -65,7 +65,7 @@ fn clean(profile: &ProfileDir, force: bool) {
                 found.cluster_id.0
             );
         } else {
-            removed.extend(found.remove_files());
+            removed.extend(found.remove_files(true));
         }
     }
     for path in entries(&profile.log_dir()) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
@@ -13,6 +13,8 @@ use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
+use crate::launch::News;
+use crate::os::hang_up::HangUp;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::{files, host};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
@@ -164,7 +166,7 @@ impl ControllerArgs {
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
-    let ready = lifeline::Ready::take();
+    let starter = lifeline::Starter::take();
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -181,6 +183,14 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let store = database::open(&setup.settings, &setup.profile)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let plan = Plan::new(&setup, &files)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Before there are files that a signal would leave behind.
+    let signals = {
+        let _within = runtime.enter();
+        Signals::new()?
+    };
     let controller = Controller::start(plan.config.clone(), store)
         .map_err(|error| plan.explain(&error.to_string()))?;
     let (client, engine) = plan.connection_files(&controller.ports);
@@ -191,10 +201,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         plan.config.client_interface.0,
         controller.ports.registration,
     );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(until_the_end(controller, lifeline, ready))?;
+    let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter));
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())
@@ -203,29 +210,44 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
 /// Waits for a reason to end, and ends the threads.
 async fn until_the_end(
     mut controller: Controller,
+    mut signals: Signals,
     lifeline: Option<std::os::fd::OwnedFd>,
-    ready: lifeline::Ready,
-) -> Result<&'static str, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    mut starter: lifeline::Starter,
+) -> &'static str {
     // From here on it can be asked to end.
-    ready.say();
+    starter.tell(&News::Ready);
     let why = tokio::select! {
-        _ = interrupt.recv() => "it was interrupted",
-        _ = terminate.recv() => "it was told to",
-        _ = hang_up.recv() => "its terminal closed",
+        _ = signals.interrupt.recv() => "it was interrupted",
+        _ = signals.terminate.recv() => "it was told to",
+        () = signals.hang_up.recv() => "its terminal closed",
         _ = &mut controller.shutdown_requested => "a client asked for it",
         _ = lifeline::cut(lifeline) => "the process that started it is gone",
     };
     controller.stop();
-    Ok(why)
+    why
+}
+
+/// By which a controller is asked to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: HangUp,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: HangUp::new()?,
+        })
+    }
 }
 
 /// Holds the lock of this profile and cluster id as long as it lives.
 fn only_one(security: &Path, setup: &Setup) -> Result<FileLock, Failure> {
-    let name = setup.cluster_id.suffixed(".ipcontroller");
-    FileLock::acquire(&security.join(format!("{name}.lock"))).map_err(|error| match error {
+    let lock = ConnectionFiles::lock(security, &setup.cluster_id);
+    FileLock::acquire(&lock).map_err(|error| match error {
         LockError::Held { by, .. } => {
             let by = by.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             let id = &setup.cluster_id.0;
@@ -262,6 +284,15 @@ impl Plan {
         let controller = &settings.controller;
         let reuse = controller.reuse || controller.restore;
         let reused = if reuse { read_for_reuse(files)? } else { None };
+        let reused_curve = reused
+            .as_ref()
+            .is_some_and(|(client, _)| client.common.curve_serverkey.is_some());
+        if controller.enable_curve || reused_curve {
+            return Err(Failure::usage(
+                "CURVE encryption was asked for (enable_curve, or a server key in the connection files), which this \
+                 version does not have; without it, tunnel connections from other machines through ssh",
+            ));
+        }
         let key = match &reused {
             Some((client, _)) => client.common.key.clone(),
             None => session_key(settings)?,
@@ -302,6 +333,7 @@ impl Plan {
                 max_misses: settings.heartbeat.max_misses,
             },
             registration_timeout,
+            digest_history: settings.session.digest_history_size as usize,
             tasks: task_config(settings),
             restored: restored(controller.restore, &engine_state)?,
             engine_state_file: Some(engine_state),

@@ -13,9 +13,11 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
+    Command, Config, Departure, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
     RestartPolicy, StartMethod, Surroundings,
 };
+use crate::launch::News;
+use crate::os::hang_up::HangUp;
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
@@ -133,6 +135,7 @@ impl EngineArgs {
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
+    let starter = lifeline::Starter::take();
     // The file may be named, or its content be handed down: then the profile need not be there.
     let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
     let must = if needs_profile {
@@ -166,7 +169,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
         let config = config(&setup, args, connection, python);
-        host(config, lifeline).await
+        host(config, lifeline, starter).await
     })?;
     // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
     runtime.shutdown_background();
@@ -280,6 +283,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         first_id: engine.id,
         registration_timeout: engine.timeout.duration(),
         max_heartbeat_misses: engine.max_heartbeat_misses,
+        digest_history: setup.settings.session.digest_history_size as usize,
         restart: RestartPolicy {
             mode: match engine.restart {
                 Restart::Never => RestartMode::Never,
@@ -323,14 +327,19 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// Runs the engines and passes on what this process is told.
-async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<Ended, Failure> {
+async fn host(
+    config: Config,
+    lifeline: Option<std::os::fd::OwnedFd>,
+    mut starter: lifeline::Starter,
+) -> Result<Ended, Failure> {
     let (commands, receiver) = mpsc::unbounded_channel();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut hang_up = HangUp::new()?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
-    let running = EngineHost::new(config)?.run(receiver);
+    let (departed, mut departures) = mpsc::unbounded_channel();
+    let running = EngineHost::new(config)?.telling(departed).run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
     tokio::pin!(cut);
@@ -338,12 +347,19 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
     loop {
         let command = tokio::select! {
             ended = &mut running => return Ok(ended?),
-            _ = interrupt.recv() => interrupts.next(),
+            _ = interrupt.recv() => match interrupts.next() {
+                Some(command) => command,
+                None => continue,
+            },
             _ = terminate.recv() => Command::Stop,
-            _ = hang_up.recv() => Command::Stop,
+            () = hang_up.recv() => Command::Stop,
             // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
+            Some(Departure { engine, why }) = departures.recv() => {
+                starter.tell(&News::EngineEnded { engine, why });
+                continue;
+            }
             _ = &mut cut => {
                 tracing::warn!("the process that started these engines is gone");
                 Command::Stop
@@ -356,24 +372,27 @@ async fn host(config: Config, lifeline: Option<std::os::fd::OwnedFd>) -> Result<
 }
 
 /// SIGINT interrupts what the kernels run, as ipengine does. At a terminal, a second one within a moment ends the
-/// engines: a person who presses Ctrl-C twice wants that.
+/// engines: a person who presses Ctrl-C twice wants that. Those that come together are one: ipyparallel's Cluster sends
+/// one for each engine, to the one process that runs them all.
 #[derive(Debug, Default)]
 struct Interrupts {
     last: Option<std::time::Instant>,
 }
 
 impl Interrupts {
-    fn next(&mut self) -> Command {
+    fn next(&mut self) -> Option<Command> {
         use std::io::IsTerminal;
         const MOMENT: Duration = Duration::from_secs(2);
+        const TOGETHER: Duration = Duration::from_millis(50);
         let now = std::time::Instant::now();
-        let again = self
-            .last
-            .replace(now)
-            .is_some_and(|last| now - last < MOMENT);
+        let since = self.last.replace(now).map(|last| now - last);
+        if since.is_some_and(|since| since < TOGETHER) {
+            return None;
+        }
+        let again = since.is_some_and(|since| since < MOMENT);
         let at_terminal = std::io::stderr().is_terminal();
         if again && at_terminal {
-            return Command::Stop;
+            return Some(Command::Stop);
         }
         tracing::warn!(
             "interrupting what the kernels run{}",
@@ -383,6 +402,6 @@ impl Interrupts {
                 ""
             }
         );
-        Command::Interrupt
+        Some(Command::Interrupt)
     }
 }

@@ -1,16 +1,18 @@
 //! How a process that was started by another notices that the other is gone.
 //!
 //! The starter holds the writing end of a pipe whose reading end it hands down, by number, in [`VARIABLE`]. However the
-//! starter ends, the pipe ends with it.
+//! starter ends, the pipe ends with it. Through another pipe it hears what becomes of this process.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use crate::launch::News;
 pub(super) use crate::launch::local::LIFELINE_VARIABLE as VARIABLE;
-use crate::launch::local::READY_VARIABLE;
+use crate::launch::local::NEWS_VARIABLE;
 
 /// The pipe that this process was given, if it was. To be called once, before there are threads: the variable must not
 /// reach the processes that this one starts.
@@ -36,20 +38,22 @@ fn take_fd(variable: &str) -> Option<OwnedFd> {
     }
 }
 
-/// Where the starter waits to hear that this process serves.
+/// Where the starter hears what becomes of this process, if there is one.
 #[derive(Debug)]
-pub(super) struct Ready(Option<OwnedFd>);
+pub(super) struct Starter(Option<File>);
 
-impl Ready {
+impl Starter {
     /// To be called once, before there are threads.
     pub(super) fn take() -> Self {
-        Self(take_fd(READY_VARIABLE))
+        Self(take_fd(NEWS_VARIABLE).map(File::from))
     }
 
     /// A starter that is gone is noticed elsewhere.
-    pub(super) fn say(self) {
-        if let Some(fd) = self.0 {
-            let _ = nix::unistd::write(&fd, &[1]);
+    pub(super) fn tell(&mut self, news: &News) {
+        if let Some(pipe) = &mut self.0 {
+            let mut line = serde_json::to_string(news).expect("text and numbers are JSON");
+            line.push('\n');
+            let _ = pipe.write_all(line.as_bytes());
         }
     }
 }

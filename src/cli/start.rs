@@ -160,11 +160,11 @@ fn start(
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
 
-    let controller = job(&setup, "ipcontroller", "controller", true, arguments)?;
+    let controller = job(&setup, "ipcontroller", "controller", arguments)?;
     let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
     let info = cluster_info(&setup, own);
-    let mut ledger = Ledger::claim(&setup.profile, info, "local").map_err(claim_failure)?;
-    ledger.keeps_connection_files = keeps_connection_files(&setup, &controller.argv);
+    let reuse = keeps_connection_files(&setup, &controller.argv);
+    let ledger = Ledger::claim(&setup.profile, info, "local", reuse).map_err(claim_failure)?;
     let plan = plan(&setup, true);
     background.conduct(Cluster {
         plan,

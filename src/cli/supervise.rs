@@ -14,6 +14,7 @@ use crate::launch::conduct::{Cluster, Ended, conduct, say};
 use crate::launch::ledger::ClaimError;
 use crate::launch::supervisor::{Outcome, Plan};
 use crate::launch::{Job, LAUNCHERS};
+use crate::os::files;
 use crate::os::log::{self, LogLevel};
 use crate::profile::cluster_file::{ClusterInfo, cluster_class};
 
@@ -122,6 +123,8 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
                     return Ok(());
                 }
                 Some(Told::Failed { code, message }) => {
+                    // Nothing is left when this returns.
+                    front.supervisor.wait().await?;
                     return Err(match message {
                         Some(message) => Failure::new(code, message),
                         None => Failure::silent(code),
@@ -183,7 +186,6 @@ pub(super) fn job(
     setup: &Setup,
     name: &'static str,
     verb: &str,
-    says_ready: bool,
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<Job, Failure> {
     let id = &setup.cluster_id.0;
@@ -195,7 +197,7 @@ pub(super) fn job(
     argv.push(format!("--cluster-id={id}").into());
     for file in &setup.common.config_files {
         let mut config = OsString::from("--config=");
-        config.push(std::path::absolute(file)?);
+        config.push(files::expand_path(file));
         argv.push(config);
     }
     let level = setup.settings.log.level;
@@ -214,7 +216,6 @@ pub(super) fn job(
         name,
         argv,
         environment,
-        says_ready,
     })
 }
 
@@ -229,7 +230,7 @@ pub(super) fn engines_job(
     arguments.extend(spawn.then(|| "--spawn".into()));
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
-    job(setup, "ipengine", "engine", false, arguments)
+    job(setup, "ipengine", "engine", arguments)
 }
 
 /// What the cluster file says of the cluster as a whole.

@@ -128,6 +128,7 @@ impl BroadcastThread {
             SchedulerMail::Abort(_)
             | SchedulerMail::Resubmit(_)
             | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
         }
     }

@@ -26,6 +26,8 @@ pub struct Config {
     pub fixed_ports: Option<super::Ports>,
     /// Signs and checks messages; empty switches that off.
     pub key: Vec<u8>,
+    /// Signatures that are remembered, so that no message is taken twice.
+    pub digest_history: usize,
     pub heartbeat: heartbeat::Config,
     /// A registration without a heartbeat is dropped after this time.
     pub registration_timeout: std::time::Duration,

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, completed, stored};
-use crate::controller::replies::error_reply;
+use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::protocol::header::reply_type;
@@ -113,6 +114,13 @@ impl DirectThread {
                 let mut failures = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &mut failures);
                 for failure in failures {
+                    // The engine is gone, as was asked. ipyparallel's engines tell all clients of their end before they
+                    // answer the one that asked for it.
+                    if failure.msg_type == "shutdown_request" {
+                        self.desk
+                            .confirm_shutdown(&failure, &engine, &mut self.clients);
+                        continue;
+                    }
                     let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
                     self.desk.fail(failure, &engine, &error, &mut self.clients);
                 }
@@ -125,6 +133,7 @@ impl DirectThread {
             SchedulerMail::Abort(_)
             | SchedulerMail::Resubmit(_)
             | SchedulerMail::StorageCaughtUp
+            | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
         }
     }
@@ -244,7 +253,7 @@ impl Desk {
             ..
         } = failure;
         let msg_type = reply_type(&msg_type);
-        let mut reply = error_reply(
+        let reply = error_reply(
             &mut self.composer,
             &client,
             &msg_type,
@@ -252,6 +261,28 @@ impl Desk {
             Some(engine),
             error,
         );
+        self.answer_for(engine, reply, clients);
+    }
+
+    fn confirm_shutdown(
+        &mut self,
+        request: &DirectFailure<Frame>,
+        engine: &EngineUuid,
+        clients: &mut Socket,
+    ) {
+        let mut reply = vec![Frame::from(request.client.as_bytes())];
+        reply.extend(compose(
+            &mut self.composer,
+            "shutdown_reply",
+            &request.header,
+            json!({ "engine": engine }),
+            json!({ "status": "ok", "restart": false }),
+        ));
+        self.answer_for(engine, reply, clients);
+    }
+
+    /// Sends a reply, whose first frame is the client's routing id, in the engine's place.
+    fn answer_for(&mut self, engine: &EngineUuid, mut reply: Vec<Frame>, clients: &mut Socket) {
         // As in a real reply, the engine's routing id comes behind the client's.
         reply.insert(1, Frame::from(engine.as_str().as_bytes()));
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {

@@ -238,6 +238,7 @@ impl Desk {
                 } => {
                     if msg_type == "connection_reply" {
                         self.late_joiners.on_told(Instant::now());
+                        self.schedulers.iopub.send(SchedulerMail::ClientComes);
                     }
                     let mut frames = vec![Frame::from(to.as_bytes())];
                     frames.extend(compose(

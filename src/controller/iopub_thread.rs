@@ -1,11 +1,20 @@
 //! Output of engines, relayed to every client.
+//!
+//! A client subscribes just before its first request. The request goes another way, and its output would sometimes be
+//! here before the subscription is; so output is held back for a moment when a client comes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, stored};
 use crate::hub::recorder::Traffic;
 use crate::protocol::Header;
-use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain};
+use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
+
+/// As long as a client's subscription is waited for. It takes a few milliseconds, unless the client wants no output.
+const HOLD: Duration = Duration::from_millis(100);
 
 pub(super) struct IopubThread {
     clients: Socket,
@@ -14,6 +23,8 @@ pub(super) struct IopubThread {
     hub: Sender<HubMail>,
     mailbox: Mailbox<SchedulerMail>,
     reporter: Option<Reporter>,
+    /// For each client whose subscription is on its way: until when it is waited for.
+    expected: VecDeque<Instant>,
 }
 
 impl IopubThread {
@@ -31,35 +42,56 @@ impl IopubThread {
             hub,
             mailbox,
             reporter,
+            expected: VecDeque::new(),
         }
     }
 
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
-        poller.add_socket(&mut self.engines);
+        let engines = poller.add_socket(&mut self.engines);
         poller.add_socket(&mut self.clients);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
             self.mailbox.take(&mut mail);
-            if mail
-                .drain(..)
-                .any(|message| matches!(message, SchedulerMail::Stop))
-            {
-                return;
+            for message in mail.drain(..) {
+                match message {
+                    SchedulerMail::Stop => return,
+                    SchedulerMail::ClientComes => self.expected.push_back(Instant::now() + HOLD),
+                    _ => {}
+                }
             }
-            self.relay_output(&mut frames);
+            self.take_subscriptions(&mut frames);
+            let now = Instant::now();
+            self.expected.retain(|deadline| *deadline > now);
+            let held = !self.expected.is_empty();
+            poller.want_read(engines, !held);
+            if !held {
+                self.relay_output(&mut frames);
+            }
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
-            // Subscriptions: libzmq has acted upon them, they are only taken out of the way.
-            drain(&mut self.clients, &mut frames, |_, _| {});
-            if let Err(error) = poller.wait(None) {
+            let timeout = time_left([self.expected.front().copied()]);
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
             }
         }
+    }
+
+    /// libzmq acts upon subscriptions as they are read.
+    fn take_subscriptions(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let expected = &mut self.expected;
+        drain(&mut self.clients, frames, |_, frames| {
+            if frames
+                .first()
+                .is_some_and(|frame| frame.first() == Some(&1))
+            {
+                expected.pop_front();
+            }
+        })
     }
 
     fn relay_output(&mut self, frames: &mut Vec<Frame>) -> bool {

@@ -72,6 +72,8 @@ pub(super) enum SchedulerMail {
     Resubmit(Vec<Frame>),
     /// Requests that were left in their sockets can be taken in again.
     StorageCaughtUp,
+    /// A client was told which engines there are: its subscription is on its way.
+    ClientComes,
     Stop,
 }
 

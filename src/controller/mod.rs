@@ -37,7 +37,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::os::user;
-use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
+use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
 use crate::taskdb::TaskStore;
 use crate::transport::{Context, Door, Sender, mailbox};
@@ -224,7 +224,7 @@ impl Parts {
     fn new(config: &Config) -> Self {
         Self {
             signer: Signer::new(&config.key),
-            digests: Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY))),
+            digests: Arc::new(Mutex::new(DigestHistory::new(config.digest_history))),
             username: user::name(),
         }
     }

@@ -152,7 +152,7 @@ impl TaskThread {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
-            SchedulerMail::StorageCaughtUp | SchedulerMail::Stop => {}
+            SchedulerMail::StorageCaughtUp | SchedulerMail::ClientComes | SchedulerMail::Stop => {}
         }
     }
 

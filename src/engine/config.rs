@@ -24,6 +24,8 @@ pub struct Config {
     pub registration_timeout: Duration,
     /// Heartbeat periods without a ping after which the controller is taken for gone; 0 is never.
     pub max_heartbeat_misses: u32,
+    /// Signatures that are remembered, so that no message is taken twice.
+    pub digest_history: usize,
     pub restart: RestartPolicy,
     pub memory: MemoryLimits,
     /// Give each kernel processors of its own.

@@ -16,7 +16,7 @@ use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
 use super::replies::Identification;
 use super::sockets::{EngineSockets, Registrar};
 use crate::os::user;
-use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
+use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, EngineId, EngineUuid, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
 
@@ -133,7 +133,7 @@ impl EngineThread {
             .send(&mut frames)
             .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
 
-        let digests = Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY)));
+        let digests = Arc::new(Mutex::new(DigestHistory::new(self.config.digest_history)));
         let mut door = Door::new("registration", self.composer.signer().clone(), digests);
         let deadline = Instant::now() + self.config.registration_timeout;
         let mut poller = Poller::new();

@@ -67,6 +67,14 @@ pub enum Ended {
     Failed(String),
 }
 
+/// An engine that has ended without having been asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// If it was registered.
+    pub engine: Option<EngineId>,
+    pub why: String,
+}
+
 #[derive(Debug)]
 pub struct EngineHost {
     config: Arc<Config>,
@@ -87,6 +95,7 @@ pub struct EngineHost {
     waiting: Vec<(Rank, Option<EngineId>)>,
     oom: OomWatch,
     processors: Vec<usize>,
+    departures: Option<UnboundedSender<Departure>>,
     failure: Option<String>,
     stopping: bool,
 }
@@ -158,9 +167,16 @@ impl EngineHost {
             waiting: Vec::new(),
             oom: OomWatch::new(),
             processors: available_processors(),
+            departures: None,
             failure: None,
             stopping: false,
         })
+    }
+
+    /// Tells of engines that end by themselves.
+    pub fn telling(mut self, departures: UnboundedSender<Departure>) -> Self {
+        self.departures = Some(departures);
+        self
     }
 
     /// Runs until every engine has ended.
@@ -176,6 +192,10 @@ impl EngineHost {
         for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
+        }
+        if let Some(mut watched) = self.fork_server.take() {
+            // Its kernels have ended; whoever waits for this process waits for all of them.
+            let _ = watched.server.process.kill().await;
         }
         result?;
         Ok(match self.failure {
@@ -306,6 +326,13 @@ impl EngineHost {
             ),
         };
         tracing::error!("{name} has ended: {why}");
+        if let Some(departures) = &self.departures {
+            // Nobody needs to hear it.
+            let _ = departures.send(Departure {
+                engine: engine.id,
+                why: why.clone(),
+            });
+        }
         let limit = self.config.restart.limit;
         if comes_back && !self.stopping {
             if let Some(wait) = self.restarts.next_wait(Instant::now(), rank, limit) {
@@ -557,6 +584,10 @@ impl EngineHost {
     }
 
     fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
+        if let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) {
+            // What user code started and left: as long as there is any, the group's number is nobody else's.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         self.on_kernel_exit(rank, status.ok().map(describe));
     }
 

@@ -19,7 +19,7 @@ mod restarts;
 mod sockets;
 
 pub use config::{Config, KernelConfig, StartMethod};
-pub use host::{Command, Ended, EngineHost, HostError};
+pub use host::{Command, Departure, Ended, EngineHost, HostError};
 pub use kernel::python::{Python, PythonError, Surroundings};
 pub use memory::MemoryLimits;
 pub use restarts::{RestartMode, RestartPolicy};

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::profile::connection::{Channel, ClientFile};
 use crate::protocol::{Composer, EngineId, Header, Outgoing, Signer, Timestamp, Wire};
-use crate::transport::{Context, Frame, Kind, Poller, Socket};
+use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Poller, Socket};
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -46,6 +46,8 @@ pub enum Notification {
     Left(EngineId),
     /// The controller ends.
     Shutdown,
+    /// The connection was lost: the controller has ended, or the network is down. ZeroMQ connects again by itself.
+    Disconnected,
 }
 
 /// A connection to a hub.
@@ -53,6 +55,7 @@ pub struct HubClient {
     url: String,
     queries: Socket,
     notifications: Socket,
+    connections: Monitor,
     composer: Composer,
     frames: Vec<Frame>,
     // Dropped after its sockets.
@@ -70,7 +73,7 @@ impl HubClient {
         let notification = endpoint(&file, Channel::Notification);
         let context = Context::new(1);
         let opened = open(&context, &registration, &notification);
-        let (queries, notifications) = opened.map_err(|source| HubError::System {
+        let (queries, notifications, connections) = opened.map_err(|source| HubError::System {
             url: registration.clone(),
             source,
         })?;
@@ -84,6 +87,7 @@ impl HubClient {
             url: registration,
             queries,
             notifications,
+            connections,
             composer,
             frames: Vec::new(),
             _context: context,
@@ -172,12 +176,22 @@ impl HubClient {
                     return Ok(Some(notification));
                 }
             }
+            while let Some(event) = self
+                .connections
+                .receive()
+                .map_err(|error| self.failed(error))?
+            {
+                if matches!(event, ConnectionEvent::Ended(_)) {
+                    return Ok(Some(Notification::Disconnected));
+                }
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
             let mut poller = Poller::new();
             poller.add_socket(&mut self.notifications);
+            poller.add_socket(self.connections.socket());
             poller
                 .wait(Some(left))
                 .map_err(|error| self.failed(error))?;
@@ -251,13 +265,18 @@ fn endpoint(file: &ClientFile, channel: Channel) -> String {
         .expect("clients have the channels of the hub")
 }
 
-fn open(context: &Context, registration: &str, notification: &str) -> io::Result<(Socket, Socket)> {
+fn open(
+    context: &Context,
+    registration: &str,
+    notification: &str,
+) -> io::Result<(Socket, Socket, Monitor)> {
     let notifications = context.socket(Kind::Sub)?;
     notifications.subscribe_to_all()?;
     notifications.connect(notification)?;
     let queries = context.socket(Kind::Dealer)?;
+    let connections = Monitor::new(context, &queries, "hub-queries")?;
     queries.connect(registration)?;
-    Ok((queries, notifications))
+    Ok((queries, notifications, connections))
 }
 
 #[cfg(test)]

@@ -133,4 +133,7 @@ fn notifications_come_in_order_and_unknown_ones_are_skipped() {
     assert_eq!(next(), Notification::Shutdown);
     let nothing = client.next_notification(Duration::from_millis(1));
     assert_eq!(nothing.unwrap(), None);
+    drop(hub);
+    let lost = client.next_notification(SECOND);
+    assert_eq!(lost.unwrap(), Some(Notification::Disconnected));
 }

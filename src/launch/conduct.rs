@@ -16,12 +16,11 @@ use super::report::{Report, Severity};
 use super::supervisor::{Action, Member, Outcome, Plan, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
-use super::{Job, LaunchError, LaunchEvent, Launcher, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started};
+use crate::os::hang_up::HangUp;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
-use crate::profile::connection::{
-    CONNECTION_INFO_VARIABLE, ClientFile, ConnectionFiles, EngineFile,
-};
+use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::protocol::ClusterId;
 
 /// Everything that a cluster is made of.
@@ -162,11 +161,7 @@ impl Conductor {
         let out = &mut self.actions;
         tokio::select! {
             Some(event) = launched.recv() => match event {
-                LaunchEvent::Ready(Member::Controller) => match self.watch_hub() {
-                    Ok(()) => self.supervisor.on_controller_ready(Instant::now(), &mut self.actions),
-                    Err(why) => self.supervisor.on_hub_failed(Instant::now(), why, &mut self.actions),
-                },
-                LaunchEvent::Ready(Member::Engines) => {}
+                LaunchEvent::Said(_, news) => self.on_news(news),
                 LaunchEvent::Exited(member, status) => {
                     self.running.remove(&member);
                     self.supervisor.on_exited(Instant::now(), member, status, out);
@@ -188,6 +183,20 @@ impl Conductor {
         }
     }
 
+    fn on_news(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Ready => match self.watch_hub() {
+                Ok(()) => self.supervisor.on_controller_ready(now, &mut self.actions),
+                Err(why) => self.supervisor.on_hub_failed(now, why, &mut self.actions),
+            },
+            News::EngineEnded { engine, why } => {
+                self.supervisor
+                    .on_engine_ended(engine, why, &mut self.actions);
+            }
+        }
+    }
+
     fn on_hub(&mut self, event: HubEvent) {
         let (now, out) = (Instant::now(), &mut self.actions);
         match event {
@@ -201,7 +210,7 @@ impl Conductor {
             },
             HubEvent::Registered(engine) => self.supervisor.on_registered(now, engine, out),
             HubEvent::Left(engine) => self.supervisor.on_left(engine, out),
-            HubEvent::Shutdown => {
+            HubEvent::Ended => {
                 // Our own controller is waited for.
                 if matches!(self.cluster.controller, Controller::Join(_)) {
                     let reason = StopReason::ControllerGone;
@@ -220,8 +229,7 @@ impl Conductor {
     }
 
     fn watch_hub(&self) -> Result<(), String> {
-        let file = ClientFile::read(&self.files().client).map_err(|error| error.to_string())?;
-        watch(file, self.hub.clone()).map_err(|error| error.to_string())
+        watch(self.files().client, self.hub.clone())
     }
 
     async fn perform(&mut self) {
@@ -366,7 +374,7 @@ enum Wish {
 struct Wishes {
     interrupt: Signals,
     terminate: Signals,
-    hang_up: Option<Signals>,
+    hang_up: HangUp,
     user1: Signals,
     user2: Signals,
 }
@@ -376,40 +384,19 @@ impl Wishes {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            // Under nohup a closed terminal changes nothing.
-            hang_up: if ignores_hang_up() {
-                None
-            } else {
-                Some(signal(SignalKind::hangup())?)
-            },
+            hang_up: HangUp::new()?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
     }
 
     async fn next(&mut self) -> Wish {
-        let hang_up = async {
-            match &mut self.hang_up {
-                Some(signals) => signals.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             _ = self.interrupt.recv() => Wish::Stop(StopReason::Interrupted),
             _ = self.terminate.recv() => Wish::Stop(StopReason::Terminated),
-            _ = hang_up => Wish::Stop(StopReason::HungUp),
+            () = self.hang_up.recv() => Wish::Stop(StopReason::HungUp),
             _ = self.user1.recv() => Wish::Relay(Signal::SIGUSR1),
             _ = self.user2.recv() => Wish::Relay(Signal::SIGUSR2),
         }
-    }
-}
-
-fn ignores_hang_up() -> bool {
-    use nix::libc;
-    let mut found = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: asks only; the structure is filled when the call succeeds.
-    unsafe {
-        libc::sigaction(libc::SIGHUP, std::ptr::null(), found.as_mut_ptr()) == 0
-            && found.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

@@ -4,6 +4,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::os::lock;
 use crate::os::process::{ProcessRef, started_at};
 use crate::profile::cluster_file::{ClusterFile, ClusterFileError, LauncherState, RunFile};
 use crate::profile::dir::checked_cluster_id;
@@ -212,15 +213,20 @@ impl Found {
             .any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
     }
 
-    /// Removes the files of a cluster of which nothing runs. Returns which.
-    pub fn remove_files(&self) -> Vec<PathBuf> {
+    /// Removes the files of a cluster of which nothing runs; connection files only if no controller uses them, and
+    /// those that are kept to be used again only if `all`. Returns which.
+    pub fn remove_files(&self, all: bool) -> Vec<PathBuf> {
+        let security = self.profile.security_dir();
         let mut paths: Vec<PathBuf> = self.runs.iter().map(|(path, _)| path.clone()).collect();
         paths.push(self.cluster_path.clone());
-        let connection = ConnectionFiles::paths(&self.profile.security_dir(), &self.cluster_id);
-        if connection.client.exists() && !self.controller_listens() {
+        let connection = ConnectionFiles::paths(&security, &self.cluster_id);
+        let ours = self.runs.iter().any(|(_, run)| run.controller.is_some());
+        let reused = self.runs.iter().any(|(_, run)| run.reuse);
+        if (all || (ours && !reused)) && !self.controller_listens() {
             paths.extend([connection.client, connection.engine]);
         }
         paths.retain(|path| std::fs::remove_file(path).is_ok());
+        lock::remove_stale(&ConnectionFiles::lock(&security, &self.cluster_id));
         paths
     }
 }
@@ -286,6 +292,7 @@ mod tests {
             launcher: "local".into(),
             supervisor: Some(supervisor),
             controller: Some(controller),
+            reuse: false,
             engines: Vec::new(),
             unknown: serde_json::Map::new(),
         }
@@ -300,7 +307,7 @@ mod tests {
         assert!(found.exists() && !found.is_running());
         assert_eq!(found.living(), None);
         assert_eq!(
-            found.remove_files(),
+            found.remove_files(false),
             std::slice::from_ref(&found.cluster_path)
         );
         assert!(!Found::of(&profile, &ClusterId::default()).exists());

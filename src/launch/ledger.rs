@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::Started;
 use super::found::Found;
 use crate::os::files::{self, FileError};
-use crate::os::lock::FolderLock;
+use crate::os::lock::{self, FolderLock};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::cluster_file::{
     ClusterFile, ClusterInfo, ControllerEntry, EngineSet, EnginesEntry, LauncherState, RunFile,
@@ -57,19 +57,19 @@ pub struct Ledger {
     launcher: &'static str,
     /// A controller of ours has served, so that the connection files are ours.
     had_controller: bool,
-    /// Connection files stay when the cluster ends.
-    pub keeps_connection_files: bool,
 }
 
 /// Processes whose supervisor was killed end by themselves within this time.
 const DYING: Duration = Duration::from_secs(3);
 
 impl Ledger {
-    /// Claims the profile and cluster id for a new cluster. Whatever an earlier one left behind is cleared away.
+    /// Claims the profile and cluster id for a new cluster, whose connection files are to stay if `reuse`. Whatever an
+    /// earlier one left behind is cleared away.
     pub fn claim(
         profile: &ProfileDir,
         info: ClusterInfo,
         launcher: &'static str,
+        reuse: bool,
     ) -> Result<Self, ClaimError> {
         let _held = FolderLock::hold(&profile.pid_dir());
         let found = Found::of(profile, &info.cluster_id);
@@ -93,7 +93,7 @@ impl Ledger {
         }
         files::remove_if_there(&found.cluster_path)?;
         let run_path = RunFile::path(&profile.pid_dir(), &info.cluster_id);
-        Self::open(profile, info, launcher, run_path, true)
+        Self::open(profile, info, launcher, run_path, Some(reuse))
     }
 
     /// For engines that join the cluster that `info` describes.
@@ -104,7 +104,7 @@ impl Ledger {
     ) -> Result<Self, ClaimError> {
         let _held = FolderLock::hold(&profile.pid_dir());
         let run_path = RunFile::path_of_engines(&profile.pid_dir(), std::process::id());
-        Self::open(profile, info, launcher, run_path, false)
+        Self::open(profile, info, launcher, run_path, None)
     }
 
     fn open(
@@ -112,7 +112,7 @@ impl Ledger {
         info: ClusterInfo,
         launcher: &'static str,
         run_path: PathBuf,
-        with_controller: bool,
+        controller_reuses: Option<bool>,
     ) -> Result<Self, ClaimError> {
         let now = SystemTime::now();
         let seconds = now
@@ -125,10 +125,12 @@ impl Ledger {
             launcher: launcher.to_owned(),
             supervisor: Some(ProcessRef::current()),
             controller: None,
+            reuse: controller_reuses.unwrap_or(false),
             engines: Vec::new(),
             unknown: serde_json::Map::new(),
         };
         run.write(&run_path)?;
+        let with_controller = controller_reuses.is_some();
         let set_id = if with_controller {
             seconds.to_string()
         } else {
@@ -143,7 +145,6 @@ impl Ledger {
             set_id,
             launcher,
             had_controller: false,
-            keeps_connection_files: false,
         })
     }
 
@@ -202,11 +203,12 @@ impl Ledger {
         let path = self.cluster_path();
         if self.with_controller {
             files::remove_if_there(&path)?;
-            if self.had_controller && !self.keeps_connection_files {
-                // The controller removes them itself, unless it was killed.
-                ConnectionFiles::paths(&self.profile.security_dir(), &self.info.cluster_id)
-                    .remove()?;
+            let security = self.profile.security_dir();
+            // The controller removes these itself, unless it was killed.
+            if self.had_controller && !self.run.reuse {
+                ConnectionFiles::paths(&security, &self.info.cluster_id).remove()?;
             }
+            lock::remove_stale(&ConnectionFiles::lock(&security, &self.info.cluster_id));
             return Ok(());
         }
         let Ok(mut file) = ClusterFile::read(&path) else {
@@ -241,16 +243,17 @@ impl Ledger {
 
 /// The command that stops this cluster.
 pub fn stop_command(profile: &ProfileDir, cluster_id: &ClusterId) -> String {
-    let which = match profile.name() {
+    let of_profile = match profile.name() {
         Some("default") => String::new(),
         Some(name) => format!(" --profile={name}"),
         None => format!(" --profile-dir={}", profile.location().display()),
     };
-    let id = match cluster_id.0.as_str() {
-        "" => String::new(),
-        id => format!(" --cluster-id={id}"),
+    let of_id = if cluster_id.0.is_empty() {
+        String::new()
+    } else {
+        format!(" --cluster-id={}", cluster_id.0)
     };
-    format!("ipcluster stop{which}{id}")
+    format!("ipcluster stop{of_profile}{of_id}")
 }
 
 /// Controllers and engines whose supervisor was killed are about to end; those that do not are ended.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
@@ -26,8 +26,8 @@ use crate::protocol::ClusterId;
 /// Holds the number of a pipe that ends with the process that started this one.
 pub const LIFELINE_VARIABLE: &str = "IPCLUSTER_LIFELINE";
 
-/// Holds the number of a pipe into which a byte is to be written when the program serves.
-pub const READY_VARIABLE: &str = "IPCLUSTER_READY";
+/// Holds the number of a pipe for [`News`](super::News): one JSON document on each line.
+pub const NEWS_VARIABLE: &str = "IPCLUSTER_NEWS";
 
 #[derive(Debug)]
 pub struct LocalLauncher {
@@ -125,28 +125,21 @@ impl LocalLauncher {
             program: Path::new(&program).to_owned(),
             source,
         };
-        let ready = if job.says_ready {
-            Some(io::pipe().map_err(LaunchError::Pipe)?)
-        } else {
-            None
-        };
-        let mut inherited = vec![self.lifeline.as_raw_fd()];
-        inherited.extend(ready.as_ref().map(|(_, writer)| writer.as_raw_fd()));
+        let (reader, writer) = io::pipe().map_err(LaunchError::Pipe)?;
+        let inherited = [self.lifeline.as_raw_fd(), writer.as_raw_fd()];
         let mut command = Command::new(&program);
         command
             .args(job.argv.iter().skip(1))
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .env(LIFELINE_VARIABLE, inherited[0].to_string())
-            .env_remove(READY_VARIABLE)
+            .env(NEWS_VARIABLE, inherited[1].to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log);
-        if let Some(fd) = inherited.get(1) {
-            command.env(READY_VARIABLE, fd.to_string());
-        }
         // SAFETY: between fork and exec only system calls are made, which may be.
         unsafe { command.pre_exec(move || prepare_child(&inherited)) };
         let mut child = command.spawn().map_err(failed)?;
+        drop(writer);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.expect("a child that nobody has waited for has a pid");
         let events = self.events.clone();
@@ -161,15 +154,11 @@ impl LocalLauncher {
             // Nobody hears it when this process is about to end.
             let _ = events.send(LaunchEvent::Exited(member, status));
         });
-        if let Some((reader, writer)) = ready {
-            drop(writer);
-            let events = self.events.clone();
-            tokio::spawn(async move {
-                if becomes_ready(reader).await {
-                    let _ = events.send(LaunchEvent::Ready(member));
-                }
-            });
-        }
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            // What cannot be read is not told; how the process ends is.
+            let _ = read_news(reader, member, &events).await;
+        });
         // A process that has ended at once has no start time any more; its end is reported like any other.
         Ok(ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid)))
     }
@@ -187,13 +176,20 @@ fn prepare_child(inherited: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// False when the program ends without having said so.
-async fn becomes_ready(reader: PipeReader) -> bool {
-    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)) else {
-        return false;
-    };
-    let mut byte = [0; 1];
-    matches!(pipe.read(&mut byte).await, Ok(1))
+async fn read_news(
+    reader: PipeReader,
+    member: Member,
+    events: &UnboundedSender<LaunchEvent>,
+) -> io::Result<()> {
+    let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    let mut lines = BufReader::new(pipe).lines();
+    while let Some(line) = lines.next_line().await? {
+        // What another version says may be unknown.
+        if let Ok(news) = serde_json::from_str(&line) {
+            let _ = events.send(LaunchEvent::Said(member, news));
+        }
+    }
+    Ok(())
 }
 
 fn describe(status: ExitStatus) -> Status {

@@ -26,9 +26,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::os::ProcessRef;
+use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
 /// Launchers that there are, by the names that `--engines` and `--controller` take.
@@ -43,8 +45,6 @@ pub struct Job {
     pub argv: Vec<OsString>,
     /// Beside what this process has in its environment.
     pub environment: Vec<(OsString, OsString)>,
-    /// Does it say when it is ready ([`LaunchEvent::Ready`])?
-    pub says_ready: bool,
 }
 
 /// What was started.
@@ -56,11 +56,23 @@ pub struct Started {
 }
 
 /// What a launcher tells of what it has started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaunchEvent {
-    /// It serves.
-    Ready(Member),
+    Said(Member, News),
     Exited(Member, Status),
+}
+
+/// What a program tells the supervisor that has started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum News {
+    /// A controller listens, and its connection files are there.
+    Ready,
+    /// An engine has ended by itself. It has no id if it was not registered.
+    EngineEnded {
+        engine: Option<EngineId>,
+        why: String,
+    },
 }
 
 #[derive(Debug, Error)]

@@ -38,6 +38,10 @@ pub enum Report {
         engine: EngineId,
         count: usize,
     },
+    EngineEnded {
+        engine: Option<EngineId>,
+        why: String,
+    },
     CannotStart {
         member: Member,
         why: String,
@@ -97,7 +101,10 @@ impl Report {
                 Some(_) => Severity::Warning,
                 None => Severity::Error,
             },
-            Self::EngineLeft { .. } | Self::TooSlow { .. } | Self::Killing => Severity::Warning,
+            Self::EngineLeft { .. }
+            | Self::EngineEnded { .. }
+            | Self::TooSlow { .. }
+            | Self::Killing => Severity::Warning,
             _ => Severity::Info,
         }
     }
@@ -153,6 +160,11 @@ impl fmt::Display for Report {
             Self::EngineLeft { engine, count } => {
                 write!(f, "engine {engine} has left: {count} remain")
             }
+            Self::EngineEnded {
+                engine: Some(engine),
+                why,
+            } => write!(f, "engine {engine} has ended: {why}"),
+            Self::EngineEnded { why, .. } => write!(f, "an engine could not start: {why}"),
             Self::CannotStart { member, why } => write!(f, "cannot start {member}: {why}"),
             Self::HubFailed(why) => f.write_str(why),
             Self::ControllerEnded => {

@@ -46,7 +46,7 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
         if let Some(launcher) = found.runs_elsewhere() {
             return Err(StopError::Elsewhere(launcher.to_owned()));
         }
-        found.remove_files();
+        found.remove_files(false);
         return Ok(Stopped::Already);
     }
     let supervisors = found.supervisors();
@@ -76,7 +76,7 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
         return Err(StopError::Immortal(process));
     }
     // What has ended in order has removed its files itself.
-    Found::of(&found.profile, &found.cluster_id).remove_files();
+    Found::of(&found.profile, &found.cluster_id).remove_files(false);
     Ok(if killed {
         Stopped::Killed
     } else {

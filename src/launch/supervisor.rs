@@ -257,6 +257,18 @@ impl Supervisor {
         }
     }
 
+    /// An engine says why it ends; that it is gone says the hub.
+    pub fn on_engine_ended(
+        &mut self,
+        engine: Option<EngineId>,
+        why: String,
+        out: &mut Vec<Action>,
+    ) {
+        if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {
+            out.push(Action::Report(Report::EngineEnded { engine, why }));
+        }
+    }
+
     pub fn on_left(&mut self, engine: EngineId, out: &mut Vec<Action>) {
         let known = self.registered.remove(&engine) | self.others.remove(&engine);
         if !known || matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {

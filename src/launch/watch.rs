@@ -1,6 +1,7 @@
 //! A thread that listens to the hub: ZeroMQ's sockets belong to one thread each, and tokio never polls them.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,7 +16,8 @@ pub(super) enum HubEvent {
     There(Vec<EngineId>),
     Registered(EngineId),
     Left(EngineId),
-    Shutdown,
+    /// The controller has ended, and is not expected back.
+    Ended,
     Failed(String),
 }
 
@@ -25,52 +27,97 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A notification could be lost, if only by the network: so often is the hub asked anew.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
+/// While the controller is away: so long is it waited for before a look at its connection file.
+const RETURN: Duration = Duration::from_millis(500);
+
 /// Starts listening. The thread ends when nobody hears it any more, or with the process.
-pub(super) fn watch(file: ClientFile, events: UnboundedSender<HubEvent>) -> std::io::Result<()> {
+pub(super) fn watch(path: PathBuf, events: UnboundedSender<HubEvent>) -> Result<(), String> {
+    let file = ClientFile::read(&path).map_err(|error| error.to_string())?;
+    let watch = Watch {
+        path,
+        file,
+        known: BTreeSet::new(),
+        events,
+    };
     std::thread::Builder::new()
         .name("hub-watch".to_owned())
-        .spawn(move || {
-            if let Err(error) = listen(file, &events) {
-                let _ = events.send(HubEvent::Failed(error.to_string()));
-            }
-        })
+        .spawn(move || watch.run())
         .map(drop)
+        .map_err(|error| error.to_string())
 }
 
-fn listen(file: ClientFile, events: &UnboundedSender<HubEvent>) -> Result<(), HubError> {
-    let mut hub = HubClient::connect(file)?;
-    let there = hub.engines(ANSWER)?;
-    let mut known: BTreeSet<EngineId> = there.iter().copied().collect();
-    let mut open = events.send(HubEvent::There(there)).is_ok();
-    while open {
-        match hub.next_notification(ASK_AGAIN)? {
-            Some(Notification::Registered(engine)) => {
-                known.insert(engine);
-                open = events.send(HubEvent::Registered(engine)).is_ok();
-            }
-            Some(Notification::Left(engine)) => {
-                known.remove(&engine);
-                open = events.send(HubEvent::Left(engine)).is_ok();
-            }
-            Some(Notification::Shutdown) => {
-                open = events.send(HubEvent::Shutdown).is_ok();
-            }
-            None if events.is_closed() => return Ok(()),
-            None => {
-                // A controller that is busy or about to end need not answer; its process is watched by itself.
-                let Ok(there) = hub.engines(ANSWER) else {
-                    continue;
-                };
-                let there: BTreeSet<EngineId> = there.into_iter().collect();
-                for engine in there.difference(&known) {
-                    open &= events.send(HubEvent::Registered(*engine)).is_ok();
+struct Watch {
+    path: PathBuf,
+    file: ClientFile,
+    known: BTreeSet<EngineId>,
+    events: UnboundedSender<HubEvent>,
+}
+
+impl Watch {
+    fn run(mut self) {
+        if let Err(error) = self.listen() {
+            self.tell(HubEvent::Failed(error.to_string()));
+        }
+    }
+
+    /// False when nobody hears it any more.
+    fn tell(&self, event: HubEvent) -> bool {
+        self.events.send(event).is_ok()
+    }
+
+    fn listen(&mut self) -> Result<(), HubError> {
+        let mut hub = HubClient::connect(self.file.clone())?;
+        let there = hub.engines(ANSWER)?;
+        self.known = there.iter().copied().collect();
+        let mut open = self.tell(HubEvent::There(there));
+        while open {
+            open = match hub.next_notification(ASK_AGAIN)? {
+                Some(Notification::Registered(engine)) => {
+                    self.known.insert(engine);
+                    self.tell(HubEvent::Registered(engine))
                 }
-                for engine in known.difference(&there) {
-                    open &= events.send(HubEvent::Left(*engine)).is_ok();
+                Some(Notification::Left(engine)) => {
+                    self.known.remove(&engine);
+                    self.tell(HubEvent::Left(engine))
                 }
-                known = there;
+                Some(Notification::Shutdown) => self.tell(HubEvent::Ended),
+                Some(Notification::Disconnected) => self.on_disconnected(&mut hub),
+                // A controller that is busy need not answer at once.
+                None => match hub.engines(ANSWER) {
+                    Ok(there) => self.compare(there),
+                    Err(_) => !self.events.is_closed(),
+                },
+            };
+        }
+        Ok(())
+    }
+
+    /// The controller may come back on the same ports; as long as it can, its connection file is there.
+    fn on_disconnected(&mut self, hub: &mut HubClient) -> bool {
+        loop {
+            if let Ok(there) = hub.engines(RETURN) {
+                return self.compare(there);
+            }
+            if !ClientFile::read(&self.path).is_ok_and(|file| file == self.file) {
+                return self.tell(HubEvent::Ended);
+            }
+            if self.events.is_closed() {
+                return false;
             }
         }
     }
-    Ok(())
+
+    /// Tells what has changed meanwhile.
+    fn compare(&mut self, there: Vec<EngineId>) -> bool {
+        let there: BTreeSet<EngineId> = there.into_iter().collect();
+        let mut open = !self.events.is_closed();
+        for engine in there.difference(&self.known) {
+            open &= self.tell(HubEvent::Registered(*engine));
+        }
+        for engine in self.known.difference(&there) {
+            open &= self.tell(HubEvent::Left(*engine));
+        }
+        self.known = there;
+        open
+    }
 }

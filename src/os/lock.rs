@@ -87,6 +87,13 @@ impl FileLock {
     }
 }
 
+/// Removes the file of a lock whose holder was killed. One that is held stays.
+pub fn remove_stale(path: &Path) {
+    if path.exists() {
+        drop(FileLock::acquire(path));
+    }
+}
+
 fn is_file_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), std::fs::metadata(path)) {

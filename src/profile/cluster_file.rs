@@ -239,6 +239,9 @@ pub struct RunFile {
     pub supervisor: Option<ProcessRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ProcessRef>,
+    /// The controller's connection files outlive it (`--reuse`).
+    #[serde(default)]
+    pub reuse: bool,
     /// One for each engine process of this host, which may serve several kernels.
     #[serde(default)]
     pub engines: Vec<ProcessRef>,
@@ -437,6 +440,7 @@ mod tests {
             launcher: local(),
             supervisor: None,
             controller: Some(this.clone()),
+            reuse: false,
             engines: vec![gone],
             unknown: Map::new(),
         };

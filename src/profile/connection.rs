@@ -221,15 +221,10 @@ impl ConnectionFiles {
         }
     }
 
-    /// The same, with names of their own for those that are given (`controller.client_file`, `controller.engine_file`).
-    pub fn named(mut self, client: Option<&str>, engine: Option<&str>) -> Self {
-        if let Some(name) = client {
-            self.client = self.client.with_file_name(name);
-        }
-        if let Some(name) = engine {
-            self.engine = self.engine.with_file_name(name);
-        }
-        self
+    /// Held by the controller that these files are of.
+    pub fn lock(security_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
+        let base = cluster_id.suffixed(".ipcontroller");
+        security_folder.join(format!("{base}.lock"))
     }
 
     /// Both files, which must belong together: for `--reuse`.

@@ -72,6 +72,7 @@ pub(super) struct Class {
 use Kind::{Any, Bool, Database, Dict, Float, Int, Launcher, Level, List, Ports, Text};
 use Target::{HeartbeatPorts, Key, Nothing, Pool, PortPair};
 
+const FILE_NAMES: &str = "clients and engines find the connection files by the profile and --cluster-id; copy them to other names";
 const ONE_PROCESS: &str = "the controller is one process with a thread for each scheduler";
 const NO_MONITOR: &str = "there is no monitor socket: schedulers and hub share one process";
 const ONE_FORMAT: &str = "the log has one text format; see log.format";
@@ -132,8 +133,8 @@ pub(super) const CLASSES: &[Class] = &[
             ),
             ("location", Key("controller.location", Text)),
             ("use_threads", Nothing(ONE_PROCESS)),
-            ("engine_json_file", Key("controller.engine_file", Text)),
-            ("client_json_file", Key("controller.client_file", Text)),
+            ("engine_json_file", Nothing(FILE_NAMES)),
+            ("client_json_file", Nothing(FILE_NAMES)),
             ("enable_curve", Key("controller.enable_curve", Bool)),
             ("curve_secretkey", Key("curve.secret_key", Text)),
             ("curve_publickey", Key("curve.public_key", Text)),
@@ -244,7 +245,12 @@ pub(super) const CLASSES: &[Class] = &[
         app: Some(Program::Cluster),
         traits: &[
             ("daemonize", Key("cluster.daemonize", Bool)),
-            ("early_shutdown", Key("cluster.early_shutdown", Float)),
+            (
+                "early_shutdown",
+                Nothing(
+                    "engines that end are started again; the cluster ends when that keeps failing",
+                ),
+            ),
             ("n", Key("cluster.n", Int)),
             ("delay", Key("cluster.delay", Float)),
             (

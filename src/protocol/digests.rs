@@ -14,10 +14,8 @@ pub struct DigestHistory {
     capacity: usize,
 }
 
-/// As many as jupyter_client's `Session.digest_history_size`.
-pub const DEFAULT_CAPACITY: usize = 1 << 16;
-
 impl DigestHistory {
+    /// With a capacity of 0 nothing is remembered, and every digest passes.
     pub fn new(capacity: usize) -> Self {
         Self {
             seen: HashSet::new(),
@@ -29,6 +27,9 @@ impl DigestHistory {
 
     /// Records a digest that was found right; `false` when it was seen before.
     pub fn record(&mut self, digest: &Digest) -> bool {
+        if self.capacity == 0 {
+            return true;
+        }
         let short = u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
         if !self.seen.insert(short) {
             return false;

@@ -103,6 +103,7 @@ def run_file(file, ours, binary, python):
         MARK: mark,
         "IPCLUSTER_BIN": str(binary),
         "IPCLUSTER_REPLACES": REPLACES[ours],
+        "IPCLUSTER_FILE": file,
         "IPCLUSTER_RESULTS": str(outcomes),
         "IPYTHONDIR": str(work / "ipython"),
         "JUPYTER_CONFIG_DIR": str(work / "jupyter"),
@@ -112,6 +113,8 @@ def run_file(file, ours, binary, python):
         "VIRTUAL_ENV": str(python.parent.parent),
     }
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-p", "report_results", "-rA", "--tb=short"]
+    # As in ipyparallel's pyproject.toml, which its wheel does not have.
+    command += ["-o", "asyncio_mode=auto"]
     command += ["-o", "faulthandler_timeout=100", "--pyargs", f"ipyparallel.tests.{Path(file).stem}"]
     print(f"{file} ... ", end="", flush=True)
     started = time.monotonic()

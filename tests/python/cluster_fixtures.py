@@ -65,6 +65,8 @@ class Clusters:
             "IPYTHONDIR": str(folder),
             # The engines run the Python of this test.
             "VIRTUAL_ENV": sys.prefix,
+            # A function that a test sends names the test's module.
+            "PYTHONPATH": str(Path(__file__).parent),
         }
         for name in ("IPP_PROFILE_DIR", "IPP_CLUSTER_ID", "IPP_CONNECTION_INFO"):
             self.env.pop(name, None)
@@ -133,7 +135,7 @@ class Clusters:
     def wait_until_gone(self):
         wait_until(
             lambda: not self.processes(),
-            f"the end of {[p.cmdline() for p in self.processes()]}",
+            f"the end of {[p.pid for p in self.processes()]}",
         )
 
     def run_file(self, cluster_id=""):
@@ -179,7 +181,8 @@ class Clusters:
 
     def assert_nothing_left(self):
         self.wait_until_gone()
-        assert self.files() == []
+        left = self.files()
+        assert not left, f"files that were left behind: {left}"
 
     def end(self):
         """Ends what a failed test has left running."""

@@ -239,8 +239,8 @@ def a_place(folder):
 
 
 def running_engines(program):
-    """Ids of the engines that a process of ours says are running."""
-    return [int(found) for found in re.findall(r"engine (\d+) is running", program.output)]
+    """Ids of the engines of a process, ours or ipyparallel's, that are registered."""
+    return [int(found) for found in re.findall(r"Completed registration with id (\d+)", program.output)]
 
 
 def children(pid):

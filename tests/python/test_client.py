@@ -19,7 +19,7 @@ DIRECT = ["direct", "broadcast", "coalescing"]
 @pytest.fixture(scope="module")
 def cluster(shared_place):
     shared_place.controller("--dictdb", "--ping=500")
-    shared_place.engines(N)
+    shared_place.engines(N, "--InteractiveShell.colors=nocolor")
     return shared_place
 
 
@@ -101,6 +101,7 @@ def test_push_and_pull(client, kind):
     get(view.push({"a": 5, "b": "text"}, block=False))
     assert get(view.pull("a", block=False)) == [5] * N
     assert view.pull(["a", "b"], block=True) == [[5, "text"]] * N
+    # Not blocking, but in order.
     view["c"] = [1, 2]
     assert view["c"] == [[1, 2]] * N
 
@@ -116,7 +117,7 @@ def test_execute_reaches_the_namespace(client, kind):
 
 def test_scatter_and_gather(client):
     view = client[:]
-    view.scatter("x", range(10), block=True)
+    view.scatter("x", list(range(10)), block=True)
     assert [len(part) for part in view["x"]] == [3, 3, 2, 2]
     assert view.gather("x", block=True) == list(range(10))
     view.scatter("y", np.arange(16), block=True)
@@ -137,15 +138,18 @@ def test_px(client, capsys):
 
     shell = InteractiveShell.instance()
     try:
-        client[:].activate()
+        view = client[:]
+        view.block = True
+        view.activate()
         shell.run_line_magic("px", "e = 7")
         assert client[:]["e"] == [7] * N
         shell.run_line_magic("px", "print('to be seen', e)")
         assert capsys.readouterr().out.count("to be seen 7") == N
         shell.run_cell_magic("px", "--targets 1", "f = e + 1")
         assert client[1]["f"] == 8
-        with pytest.raises(error.RemoteError, match="ZeroDivisionError"):
+        with pytest.raises(error.AlreadyDisplayedError):
             shell.run_line_magic("px", "1/0")
+        assert capsys.readouterr().err.count("ZeroDivisionError: division by zero") == N
     finally:
         InteractiveShell.clear_instance()
 
@@ -199,7 +203,8 @@ def test_hundred_megabytes_there_and_back(client):
     array = np.arange(100_000_000 // 8, dtype=np.float64)
     view = client[0]
     view.push({"array": array}, block=True)
-    assert view.apply_sync(ipp.interactive(lambda: float(array.sum()))) == float(array.sum())
+    view.execute("total = float(array.sum())", block=True)
+    assert view["total"] == float(array.sum())
     back = view.pull("array", block=True)
     assert back.dtype == array.dtype
     assert np.array_equal(back, array)
@@ -256,6 +261,17 @@ def test_streams_arrive_with_their_result(client):
     result.wait_for_output(GENEROUS)
     assert result.stdout == ["to stdout\n"] * N
     assert result.stderr == ["to stderr\n"] * N
+
+
+def test_output_of_a_first_request_is_not_lost(cluster):
+    """The subscription and the request go different ways."""
+    for _ in range(30):
+        client = cluster.client(N)
+        result = client[:].apply_async(print, "first")
+        get(result)
+        assert result.wait_for_output(GENEROUS)
+        assert result.stdout == ["first\n"] * N
+        client.close()
 
 
 def test_a_stream_arrives_while_the_request_runs(client):
@@ -320,6 +336,12 @@ def test_errors_name_engine_and_place(client, kind):
         return inner()
 
     view = view_of(client, kind)
+    if kind == "coalescing":
+        # One reply for all engines holds one error: that of the first.
+        with pytest.raises(error.RemoteError, match="ZeroDivisionError: division by zero") as failed:
+            view.apply_sync(outer)
+        assert "inner" in failed.value.traceback
+        return
     with pytest.raises(error.CompositeError) as failed:
         view.apply_sync(outer)
     assert len(failed.value.elist) == N
@@ -337,11 +359,11 @@ def test_a_syntax_error_is_an_error(client):
 
 def test_a_failing_execute_aborts_those_behind_it(client):
     view = client[0]
-    first = view.execute("import time; time.sleep(0.5); 1/0")
-    second = view.execute("g = 1")
+    first = view.execute("import time; time.sleep(0.5); 1/0", silent=False)
+    second = view.execute("g = 1", silent=False)
     with pytest.raises(error.RemoteError, match="ZeroDivisionError"):
         get(first)
-    with pytest.raises(error.RemoteError, match="TaskAborted|aborted"):
+    with pytest.raises(error.TaskAborted):
         get(second)
     with pytest.raises(error.RemoteError, match="NameError"):
         view.pull("g", block=True)
@@ -359,9 +381,10 @@ def test_what_cannot_be_unpickled_is_an_error(client):
 
 
 def test_exit_in_user_code_ends_no_engine(client):
-    for code in ("raise SystemExit(3)", "exit()"):
-        with pytest.raises(error.RemoteError):
-            client[0].apply_sync(exec, code)
+    with pytest.raises(error.RemoteError, match="SystemExit"):
+        client[0].apply_sync(exec, "raise SystemExit(3)")
+    with pytest.raises(error.RemoteError, match="SystemExit"):
+        client[0].execute("import sys; sys.exit(3)", block=True)
     assert client[0].apply_sync(lambda: "alive") == "alive"
 
 
@@ -374,7 +397,7 @@ def test_abort_drops_what_has_not_begun(client):
     queued = [view.apply_async(time.sleep, 30) for _ in range(3)]
     view.abort(queued, block=True)
     for result in queued:
-        with pytest.raises(error.RemoteError, match="TaskAborted|aborted"):
+        with pytest.raises(error.TaskAborted):
             get(result)
     get(running)
 
@@ -384,14 +407,14 @@ def test_abort_by_msg_id(client):
     running = view.apply_async(time.sleep, 1)
     queued = view.apply_async(time.sleep, 30)
     client.abort(queued.msg_ids, targets=1, block=True)
-    with pytest.raises(error.RemoteError, match="TaskAborted|aborted"):
+    with pytest.raises(error.TaskAborted):
         get(queued)
     get(running)
 
 
 def test_clear_empties_the_namespace(client):
     view = client[:]
-    view["h"] = 1
+    view.push({"h": 1}, block=True)
     client.clear(targets=[0, 1], block=True)
     assert client[2:]["h"] == [1] * (N - 2)
     for engine in (0, 1):
@@ -454,7 +477,8 @@ def test_another_client_waits_for_the_result(client, cluster):
 def test_result_status(client):
     result = client[0].apply_async(time.sleep, 1)
     msg_id = result.msg_ids[0]
-    wait_until(lambda: msg_id in client.result_status(msg_id)["pending"], "a pending result")
+    wait_until(lambda: msg_id in client.hub_history(), "the record")
+    assert client.result_status(msg_id)["pending"] == [msg_id]
     get(result)
     wait_until(lambda: msg_id in client.result_status(msg_id)["completed"], "a completed result")
 
@@ -567,7 +591,7 @@ def test_shutdown_of_the_hub_ends_everything(place, database):
     assert controller.wait() == 0
     assert engines.wait() == 0
     assert not place.client_file().exists()
-    assert running_engines(engines) == [0, 1]
+    assert sorted(running_engines(engines)) == [0, 1]
 
 
 def test_nodb_says_how_to_keep_results(place):

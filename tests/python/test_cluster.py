@@ -1,11 +1,15 @@
 """`ipcluster start`, `stop`, `engines`, `list` and `clean`, with the real executable and the real client."""
 
+import contextlib
 import json
 import os
 import pty
+import random
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -152,17 +156,21 @@ def test_secrets_are_no_arguments(clusters):
         (["--python=/bin/false"], 1, "/bin/false ended before it was ready"),
         (["--", "--nosuchflag"], 2, "--nosuchflag"),
         (["--", "--port=70000"], 2, "70000"),
-        (["--engine-timeout=0"], 1, "--engine-timeout allows more time"),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(
     clusters, daemonize, args, code, says
 ):
-    if args == ["--engine-timeout=0"] and not daemonize:
-        pytest.skip("in the foreground, a person decides how long to wait")
     done = clusters.run("start", "-n", "1", *daemonize, *args)
     assert done.returncode == code, done.stdout
     assert says in done.stdout
+    clusters.assert_nothing_left()
+
+
+def test_a_daemon_without_its_engines_in_time_is_taken_down(clusters):
+    done = clusters.run("start", "-n", "1", "--daemonize", "--engine-timeout=0")
+    assert done.returncode == 1
+    assert "--engine-timeout allows more time" in done.stdout
     clusters.assert_nothing_left()
 
 
@@ -268,8 +276,8 @@ def test_killed_engines_are_started_again(clusters):
     before = clusters.pid("engines")
     os.kill(before, signal.SIGKILL)
     running.wait_for_line("the engines have died (killed by signal 9)")
-    running.wait_for_line("engine 0 has left")
-    running.wait_for_line("engine 3 has come: 2 in all")
+    for line in ("engine 0 has left", "engine 1 has left", "engine 3 has come"):
+        running.wait_for_line(line)
     assert clusters.pid("engines") != before
     with clusters.client() as client:
         wait_until(lambda: client.ids == [2, 3], "the new engines")
@@ -281,15 +289,13 @@ def test_killed_engines_are_started_again(clusters):
 
 def test_engines_that_die_again_and_again_end_the_cluster(clusters):
     running = clusters.start(1)
-    for _ in range(4):
-        engines = wait_until(lambda: clusters.run_file()["engines"], "the engines")
-        pid = engines[0]["pid"]
-        os.kill(pid, signal.SIGKILL)
+    for starts in range(1, 5):
         wait_until(
-            lambda: running.process.poll() is not None
-            or clusters.run_file()["engines"] not in ([], engines),
+            lambda starts=starts: running.text().count("starting 1 engine (") == starts,
             "the engines' next start",
         )
+        pids = re.findall(r"starting 1 engine \(process (\d+)\)", running.text())
+        os.kill(int(pids[-1]), signal.SIGKILL)
     assert running.wait() == 1
     assert "giving up" in running.text()
     clusters.assert_nothing_left()
@@ -298,7 +304,7 @@ def test_engines_that_die_again_and_again_end_the_cluster(clusters):
 def test_a_killed_fork_server_is_the_engines_death(clusters):
     running = clusters.start(2)
     clusters.fork_server().kill()
-    running.wait_for_line("engine 3 has come: 2 in all")
+    running.wait_for_line("engine 3 has come")
     running.signal(signal.SIGINT)
     assert running.wait() == 0
     clusters.assert_nothing_left()
@@ -310,6 +316,8 @@ def test_a_killed_kernel_is_an_engine_that_leaves(clusters):
         pid = client[0].apply_sync(os.getpid)
         os.kill(pid, signal.SIGKILL)
         running.wait_for_line("engine 0 has left: 1 remain")
+        running.wait_for_line("engine 0 has ended: ")
+        assert "SIGKILL" in running.text()
         wait_until(lambda: client.ids == [1], "the client's news")
         assert client[1].apply_sync(lambda: 7) == 7
     assert "have died" not in running.text()
@@ -385,6 +393,26 @@ def test_busy_engines_end_too(clusters):
             lambda: all(status["tasks"] + status["queue"] for status in client.queue_status().values() if isinstance(status, dict)),
             "the tasks' arrival",
         )
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
+def test_a_supervisor_that_does_not_answer_is_killed_with_all_it_started(clusters):
+    clusters.ok("start", "-n", "1", "--daemonize")
+    supervisor = psutil.Process(clusters.pid("supervisor"))
+    supervisor.suspend()
+    out = clusters.ok("stop")
+    assert "was killed" in out
+    clusters.assert_nothing_left()
+
+
+def test_broken_files_do_not_stop_a_start(clusters):
+    clusters.ok("start", "-n", "0", "--daemonize")
+    clusters.ok("stop")
+    for path in ("security/cluster-.json", "pid/ipcluster.json"):
+        (clusters.profile_dir / path).write_text("{")
+    assert "unreadable" in clusters.ok("list")
+    clusters.ok("start", "-n", "1", "--daemonize")
     clusters.ok("stop")
     clusters.assert_nothing_left()
 
@@ -466,6 +494,17 @@ def test_engines_are_added_and_taken_away(clusters):
     clusters.assert_nothing_left()
 
 
+def test_engines_that_cannot_be_added_leave_the_cluster_alone(clusters):
+    clusters.ok("start", "-n", "1", "--daemonize")
+    done = clusters.run("engines", "-n", "1", "--daemonize", "--python=/bin/false")
+    assert done.returncode == 1
+    assert "/bin/false ended before it was ready" in done.stdout
+    with clusters.client() as client:
+        assert client.ids == [0]
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 def test_added_engines_end_when_the_controller_is_killed(clusters):
     clusters.ok("start", "-n", "1", "--daemonize")
     clusters.ok("engines", "-n", "1", "--daemonize")
@@ -503,12 +542,10 @@ def test_engines_without_a_cluster_are_refused(clusters):
 def test_what_is_stale_is_cleaned_and_nothing_else(clusters):
     clusters.ok("start", "-n", "1", "--daemonize", "--cluster-id=dead")
     clusters.ok("start", "-n", "1", "--daemonize", "--cluster-id=alive")
-    os.kill(clusters.pid("supervisor", "dead"), signal.SIGKILL)
-    wait_until(lambda: len(clusters.processes()) < 8, "the end of the first")
-    listed = [line.split() for line in clusters.ok("list").splitlines()[1:]]
-    wait_until(
-        lambda: "False" in clusters.ok("list"), "the end of the first's controller"
-    )
+    supervisor = psutil.Process(clusters.pid("supervisor", "dead"))
+    dead = [supervisor, *supervisor.children(recursive=True)]
+    supervisor.kill()
+    assert not psutil.wait_procs(dead, PATIENCE)[1]
     listed = [line.split() for line in clusters.ok("list").splitlines()[1:]]
     assert [row[1:3] for row in listed] == [["alive", "True"], ["dead", "False"]]
     clusters.ok("clean")
@@ -596,4 +633,34 @@ def test_engines_join_a_controller_of_ipyparallel(clusters):
         assert client.ids == [0]
     process.terminate()
     process.wait(PATIENCE)
+    clusters.assert_nothing_left()
+
+
+# ---- at random
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_start_that_is_cut_short_at_any_moment_leaves_no_process(clusters, seed):
+    """`IPCLUSTER_ROUNDS` sets how often each seed strikes."""
+    chance = random.Random(seed)
+    for _ in range(int(os.environ.get("IPCLUSTER_ROUNDS", "6"))):
+        daemonize = chance.choice([[], ["--daemonize"]])
+        running = clusters.spawn("start", "-n", "3", *daemonize)
+        # The moment itself is what is random here.
+        time.sleep(chance.random() * 0.6)
+        number = chance.choice(
+            [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, None]
+        )
+        if number is None:
+            for process in chance.sample(processes := clusters.processes(), min(1, len(processes))):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        else:
+            running.signal(number)
+            running.wait()
+        clusters.run("stop")
+        running.wait()
+        clusters.wait_until_gone()
+    clusters.ok("start", "-n", "1", "--daemonize")
+    clusters.ok("stop")
     clusters.assert_nothing_left()

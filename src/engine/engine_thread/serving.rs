@@ -22,7 +22,7 @@ use crate::engine::outputs::{Outputs, Stream, Utf8Pieces};
 use crate::engine::queue::{Arrival, RequestQueue};
 use crate::engine::replies::{Identification, Outcome, aborted, returned, task_metadata};
 use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
-use crate::protocol::digests::{DEFAULT_CAPACITY, DigestHistory};
+use crate::protocol::digests::DigestHistory;
 use crate::protocol::header::reply_type;
 use crate::protocol::{Composer, Outgoing, RemoteError};
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, drain, time_left};
@@ -108,7 +108,7 @@ impl Serving {
             composer,
             ..
         } = thread;
-        let digests = Arc::new(Mutex::new(DigestHistory::new(DEFAULT_CAPACITY)));
+        let digests = Arc::new(Mutex::new(DigestHistory::new(config.digest_history)));
         let door = Door::new("engine", composer.signer().clone(), digests);
         let KernelIo {
             link,

@@ -129,6 +129,11 @@ impl Link {
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody will read it; `receive` tells of the end, and how the process ended says why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.outgoing.clear();
+                    self.written = 0;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -18,7 +18,7 @@ pub enum PythonError {
     #[error("no such Python: {0}; --python takes the path of an interpreter, or its name on PATH")]
     NotThere(String),
     #[error(
-        "no Python was found in $VIRTUAL_ENV, beside this executable or on PATH; install one (3.9 or newer), or name \
+        "no Python was found in $VIRTUAL_ENV, beside this executable or on PATH; install one (3.8 or newer), or name \
          it with --python"
     )]
     NoneFound,

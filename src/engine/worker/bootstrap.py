@@ -4,13 +4,21 @@ Run as `python -c BOOTSTRAP MODE FD`. FD is the socket pair to the engine; its f
 object {module name: source}. MODE is `fork-server` or `spawn`.
 """
 
-import importlib.abc
-import importlib.machinery
-import json
-import linecache
-import os
-import struct
 import sys
+
+# Before anything that an old Python does not have; this file is valid Python 2.
+if sys.version_info < (3, 8):
+    sys.exit(
+        "Python %d.%d (%s) is too old: engines need 3.8 or newer; name another Python with --python"
+        % (sys.version_info[0], sys.version_info[1], sys.executable)
+    )
+
+import importlib.abc  # noqa: E402
+import importlib.machinery  # noqa: E402
+import json  # noqa: E402
+import linecache  # noqa: E402
+import os  # noqa: E402
+import struct  # noqa: E402
 
 PACKAGE = "ipcluster_kernel"
 

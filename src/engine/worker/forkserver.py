@@ -3,6 +3,7 @@
 It runs no user code and starts no thread, so a fork is safe. A kernel that it forks returns from `serve`.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -199,6 +200,9 @@ class ForkServer:
             rank = self.ranks.pop(pid, None)
             if rank is None:
                 continue
+            # What user code started and left: as long as there is any, the group's number is nobody else's.
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
             if os.WIFSIGNALED(status):
                 how = {"signal": os.WTERMSIG(status)}
             else:

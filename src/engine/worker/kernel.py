@@ -15,6 +15,7 @@ from contextvars import copy_context
 from traceback import format_exception
 
 from ipykernel.displayhook import ZMQDisplayHook
+from jupyter_client.jsonutil import json_default
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -264,7 +265,9 @@ class LinkKernel(BaseKernel):
         if content["status"] == "ok":
             self.link.push(REPLY, (msg_id, OK, b"", *buffers))
         else:
-            self.link.push(REPLY, (msg_id, dump(content), dump(self._metadata(self._apply_message, content))))
+            metadata = self._metadata(self._apply_message, content)
+            # Its dates as ISO 8601: ipyparallel's hub keeps no record with any other.
+            self.link.push(REPLY, (msg_id, dump(content), dump(metadata, json_default)))
         self._end(msg_id)
 
     def _begin_apply(self, header, frames):

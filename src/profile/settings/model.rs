@@ -72,9 +72,6 @@ pub struct ControllerSettings {
     /// In seconds; else the larger of 30 s and ten heartbeats.
     pub registration_timeout: Option<Seconds>,
     pub enable_curve: bool,
-    /// Names of the connection files in the security folder, when not the usual ones.
-    pub client_file: Option<String>,
-    pub engine_file: Option<String>,
     pub db: Database,
     pub memory: MemorySettings,
     pub sqlite: SqliteSettings,
@@ -100,8 +97,6 @@ impl Default for ControllerSettings {
             restore: false,
             registration_timeout: None,
             enable_curve: false,
-            client_file: None,
-            engine_file: None,
             db: Database::default(),
             memory: MemorySettings::default(),
             sqlite: SqliteSettings::default(),
@@ -357,8 +352,6 @@ pub struct ClusterSettings {
     pub delay: Seconds,
     /// Seconds to wait for the engines to register.
     pub engine_timeout: Seconds,
-    /// Engines that end within so many seconds take the cluster down.
-    pub early_shutdown: Seconds,
     pub daemonize: bool,
     /// The launcher of the controller: `local`, `ssh`, `mpi`, `slurm`, …
     pub controller: String,
@@ -381,7 +374,6 @@ impl Default for ClusterSettings {
             id: None,
             delay: seconds(0.0),
             engine_timeout: seconds(60.0),
-            early_shutdown: seconds(30.0),
             daemonize: false,
             controller: "local".to_owned(),
             engines: "local".to_owned(),

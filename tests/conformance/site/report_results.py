@@ -10,8 +10,8 @@ def write(**entry):
 
 
 def name(nodeid):
-    """`test_view.py::TestView::test_x`, wherever ipyparallel is installed."""
-    return nodeid.rpartition("ipyparallel/tests/")[2]
+    """`test_view.py::TestView::test_x`; pytest's id may begin with any path, or none."""
+    return f"{os.environ['IPCLUSTER_FILE']}::{nodeid.partition('::')[2]}"
 
 
 def pytest_collection_finish(session):
