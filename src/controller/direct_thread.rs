@@ -72,22 +72,22 @@ impl DirectThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
-            let mut busy = self.mailbox.take(&mut mail);
+            self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
                     return;
                 }
                 self.on_mail(message, &mut frames);
             }
-            busy |= self.receive_replies(&mut frames);
+            self.receive_replies(&mut frames);
             let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
             if takes_requests {
-                busy |= self.receive_requests(&mut frames);
+                self.receive_requests(&mut frames);
             }
             poller.want_read(clients, takes_requests);
             self.desk.hand_over();
             self.desk.outbox.retry(&mut self.engines, Instant::now());
-            if !busy && let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+            if let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
                 tracing::error!("a direct queue cannot wait for messages: {error}");
                 return;
             }
@@ -108,6 +108,7 @@ impl DirectThread {
                 ..
             } => {
                 // What the engine has sent before it left counts.
+                self.engines.look_again();
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut failures = Vec::new();

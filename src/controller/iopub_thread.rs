@@ -54,7 +54,7 @@ impl IopubThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
-            let mut busy = self.mailbox.take(&mut mail);
+            self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 match message {
                     SchedulerMail::Stop => return,
@@ -62,19 +62,19 @@ impl IopubThread {
                     _ => {}
                 }
             }
-            busy |= self.take_subscriptions(&mut frames);
+            self.take_subscriptions(&mut frames);
             let now = Instant::now();
             self.expected.retain(|deadline| *deadline > now);
             let held = !self.expected.is_empty();
             poller.want_read(engines, !held);
             if !held {
-                busy |= self.relay_output(&mut frames);
+                self.relay_output(&mut frames);
             }
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
             let timeout = time_left([self.expected.front().copied()]);
-            if !busy && let Err(error) = poller.wait(timeout) {
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
             }

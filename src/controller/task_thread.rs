@@ -75,7 +75,7 @@ impl TaskThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
-            let mut busy = self.mailbox.take(&mut mail);
+            self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
                     return;
@@ -83,25 +83,23 @@ impl TaskThread {
                 self.on_mail(message, &mut frames);
             }
             // Replies before requests: they free the engines that requests wait for.
-            busy |= self.receive_replies(&mut frames);
+            self.receive_replies(&mut frames);
             let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
             if takes_requests {
-                busy |= self.receive_requests(&mut frames);
+                self.receive_requests(&mut frames);
             }
             poller.want_read(clients, takes_requests);
             self.on_time();
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
             }
-            if !busy {
-                let timeout = time_left([
-                    self.desk.scheduler.next_deadline(),
-                    self.desk.outbox.next_retry(),
-                ]);
-                if let Err(error) = poller.wait(timeout) {
-                    tracing::error!("task: cannot wait for messages: {error}");
-                    return;
-                }
+            let timeout = time_left([
+                self.desk.scheduler.next_deadline(),
+                self.desk.outbox.next_retry(),
+            ]);
+            if let Err(error) = poller.wait(timeout) {
+                tracing::error!("task: cannot wait for messages: {error}");
+                return;
             }
         }
     }
@@ -124,6 +122,7 @@ impl TaskThread {
                 ..
             } => {
                 // What the engine has sent before it left counts.
+                self.engines.look_again();
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 for msg_id in returned {

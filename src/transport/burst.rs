@@ -8,11 +8,17 @@ use super::{Frame, Socket};
 const BURST: usize = 128;
 
 /// Calls `handle` for each waiting message, at most [`BURST`] of them. `true` when there was any.
+///
+/// For sockets that a [`Poller`](super::Poller) watches: one that has been found empty is not asked again until the
+/// poller has news of it.
 pub fn drain(
     socket: &mut Socket,
     frames: &mut Vec<Frame>,
     mut handle: impl FnMut(&mut Socket, &mut Vec<Frame>),
 ) -> bool {
+    if socket.is_quiet() {
+        return false;
+    }
     for count in 0..BURST {
         match socket.receive(frames) {
             Ok(true) => handle(socket, frames),

@@ -42,7 +42,7 @@ impl Monitor {
     /// The next event, if there is one.
     pub fn receive(&mut self) -> io::Result<Option<ConnectionEvent>> {
         loop {
-            if !self.pair.receive(&mut self.frames)? {
+            if self.pair.is_quiet() || !self.pair.receive(&mut self.frames)? {
                 return Ok(None);
             }
             // The first frame: u16 event, u32 value, in the byte order of this machine (zmq_socket_monitor(3)).

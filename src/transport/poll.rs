@@ -4,21 +4,21 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use zmq_sys::zmq_pollitem_t;
+use nix::libc::{self, pollfd};
 
 use super::Socket;
+use super::socket::Watched;
 
 /// What one thread waits for. Entries are numbered in the order in which they were added.
+///
+/// In place of `zmq_poll`, which asks every socket twice and the system twice for each wait. A socket's descriptor only
+/// tells of what happens after the socket was last asked; so those that were used since then are asked, and no others.
 #[derive(Default)]
 pub struct Poller {
-    items: Vec<zmq_pollitem_t>,
+    fds: Vec<pollfd>,
+    /// Of the entries that are sockets.
+    sockets: Vec<(usize, Watched)>,
 }
-
-// SAFETY: the raw socket pointers are used only by the thread that owns the sockets, which moves along with them.
-unsafe impl Send for Poller {}
-
-const READABLE: i16 = zmq_sys::ZMQ_POLLIN as i16;
-const WRITABLE: i16 = zmq_sys::ZMQ_POLLOUT as i16;
 
 impl Poller {
     pub fn new() -> Self {
@@ -27,79 +27,75 @@ impl Poller {
 
     /// Waits for messages on a socket. The socket must outlive the poller.
     pub fn add_socket(&mut self, socket: &mut Socket) -> usize {
-        self.add(socket.raw(), -1)
+        let watched = socket.watch();
+        let entry = self.add_fd(watched.fd());
+        self.sockets.push((entry, watched));
+        entry
     }
 
     /// Waits for a descriptor to become readable. It must stay open as long as it is watched.
     pub fn add_fd(&mut self, fd: RawFd) -> usize {
-        self.add(std::ptr::null_mut(), fd)
-    }
-
-    fn add(&mut self, socket: *mut std::ffi::c_void, fd: RawFd) -> usize {
-        self.items.push(zmq_pollitem_t {
-            socket,
+        self.fds.push(pollfd {
             fd,
-            events: READABLE,
+            events: libc::POLLIN,
             revents: 0,
         });
-        self.items.len() - 1
+        self.fds.len() - 1
     }
 
-    /// Also waits until `entry` can be written to, or no longer.
+    /// Also waits until `entry`, a descriptor, can be written to, or no longer.
     pub fn want_write(&mut self, entry: usize, wanted: bool) {
-        self.items[entry].events = if wanted {
-            READABLE | WRITABLE
-        } else {
-            READABLE
-        };
+        self.set(entry, libc::POLLOUT, wanted);
     }
 
     /// Stops or resumes waiting for `entry` to become readable.
     pub fn want_read(&mut self, entry: usize, wanted: bool) {
-        let item = &mut self.items[entry];
-        item.events = if wanted {
-            item.events | READABLE
+        self.set(entry, libc::POLLIN, wanted);
+    }
+
+    fn set(&mut self, entry: usize, event: i16, wanted: bool) {
+        let events = &mut self.fds[entry].events;
+        *events = if wanted {
+            *events | event
         } else {
-            item.events & !READABLE
+            *events & !event
         };
     }
 
     /// Puts another descriptor in the place of `entry`; -1 watches nothing.
     pub fn replace_fd(&mut self, entry: usize, fd: RawFd) {
-        self.items[entry].fd = fd;
-        self.items[entry].events = if fd < 0 { 0 } else { READABLE };
-        self.items[entry].revents = 0;
+        self.fds[entry] = pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
     }
 
     /// Waits for any entry, for `timeout` (none: for ever). An interrupting signal ends the wait early.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         // Rounded up: a deadline that is still half a millisecond away must not be polled for in a loop.
-        let millis = timeout.map_or(-1, |timeout| {
-            i64::try_from(timeout.as_nanos().div_ceil(1_000_000))
-                .unwrap_or(i64::MAX)
-                .min(i64::from(i32::MAX))
+        let mut millis = timeout.map_or(-1, |timeout| {
+            i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
         });
-        let count = i32::try_from(self.items.len()).expect("a thread owns a handful of sockets");
-        // SAFETY: the items are valid for the call; sockets and descriptors outlive the poller by contract.
-        let rc = unsafe { zmq_sys::zmq_poll(self.items.as_mut_ptr(), count, millis as _) };
-        if rc >= 0 {
-            return Ok(());
+        for (entry, socket) in &self.sockets {
+            if self.fds[*entry].events & libc::POLLIN != 0 && socket.has_messages() {
+                // The others are looked at all the same: their descriptors may have news.
+                millis = 0;
+            }
         }
-        for item in &mut self.items {
-            item.revents = 0;
+        // SAFETY: the list is valid for the call, as long as is said.
+        let rc = unsafe { libc::poll(self.fds.as_mut_ptr(), self.fds.len() as _, millis) };
+        if rc < 0 {
+            return match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+                error => Err(error),
+            };
         }
-        match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            error => Err(error),
+        for (entry, socket) in &self.sockets {
+            if self.fds[*entry].revents != 0 {
+                socket.on_news();
+            }
         }
-    }
-
-    /// Readable, or in error: reading tells.
-    pub fn is_ready(&self, entry: usize) -> bool {
-        self.items[entry].revents & !WRITABLE != 0
-    }
-
-    pub fn is_writable(&self, entry: usize) -> bool {
-        self.items[entry].revents & WRITABLE != 0
+        Ok(())
     }
 }

@@ -2,6 +2,9 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -34,7 +37,10 @@ impl Context {
     pub fn socket(&self, kind: Kind) -> io::Result<Socket> {
         let socket = self.0.socket(kind.of_zmq())?;
         socket.set_linger(0)?;
-        Ok(Socket { socket })
+        Ok(Socket {
+            socket,
+            quiet: Arc::default(),
+        })
     }
 }
 
@@ -87,11 +93,75 @@ pub struct BindError {
 /// A socket, owned by one thread.
 pub struct Socket {
     socket: zmq::Socket,
+    quiet: Arc<AtomicBool>,
+}
+
+/// A socket as a poller sees it.
+pub(super) struct Watched {
+    socket: *mut c_void,
+    fd: RawFd,
+    /// It was found empty, and nothing was done with it since. Only then does its descriptor tell of every message:
+    /// whatever uses a socket may take note of a message's arrival, and so silence the descriptor.
+    quiet: Arc<AtomicBool>,
+}
+
+// SAFETY: the raw socket is used only by the thread that owns it, which moves along with its poller.
+unsafe impl Send for Watched {}
+
+impl Watched {
+    pub(super) fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// There is something to be received. To be asked before its descriptor is waited for.
+    pub(super) fn has_messages(&self) -> bool {
+        if self.quiet.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (mut events, mut size) = (0i32, size_of::<i32>());
+        // SAFETY: the socket outlives its poller by contract; the option is an int.
+        let rc = unsafe {
+            zmq_sys::zmq_getsockopt(
+                self.socket,
+                zmq_sys::ZMQ_EVENTS as i32,
+                (&raw mut events).cast(),
+                &raw mut size,
+            )
+        };
+        // A socket that cannot be asked is read, which tells what is wrong with it.
+        let any = rc != 0 || events & zmq_sys::ZMQ_POLLIN as i32 != 0;
+        self.quiet.store(!any, Ordering::Relaxed);
+        any
+    }
+
+    /// Its descriptor is readable.
+    pub(super) fn on_news(&self) {
+        self.quiet.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Socket {
-    pub(super) fn raw(&mut self) -> *mut c_void {
+    fn raw(&mut self) -> *mut c_void {
+        self.quiet.store(false, Ordering::Relaxed);
         self.socket.as_mut_ptr()
+    }
+
+    pub(super) fn watch(&mut self) -> Watched {
+        Watched {
+            socket: self.raw(),
+            fd: self.socket.get_fd().expect("an open socket has a descriptor"),
+            quiet: self.quiet.clone(),
+        }
+    }
+
+    /// Was found empty, and nothing was done with it since.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Has the next [`drain`](super::drain) ask this socket, even if its poller has not seen anything new.
+    pub fn look_again(&mut self) {
+        self.quiet.store(false, Ordering::Relaxed);
     }
 
     /// Listens on `interface` (such as `tcp://127.0.0.1`), on `port` or, with 0, on one that the system picks.
@@ -106,6 +176,7 @@ impl Socket {
             endpoint: endpoint.clone(),
             source,
         };
+        self.quiet.store(false, Ordering::Relaxed);
         self.socket
             .bind(&endpoint)
             .map_err(|error| failed(error.into()))?;
@@ -126,10 +197,12 @@ impl Socket {
     }
 
     pub fn bind_endpoint(&self, endpoint: &str) -> io::Result<()> {
+        self.quiet.store(false, Ordering::Relaxed);
         Ok(self.socket.bind(endpoint)?)
     }
 
     pub fn connect(&self, endpoint: &str) -> io::Result<()> {
+        self.quiet.store(false, Ordering::Relaxed);
         Ok(self.socket.connect(endpoint)?)
     }
 
@@ -209,6 +282,7 @@ impl Socket {
                 match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => continue,
                     error if error.kind() == io::ErrorKind::WouldBlock && frames.is_empty() => {
+                        self.quiet.store(true, Ordering::Relaxed);
                         return Ok(false);
                     }
                     error => return Err(error),
@@ -276,10 +350,8 @@ mod tests {
 
     fn wait(socket: &mut Socket) {
         let mut poller = Poller::new();
-        let entry = poller.add_socket(socket);
-        while !poller.is_ready(entry) {
-            poller.wait(None).unwrap();
-        }
+        poller.add_socket(socket);
+        poller.wait(None).unwrap();
     }
 
     #[test]
