@@ -62,9 +62,9 @@ impl<T> Sender<T> {
             .unwrap_or_else(PoisonError::into_inner);
         let was_empty = queue.is_empty();
         queue.extend(messages);
-        let wake = was_empty && !queue.is_empty();
-        drop(queue);
-        if wake {
+        if was_empty && !queue.is_empty() {
+            // Under the lock: were the messages taken before the signal came, it would never be cleared, and a poll
+            // would not wait any more.
             self.shared.wake.signal();
         }
         true
@@ -135,5 +135,23 @@ mod tests {
         assert!(!receiver.take(&mut got));
         drop(receiver);
         assert!(!sender.send(4));
+    }
+
+    #[test]
+    fn an_empty_mailbox_wakes_nobody() {
+        let mut got = Vec::new();
+        for _ in 0..100 {
+            let (sender, mut receiver) = mailbox().unwrap();
+            let from_thread =
+                std::thread::spawn(move || (0..100).for_each(|n| assert!(sender.send(n))));
+            let mut count = 0;
+            while count < 100 {
+                got.clear();
+                receiver.take(&mut got);
+                count += got.len();
+            }
+            from_thread.join().unwrap();
+            assert!(!readable(receiver.fd()));
+        }
     }
 }
