@@ -149,7 +149,10 @@ impl Socket {
     pub(super) fn watch(&mut self) -> Watched {
         Watched {
             socket: self.raw(),
-            fd: self.socket.get_fd().expect("an open socket has a descriptor"),
+            fd: self
+                .socket
+                .get_fd()
+                .expect("an open socket has a descriptor"),
             quiet: self.quiet.clone(),
         }
     }
