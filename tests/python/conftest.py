@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 import ipyparallel
@@ -7,6 +8,8 @@ import pytest
 
 
 def pytest_sessionstart(session):
+    # As Ctrl-C: fixtures end what they started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.access(programs.BINARY, os.X_OK):
         pytest.exit(f"{programs.BINARY} is not there: build it first (cargo build), or set $IPCLUSTER_BIN", 2)
 
