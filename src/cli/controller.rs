@@ -207,6 +207,10 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     Ok(())
 }
 
+/// As long as the sockets stay when a client has asked for the end, as in ipyparallel (`Hub.shutdown_request`): engines
+/// that were asked with the controller have their last words to say, and ipyparallel's never end when they cannot.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Waits for a reason to end, and ends the threads.
 async fn until_the_end(
     mut controller: Controller,
@@ -216,11 +220,16 @@ async fn until_the_end(
 ) -> &'static str {
     // From here on it can be asked to end.
     starter.tell(&News::Ready);
+    let shut_down = async {
+        // An error says that the hub has ended: the same.
+        let _ = (&mut controller.shutdown_requested).await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     let why = tokio::select! {
         _ = signals.interrupt.recv() => "it was interrupted",
         _ = signals.terminate.recv() => "it was told to",
         () = signals.hang_up.recv() => "its terminal closed",
-        _ = &mut controller.shutdown_requested => "a client asked for it",
+        () = shut_down => "a client asked for it",
         _ = lifeline::cut(lifeline) => "the process that started it is gone",
     };
     controller.stop();

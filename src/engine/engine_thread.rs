@@ -17,7 +17,7 @@ use super::replies::Identification;
 use super::sockets::{EngineSockets, Registrar};
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
-use crate::protocol::{Composer, EngineId, EngineUuid, Outgoing, Signer, Timestamp, Wire};
+use crate::protocol::{Composer, EngineId, EngineUuid, Header, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
 
 use serving::Serving;
@@ -150,6 +150,10 @@ impl EngineThread {
             }
             while registrar.receive(&mut frames).unwrap_or(false) {
                 if let Some(wire) = door.admit(&frames) {
+                    if !is_registration_reply(&wire) {
+                        door.refuse(&frames, "it is no answer to the registration");
+                        continue;
+                    }
                     let registered = read_registration(&wire).map_err(|why| {
                         Ending::Failed(format!("the controller refused the registration: {why}"))
                     })?;
@@ -195,6 +199,11 @@ impl EngineThread {
                 .map_err(|error| Ending::Failed(format!("cannot wait for the kernel: {error}")))?;
         }
     }
+}
+
+/// Nothing else is sent to an engine's registration socket by a hub.
+fn is_registration_reply(wire: &Wire<'_, Frame>) -> bool {
+    Header::parse(wire.header()).is_ok_and(|header| header.msg_type == "registration_reply")
 }
 
 /// The hub's answer, or why it refused.

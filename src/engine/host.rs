@@ -193,9 +193,13 @@ impl EngineHost {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
-        if let Some(mut watched) = self.fork_server.take() {
-            // Its kernels have ended; whoever waits for this process waits for all of them.
-            let _ = watched.server.process.kill().await;
+        if let Some(Watched {
+            server, readiness, ..
+        }) = self.fork_server.take()
+        {
+            // Whoever waits for this process waits for all of them. `readiness` holds the link open as well.
+            drop(readiness);
+            server.end().await;
         }
         result?;
         Ok(match self.failure {

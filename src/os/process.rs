@@ -148,7 +148,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 #[cfg(target_os = "linux")]
 pub fn started_at(pid: i32) -> Option<SystemTime> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let (_, ticks) = parse_stat(&stat)?;
+    let ticks = parse_stat(&stat)?.ticks;
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
@@ -173,23 +173,42 @@ fn start_of(pid: i32) -> Option<StartTime> {
         return None;
     }
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let (state, ticks) = parse_stat(&stat)?;
-    if matches!(state, 'Z' | 'X') {
+    let Stat {
+        state,
+        threads,
+        ticks,
+    } = parse_stat(&stat)?;
+    // While threads are still ending, so do its files, locks and ports.
+    if state == 'X' || (state == 'Z' && threads <= 1) {
         return None;
     }
     Some(StartTime(format!("{}:{ticks}", boot_id())))
 }
 
-/// State and start time (fields 3 and 22 of proc(5)). The second field, the command's name, is in parentheses and may
-/// hold spaces and parentheses itself.
+/// Fields 3, 20 and 22 of proc(5).
 #[cfg(target_os = "linux")]
-fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u64,
+    /// When it started, in clock ticks since the machine did.
+    ticks: u64,
+}
+
+/// The second field, the command's name, is in parentheses and may hold spaces and parentheses itself.
+#[cfg(target_os = "linux")]
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
     let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    let ticks = fields.nth(18)?.parse().ok()?;
-    Some((state, ticks))
+    let threads = fields.nth(16)?.parse().ok()?;
+    let ticks = fields.nth(1)?.parse().ok()?;
+    Some(Stat {
+        state,
+        threads,
+        ticks,
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -319,7 +338,12 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_mislead() {
         let stat = b"7 (a) R (b)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 0 0";
-        assert_eq!(parse_stat(stat), Some(('S', 4711)));
+        let expected = Stat {
+            state: 'S',
+            threads: 1,
+            ticks: 4711,
+        };
+        assert_eq!(parse_stat(stat), Some(expected));
         for broken in [&b""[..], b"7 (a", b"7 (a)", b"7 (a) S 1 2", b"\xff)\xff"] {
             assert_eq!(parse_stat(broken), None);
         }

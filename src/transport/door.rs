@@ -1,6 +1,7 @@
 //! Where messages come in: shape and signature are checked before anything in them is believed.
 //!
-//! What is refused is counted and dropped, and logged once per peer and [`LOG_EVERY`], never with the peer's bytes.
+//! What is refused is counted and dropped, and logged once per peer and [`LOG_EVERY`], never with the peer's bytes. Peers
+//! may take a new name for each message, so that there is a limit for all of them together.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use crate::protocol::{Identity, Signer, Wire, WireError};
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// Lines of one channel in [`LOG_EVERY`].
+const MAX_LINES: u32 = 20;
+
 /// Peers whose refusals are told apart; when there are more, the table starts afresh.
 const MAX_PEERS: usize = 1000;
 
@@ -25,6 +29,28 @@ pub struct Door {
     digests: Arc<Mutex<DigestHistory>>,
     peers: HashMap<Identity, Refusals>,
     refused: u64,
+    lines: Lines,
+}
+
+/// Lines that were logged since a time.
+#[derive(Debug)]
+struct Lines {
+    since: Instant,
+    count: u32,
+}
+
+impl Lines {
+    /// Takes one line, if there may be one more: its number.
+    fn take(&mut self, now: Instant) -> Option<u32> {
+        if now.duration_since(self.since) >= LOG_EVERY {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count += 1;
+        (self.count <= MAX_LINES).then_some(self.count)
+    }
 }
 
 #[derive(Debug)]
@@ -41,6 +67,10 @@ impl Door {
             digests,
             peers: HashMap::new(),
             refused: 0,
+            lines: Lines {
+                since: Instant::now(),
+                count: 0,
+            },
         }
     }
 
@@ -84,12 +114,20 @@ impl Door {
         if refusals.since == 1 || now.duration_since(refusals.logged) >= LOG_EVERY {
             let since = refusals.since;
             *refusals = Refusals { logged: now, since };
+            let Some(line) = self.lines.take(now) else {
+                return;
+            };
+            let more = if line == MAX_LINES {
+                "; for some seconds, more of this is counted and not logged"
+            } else {
+                ""
+            };
             let address = frames
                 .first()
                 .and_then(Frame::peer_address)
                 .unwrap_or_else(|| "?".to_owned());
             tracing::warn!(
-                "{}: dropped a message from {peer} at {address}: {why} ({since} from this peer, {} in all)",
+                "{}: dropped a message from {peer} at {address}: {why} ({since} from this peer, {} in all){more}",
                 self.channel,
                 self.refused,
             );
@@ -100,4 +138,21 @@ impl Door {
 /// A first frame may be anything, of any length.
 fn short_identity(frame: &Frame) -> Identity {
     Identity::from(&frame[..frame.len().min(255)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_limited_and_come_back() {
+        let start = Instant::now();
+        let mut lines = Lines {
+            since: start,
+            count: 0,
+        };
+        let taken = (0..1000).filter(|_| lines.take(start).is_some()).count();
+        assert_eq!(taken, MAX_LINES as usize);
+        assert_eq!(lines.take(start + LOG_EVERY), Some(1));
+    }
 }

@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::requests::{Origin, Request, is_comm, is_for_kernel};
-use super::{EngineThread, Registered, now, read_registration, registration, unregistration};
+use super::{
+    EngineThread, Registered, is_registration_reply, now, read_registration, registration,
+    unregistration,
+};
 use crate::engine::config::Config;
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::{Link, Received};
@@ -261,7 +264,8 @@ impl Serving {
         let mut answers = Vec::new();
         let door = &mut self.door;
         let any = drain(&mut self.registrar.socket, frames, |_, frames| {
-            answers.extend(door.admit(frames).map(|wire| read_registration(&wire)));
+            let answer = door.admit(frames).filter(is_registration_reply);
+            answers.extend(answer.map(|wire| read_registration(&wire)));
         });
         for answer in answers {
             match answer {

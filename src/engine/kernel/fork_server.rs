@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::process::Child;
@@ -11,6 +12,9 @@ use super::messages::{FromForkServer, to_fork_server};
 use super::{python::Python, spawn};
 use crate::engine::config::KernelConfig;
 use crate::transport::Frame;
+
+/// As long as a fork server may take to end; a suspended one takes for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(in crate::engine) struct ForkServer {
@@ -70,6 +74,19 @@ impl ForkServer {
             .send(to_fork_server::SIGNAL, [Frame::from(request.into_bytes())]);
         self.link.flush()?;
         Ok(())
+    }
+
+    /// Waits until it has ended, which it does by itself when nobody holds the other end of its link: it still carries
+    /// out what it was told, and ends what its kernels have left behind.
+    pub(in crate::engine) async fn end(self) {
+        let Self { mut process, link } = self;
+        drop(link);
+        if tokio::time::timeout(PATIENCE, process.wait())
+            .await
+            .is_err()
+        {
+            let _ = process.kill().await;
+        }
     }
 
     /// Everything that has been said and was not heard yet.
