@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::header::read;
 use super::wire::WireError;
 
 /// What the task scheduler reads from a request's metadata (ipyparallel `LoadBalancedView._really_apply`). Fields keep
@@ -30,7 +31,7 @@ impl TaskMetadata {
         if matches!(json, b"{}" | b"null") {
             return Ok(Self::default());
         }
-        serde_json::from_slice(json).map_err(|_| WireError::Json)
+        read(json)
     }
 }
 
@@ -52,7 +53,7 @@ pub struct ReplyMetadata<'a> {
 
 impl<'a> ReplyMetadata<'a> {
     pub fn parse(json: &'a [u8]) -> Result<Self, WireError> {
-        serde_json::from_slice(json).map_err(|_| WireError::Json)
+        read(json)
     }
 
     pub fn is_ok(&self) -> bool {
