@@ -618,6 +618,17 @@ def test_a_cluster_of_ipyparallel_is_stopped(clusters):
     clusters.assert_nothing_left()
 
 
+def test_what_a_controller_of_ipyparallel_leaves_when_it_is_killed_ends_as_well(clusters):
+    clusters.python("start", "-n", "1", "--daemonize")
+    file = clusters.profile_dir / "security" / "cluster-.json"
+    controller = json.loads(file.read_text())["controller"]["state"]["pid"]
+    assert len(psutil.Process(controller).children()) > 1
+    # It does not hear SIGTERM, and cannot end its schedulers.
+    os.kill(controller, signal.SIGSTOP)
+    clusters.ok("stop")
+    clusters.wait_until_gone()
+
+
 def test_engines_join_a_controller_of_ipyparallel(clusters):
     process = subprocess.Popen(
         [sys.executable, "-m", "ipyparallel.controller"],
