@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     /// A leader that starts two others, tells that it has, and waits.
-    fn leader() -> std::process::Child {
+    fn leader() -> std::io::Result<std::process::Child> {
         let mut command = Command::new("sh");
         command
             .args(["-c", "sleep 60 & sleep 60 & echo; wait"])
@@ -70,12 +70,12 @@ mod tests {
         unsafe {
             command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
         }
-        command.spawn().unwrap()
+        command.spawn()
     }
 
     #[test]
     fn what_a_killed_leader_leaves_is_found() {
-        let mut child = leader();
+        let mut child = leader().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
