@@ -647,6 +647,31 @@ def test_engines_join_a_controller_of_ipyparallel(clusters):
     clusters.assert_nothing_left()
 
 
+def test_settings_on_the_command_line_reach_the_part_that_they_are_for(clusters):
+    out = clusters.ok(
+        "start", "-n", "1", "--daemonize",
+        "--TaskScheduler.scheme_name=lru",
+        "--Session.key=of-my-own",
+        "--IPEngine.startup_command=started = 7",
+        "--LocalEngineLauncher.environment=MARK=here",
+        "--LocalEngineSetLauncher.delay=3",
+    )  # fmt: skip
+    assert "LocalEngineSetLauncher.delay has no effect" in out
+    with clusters.client() as client:
+        assert client._task_scheme == "lru"
+        assert client.session.key == b"of-my-own"
+        assert client[0]["started"] == 7
+        assert client[0].apply_sync(lambda: __import__("os").environ["MARK"]) == "here"
+    # A key is not shown to whoever lists processes, beyond the command that its user typed.
+    for process in clusters.processes():
+        if process.pid != clusters.pid("supervisor"):
+            assert "of-my-own" not in " ".join(process.cmdline())
+    out = clusters.ok("engines", "-n", "1", "--daemonize", "--TaskScheduler.hwm=4")
+    assert "TaskScheduler.hwm has no effect" in out
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 # ---- at random
 
 
