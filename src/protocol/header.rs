@@ -88,6 +88,10 @@ fn is_empty(json: &[u8]) -> bool {
 /// `serde_json::from_slice` does, takes longer than everything else about a header.
 pub(super) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, WireError> {
     let text = std::str::from_utf8(json).map_err(|_| WireError::Json)?;
+    // An array would be taken for an object's values.
+    if !text.trim_start().starts_with('{') {
+        return Err(WireError::Json);
+    }
     serde_json::from_str(text).map_err(|_| WireError::Json)
 }
 
@@ -134,6 +138,7 @@ mod tests {
         assert_eq!(Header::parse(br#"{"msg_type":"x"}"#), Err(WireError::Json));
         assert_eq!(Header::parse(b"\xff{"), Err(WireError::Json));
         assert_eq!(Header::parse(b"[]"), Err(WireError::Json));
+        assert_eq!(Header::parse(br#"["a","b"]"#), Err(WireError::Json));
     }
 
     #[test]

@@ -75,7 +75,9 @@ mod tests {
         let metadata = TaskMetadata::parse(br#"{"timeout":"soon","retries":2,"x":1}"#).unwrap();
         assert_eq!(metadata.timeout, Some(Value::from("soon")));
         assert_eq!(metadata.retries, Some(Value::from(2)));
-        assert!(TaskMetadata::parse(b"[1").is_err());
+        for odd in [&b"[1"[..], b"[]", b"[[], [], [], 3]", b"7"] {
+            assert!(TaskMetadata::parse(odd).is_err());
+        }
     }
 
     #[test]
