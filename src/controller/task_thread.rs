@@ -13,7 +13,7 @@ use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, TaskMetadata, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
+    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
@@ -205,6 +205,12 @@ enum Fresh {
     No,
 }
 
+impl Payload for Packed {
+    fn msg_id(&self) -> &str {
+        self.id()
+    }
+}
+
 /// What is left of a request when it has been read.
 struct Submission {
     client: Identity,
@@ -257,16 +263,10 @@ impl Desk {
         };
         match metadata {
             Ok(metadata) => {
-                let payload = Packed::new(frames);
+                let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
-                self.scheduler.on_submit(
-                    now,
-                    client,
-                    &msg_id,
-                    &metadata,
-                    payload,
-                    &mut self.actions,
-                );
+                self.scheduler
+                    .on_submit(now, client, &metadata, payload, &mut self.actions);
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
             Err(why) => {
@@ -385,7 +385,6 @@ impl Desk {
                     client,
                     engine,
                     error,
-                    ..
                 } => {
                     self.outgoing.clear();
                     job_payload.unpack_into(&mut self.outgoing);
