@@ -5,6 +5,8 @@
 //! thread that sends it.
 
 mod broadcast;
+#[cfg(test)]
+mod broadcast_simulation;
 mod direct;
 mod recent;
 pub mod scheme;

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod dependencies;
+mod graphs;
 mod original;
 mod queueing;
 mod retries;

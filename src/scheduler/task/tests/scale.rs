@@ -153,47 +153,6 @@ fn one_for_many_and_many_for_one() {
 }
 
 #[test]
-fn a_large_random_graph() {
-    const NODES: usize = 100_000;
-    let mut random = Rng::with_seed(1);
-    let mut bulk = Bulk::new(config(Scheme::LeastLoad, 2), 50);
-    let mut needs = Vec::with_capacity(NODES);
-    let (mut order, mut failed) = (Vec::new(), 0);
-    let fails = |msg_id: &str| msg_id.ends_with("77");
-    let outcome = |msg_id: &str| {
-        if fails(msg_id) {
-            Outcome::Failed
-        } else {
-            Outcome::Ok
-        }
-    };
-    for n in 0..NODES {
-        let own: Vec<usize> = (0..random.usize(..4).min(n))
-            .map(|_| random.usize(n.saturating_sub(5_000)..n))
-            .collect();
-        let ids: Vec<_> = own.iter().map(|n| id(*n)).collect();
-        let mut metadata = after(&ids);
-        if random.usize(..4) == 0 && !own.is_empty() {
-            metadata.after = None;
-            metadata.follow = Some(json!({"dependencies": ids, "all": false, "failure": true}));
-        }
-        bulk.submit(&id(n), &metadata);
-        needs.push(own);
-        if n % 1000 == 999 {
-            let (some, failures) = bulk.run(outcome);
-            order.extend(some);
-            failed += failures;
-        }
-    }
-    let (rest, failures) = bulk.run(outcome);
-    order.extend(rest);
-    failed += failures;
-    assert_eq!(order.len() + failed, NODES, "each ends once");
-    assert!(failed > 0);
-    bulk.assert_nothing_is_left();
-}
-
-#[test]
 fn a_waiting_task_takes_less_than_300_bytes() {
     const TASKS: usize = 100_000;
     let mut bulk = Bulk::new(TaskConfig::default(), 0);
@@ -274,6 +233,24 @@ fn nothing_grows_with_the_number_of_tasks_that_have_ended() {
     assert_eq!(sizes[1], sizes[0]);
     assert_eq!(sizes[2], sizes[0]);
     bulk.assert_nothing_is_left();
+}
+
+#[test]
+fn one_task_does_not_wait_for_all_that_another_client_has_queued() {
+    const FLOOD: usize = 100_000;
+    let mut bulk = Bulk::new(TaskConfig::default(), 1);
+    for n in 0..FLOOD {
+        bulk.submit(&id(n), &TaskMetadata::default());
+    }
+    bulk.taken();
+    let small = identity("small");
+    let single = "single".to_owned();
+    let plain = TaskMetadata::default();
+    bulk.scheduler
+        .on_submit(bulk.now, small, &plain, single, &mut bulk.out);
+    bulk.reply(&uuid(0), &id(0), Outcome::Ok);
+    let (sent, _) = bulk.taken();
+    assert_eq!(sent[0].0, "single");
 }
 
 /// Distinct sets of targets for every task, far more tasks than engines: an engine finds its own.
