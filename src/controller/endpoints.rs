@@ -374,6 +374,10 @@ fn taken(channel: &'static str, error: &BindError, port: u16) -> EndpointError {
         ErrorKind::AddrInUse => format!("the port is in use{}", ports::used_by(port)),
         ErrorKind::AddrNotAvailable => "this machine has no such address; see --ip".to_owned(),
         ErrorKind::PermissionDenied => "ports below 1024 need privileges".to_owned(),
+        // What libzmq makes of a name that it cannot resolve.
+        _ if error.source.raw_os_error() == Some(nix::libc::ENODEV) => {
+            "there is no such host or network interface; see --ip".to_owned()
+        }
         _ => error.source.to_string(),
     };
     EndpointError::Bind {

@@ -335,6 +335,8 @@ def test_the_profile_for_tests_is_built_in(place):
     [
         (["--schem=lru"], "--scheme"),
         (["--scheme=fastest"], "leastload"),
+        (["--scheme=leasload"], 'did you mean "leastload"'),
+        (["--TaskScheduler.hmw=1"], 'did you mean "TaskScheduler.hwm"'),
         (["--TaskScheduler.hvm=1"], "TaskScheduler.hwm"),
         (["--TaskSchedule.hwm=1"], "TaskScheduler"),
         (["--hwm=many"], "many"),
@@ -362,7 +364,7 @@ def test_a_settings_file_that_is_wrong_is_named(place, content, said):
     assert str(file) in output and said in output
 
 
-@pytest.mark.parametrize("arguments", [["--ip=192.0.2.1"], ["--cluster-id=../x"], ["--profile=a/b"]])
+@pytest.mark.parametrize("arguments", [["--ip=192.0.2.1"], ["--ip=nosuch.invalid"], ["--cluster-id=../x"], ["--profile=a/b"]])
 def test_what_cannot_be_is_refused(place, arguments):
     code, output = place.run("controller", *arguments)
     assert code in (FAILED, USAGE)
