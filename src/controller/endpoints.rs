@@ -189,6 +189,8 @@ struct Used {
     common: usize,
     client: usize,
     engine: usize,
+    /// All of them, and it was said.
+    up: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -328,6 +330,11 @@ impl Binder<'_> {
                 .bind(&interface.0, fixed)
                 .map_err(|error| taken(channel, &error, fixed));
         }
+        if let (Some(port), "registration") = (config.registration_port, channel) {
+            return socket
+                .bind(&interface.0, port)
+                .map_err(|error| taken(channel, &error, port));
+        }
         while let Some(port) = self.next_in_pool(side) {
             match socket.bind(&interface.0, port) {
                 Err(error) if error.source.kind() == std::io::ErrorKind::AddrInUse => {
@@ -340,9 +347,12 @@ impl Binder<'_> {
             }
         }
         let pools = &config.pools;
-        if !(pools.common.is_empty() && pools.client.is_empty() && pools.engine.is_empty()) {
+        let none_given =
+            pools.common.is_empty() && pools.client.is_empty() && pools.engine.is_empty();
+        if !none_given && !std::mem::replace(&mut self.used.up, true) {
             tracing::warn!(
-                "the ports given are used up: {channel} listens on a port of the system's choice"
+                "the ports given are used up: {channel} and what comes after it listen on ports of the system's choice; \
+                 a controller needs 14"
             );
         }
         socket

@@ -231,6 +231,23 @@ def test_port_is_that_of_the_registration(place):
     assert json.loads(place.engine_file().read_text())["registration"] == port
 
 
+def test_a_registration_port_that_is_taken_is_not_passed_over(place):
+    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        code, output = place.run("controller", f"--port={port}")
+    assert code == FAILED
+    assert f"{port}" in output and "in use" in output and str(os.getpid()) in output
+    assert not place.client_file().exists()
+
+
+def test_ports_that_do_not_suffice_are_filled_up(place):
+    first = free_ports(3)
+    controller = place.controller(f"--ports={first}-{first + 2}")
+    assert controller.output().count("used up") == 1
+    used = set(ports_in(place.connection())) | set(ports_in(json.loads(place.engine_file().read_text())))
+    assert set(range(first, first + 3)) <= used
+
+
 def test_ports_are_bound_when_the_files_are_there(place):
     """Nothing is announced that does not listen yet."""
     for _ in range(5):

@@ -58,6 +58,8 @@ pub struct ControllerSettings {
     pub transport: String,
     pub client_transport: Option<String>,
     pub engine_transport: Option<String>,
+    /// For registration and queries, and no other.
+    pub port: Option<u16>,
     /// For all sockets, when those for clients or engines are used up.
     pub ports: Ports,
     pub client_ports: Ports,
@@ -88,6 +90,7 @@ impl Default for ControllerSettings {
             transport: "tcp".to_owned(),
             client_transport: None,
             engine_transport: None,
+            port: None,
             ports: Ports::default(),
             client_ports: Ports::default(),
             engine_ports: Ports::default(),
