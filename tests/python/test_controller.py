@@ -243,7 +243,7 @@ def test_a_registration_port_that_is_taken_is_not_passed_over(place):
 def test_ports_that_do_not_suffice_are_filled_up(place):
     first = free_ports(3)
     controller = place.controller(f"--ports={first}-{first + 2}")
-    assert controller.output().count("used up") == 1
+    assert controller.output.count("used up") == 1
     used = set(ports_in(place.connection())) | set(ports_in(json.loads(place.engine_file().read_text())))
     assert set(range(first, first + 3)) <= used
 
