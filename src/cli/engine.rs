@@ -64,6 +64,11 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
 
+    /// Seconds that a Python has to start, import what it needs and run the start-up code; 0 for any number [default:
+    /// 60]
+    #[arg(long, value_name = "SECONDS")]
+    start_timeout: Option<f64>,
+
     /// What happens when a kernel dies: never, on-failure or always start another one [default: never]
     #[arg(long, value_name = "WHEN")]
     restart: Option<String>,
@@ -113,6 +118,11 @@ impl EngineArgs {
                 edit("engine.startup_command", "--c", self.c.clone()),
                 edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
                 edit("engine.python", "--python", self.python.clone()),
+                edit(
+                    "engine.start_timeout",
+                    "--start-timeout",
+                    self.start_timeout,
+                ),
                 edit("engine.restart", "--restart", self.restart.clone()),
                 edit(
                     "engine.memory_limit",
@@ -282,6 +292,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         count: args.n,
         first_id: engine.id,
         registration_timeout: engine.timeout.duration(),
+        start_timeout: Some(engine.start_timeout.duration()).filter(|limit| !limit.is_zero()),
         max_heartbeat_misses: engine.max_heartbeat_misses,
         digest_history: setup.settings.session.digest_history_size as usize,
         restart: RestartPolicy {
