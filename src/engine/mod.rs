@@ -20,7 +20,7 @@ mod sockets;
 mod starting;
 
 pub use config::{Config, KernelConfig, StartMethod};
-pub use host::{Command, Departure, Ended, EngineHost, HostError};
+pub use host::{Command, Ended, EngineHost, HostError, Tidings};
 pub use kernel::python::{Python, PythonError, Surroundings};
 pub use memory::MemoryLimits;
 pub use restarts::{RestartMode, RestartPolicy};

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 
 import ipyparallel
@@ -34,3 +35,11 @@ def shared_place(tmp_path_factory):
     """The same for all tests of a module."""
     with programs.a_place(tmp_path_factory.mktemp("ipython")) as place:
         yield place
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """A Python that has nothing but its standard library."""
+    folder = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"
