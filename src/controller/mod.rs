@@ -39,7 +39,7 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
-use crate::taskdb::TaskStore;
+use crate::taskdb::{StoreError, TaskStore};
 use crate::transport::{Context, Door, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
@@ -48,7 +48,7 @@ pub use engine_state::{EngineState, EngineStateError};
 
 use backlog::Backlog;
 use endpoints::Endpoints;
-use mail::{HubMail, SchedulerSenders};
+use mail::{HubMail, SchedulerMail, SchedulerSenders};
 use recorder_thread::Reporter;
 
 #[derive(Debug, Error)]
@@ -57,6 +57,8 @@ pub enum StartError {
     Endpoint(#[from] EndpointError),
     #[error("cannot start the controller's threads: {0}")]
     Threads(#[from] io::Error),
+    #[error("what was left unfinished cannot be read: {0}")]
+    Restore(#[from] StoreError),
 }
 
 /// A controller whose ports are bound and whose threads run.
@@ -95,7 +97,7 @@ impl Controller {
             .clone()
             .map(|recorder| Reporter::new(recorder, backlog.clone()));
         let schedulers = SchedulerSenders {
-            all: vec![task.clone(), mux, control, broadcast],
+            all: vec![task.clone(), mux.clone(), control, broadcast],
             task,
             iopub,
             recorder,
@@ -103,6 +105,30 @@ impl Controller {
         let (request_shutdown, shutdown_requested) = oneshot::channel();
 
         let parts = Parts::new(&config);
+        // Before any new request: the schedulers find this in their mailboxes when they begin.
+        for (_, engine) in config.restored.iter().flat_map(|state| &state.engines) {
+            for scheduler in &schedulers.all {
+                scheduler.send(SchedulerMail::Expect(engine.clone()));
+            }
+        }
+        let keeper = store.zip(recorder_mailbox).map(|(store, mailbox)| {
+            recorder_thread::RecorderThread::new(
+                store,
+                parts.composer(),
+                hub.clone(),
+                schedulers.task.clone(),
+                mailbox,
+                backlog,
+            )
+        });
+        let keeper = match keeper {
+            Some(mut keeper) if config.restore_tasks => {
+                let count = keeper.restore(&mux)?;
+                tracing::info!("requests that were left unfinished and are queued again: {count}");
+                Some(keeper)
+            }
+            keeper => keeper,
+        };
         let mut threads = Threads::default();
         threads.spawn("iopub", {
             let door = parts.door("iopub");
@@ -169,15 +195,7 @@ impl Controller {
             );
             move || tasks.run()
         })?;
-        if let Some((store, mailbox)) = store.zip(recorder_mailbox) {
-            let keeper = recorder_thread::RecorderThread::new(
-                store,
-                parts.composer(),
-                hub.clone(),
-                schedulers.task.clone(),
-                mailbox,
-                backlog,
-            );
+        if let Some(keeper) = keeper {
             threads.spawn("recorder", move || keeper.run())?;
         }
         threads.spawn("hub", {

@@ -10,11 +10,18 @@ use super::backlog::Backlog;
 use super::mail::{HubMail, SchedulerMail};
 use super::replies::now;
 use crate::hub::Request;
-use crate::hub::recorder::{Answer, Ask, Recorder, StoredMessage, Traffic};
+use crate::hub::recorder::{Answer, Ask, Recorder, Restored, StoredMessage, Traffic};
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, DELIMITER, EngineId, EngineUuid, Timestamp};
-use crate::taskdb::{StoreError, TaskStore};
+use crate::taskdb::{Queue, StoreError, TaskStore};
 use crate::transport::{Frame, Mailbox, Poller, Sender, time_left};
+
+/// Does a client send a request for the first time? What is queued again has its record already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fresh {
+    Yes,
+    No,
+}
 
 /// A resubmitted task's reply goes to nobody: this is no client's routing id, which never begins with a zero and a
 /// letter.
@@ -161,6 +168,32 @@ impl<S: TaskStore> RecorderThread<S> {
         }
     }
 
+    /// Hands what a former controller left unfinished to the schedulers; how many requests. Its clients have to connect
+    /// anew and ask the hub for the results: what their routing ids are now, nobody knows.
+    pub(super) fn restore(&mut self, mux: &Sender<SchedulerMail>) -> Result<u64, StoreError> {
+        let (task, composer) = (&self.task, &self.composer);
+        let count = self
+            .recorder
+            .restore(now(), &mut |restored| match restored {
+                Restored::Ended { msg_id, ok, engine } => {
+                    task.send(SchedulerMail::Ended { msg_id, ok, engine });
+                }
+                Restored::Unfinished(again) => {
+                    let message = sent_anew(again.message);
+                    let mut frames = frames_of(message, composer);
+                    if again.queue == Queue::Mux {
+                        let engine = again.engine.as_ref().map_or("", EngineUuid::as_str);
+                        frames.insert(1, Frame::from(engine.as_bytes()));
+                        mux.send(SchedulerMail::Resubmit(frames));
+                    } else {
+                        task.send(SchedulerMail::Resubmit(frames));
+                    }
+                }
+            })?;
+        self.recorder.store().flush()?;
+        Ok(count)
+    }
+
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_fd(self.mailbox.fd());
@@ -260,6 +293,16 @@ impl<S: TaskStore> RecorderThread<S> {
             tracing::error!("the task database could not be closed in order: {error}");
         }
     }
+}
+
+/// A request that gets another signature than before: its engine may have had it, and refuses what it knows.
+fn sent_anew(mut message: StoredMessage) -> StoredMessage {
+    let metadata = serde_json::from_slice(&message.metadata);
+    let mut metadata: serde_json::Map<String, serde_json::Value> = metadata.unwrap_or_default();
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    metadata.insert("resent".to_owned(), nonce.into());
+    message.metadata = serde_json::Value::Object(metadata).to_string().into();
+    message
 }
 
 /// A stored request as a client would send it.

@@ -168,7 +168,8 @@ impl Hub {
         }
     }
 
-    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat.
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat. Schedulers expect
+    /// them as well; of those that do not come in time they are told with [`Action::LetGo`].
     pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
         self.registry.restore(now, engines, next_id);
     }
@@ -238,6 +239,11 @@ impl Hub {
     }
 
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let timeout = self.config.registration_timeout;
+        for id in self.registry.overdue(now, timeout) {
+            let how = "it did not come back after the controller's restart";
+            self.on_engine_gone(now, id, how, Vec::new(), out);
+        }
         self.registry
             .on_time(now, self.config.registration_timeout, out);
     }

@@ -89,15 +89,3 @@ pub struct Resubmission {
     pub original: MsgId,
     pub message: StoredMessage,
 }
-
-/// A request that a former controller accepted and did not finish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    pub msg_id: MsgId,
-    pub queue: Queue,
-    /// The client's session. Where its sockets are now nobody knows: it asks for the result.
-    pub client: Option<Box<str>>,
-    /// The engine of a mux request, or the last one that a task was sent to.
-    pub engine: Option<EngineUuid>,
-    pub message: StoredMessage,
-}
