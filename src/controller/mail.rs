@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::recorder_thread::RecorderMail;
-use crate::hub::{Inspection, Report, Token};
+use crate::hub::{Inspection, Report, StorageFault, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 use crate::transport::{Frame, Sender};
 
@@ -35,6 +35,8 @@ pub(super) enum HubMail {
         content: Bytes,
         buffers: Vec<Bytes>,
     },
+    /// The task database has a fault, or none any more.
+    Storage(Option<StorageFault>),
     Stop,
 }
 

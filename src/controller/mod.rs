@@ -9,6 +9,7 @@
 //! | `iopub` | XPUB / SUB | none: it verifies and relays |
 //! | `heartbeat` | - / ping XPUB, pong ROUTER | [`crate::heartbeat::HeartMonitor`] |
 //! | `recorder` | - | [`crate::hub::recorder::Recorder`], only with a database |
+//! | `results`, `queries` | - | [`crate::hub::recorder::Lookup`], only with a database on disk or on a server |
 //!
 //! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
 
@@ -23,9 +24,11 @@ mod hub_thread;
 mod iopub_thread;
 mod late_joiners;
 mod mail;
+mod reader_thread;
 mod recorder_thread;
 mod replies;
 mod reports;
+mod storage_health;
 mod task_thread;
 
 use std::io;
@@ -49,7 +52,8 @@ pub use engine_state::{EngineState, EngineStateError};
 use backlog::Backlog;
 use endpoints::Endpoints;
 use mail::{HubMail, SchedulerMail, SchedulerSenders};
-use recorder_thread::Reporter;
+use reader_thread::{ReaderMail, ReaderThread};
+use recorder_thread::{Readers, RecorderThread, Reporter};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -58,7 +62,9 @@ pub enum StartError {
     #[error("cannot start the controller's threads: {0}")]
     Threads(#[from] io::Error),
     #[error("what was left unfinished cannot be read: {0}")]
-    Restore(#[from] StoreError),
+    Restore(StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A controller whose ports are bound and whose threads run.
@@ -111,8 +117,8 @@ impl Controller {
                 scheduler.send(SchedulerMail::Expect(engine.clone()));
             }
         }
-        let keeper = store.zip(recorder_mailbox).map(|(store, mailbox)| {
-            recorder_thread::RecorderThread::new(
+        let mut keeper = store.zip(recorder_mailbox).map(|(store, mailbox)| {
+            RecorderThread::new(
                 store,
                 parts.composer(),
                 hub.clone(),
@@ -121,14 +127,12 @@ impl Controller {
                 backlog,
             )
         });
-        let keeper = match keeper {
-            Some(mut keeper) if config.restore_tasks => {
-                let count = keeper.restore(&mux)?;
-                tracing::info!("requests that were left unfinished and are queued again: {count}");
-                Some(keeper)
-            }
-            keeper => keeper,
-        };
+        if let Some(keeper) = &mut keeper
+            && config.restore_tasks
+        {
+            let count = keeper.restore(&mux).map_err(StartError::Restore)?;
+            tracing::info!("requests that were left unfinished and are queued again: {count}");
+        }
         let mut threads = Threads::default();
         threads.spawn("iopub", {
             let door = parts.door("iopub");
@@ -195,7 +199,12 @@ impl Controller {
             );
             move || tasks.run()
         })?;
-        if let Some(keeper) = keeper {
+        if let Some(mut keeper) = keeper {
+            let by_id = Self::reader("results", &mut keeper, &hub, &mut threads)?;
+            let queries = Self::reader("queries", &mut keeper, &hub, &mut threads)?;
+            if let Some((by_id, queries)) = by_id.zip(queries) {
+                keeper.ask_readers(Readers { by_id, queries });
+            }
             threads.spawn("recorder", move || keeper.run())?;
         }
         threads.spawn("hub", {
@@ -219,6 +228,22 @@ impl Controller {
             hub,
             threads: threads.started,
         })
+    }
+
+    /// Starts a thread that answers questions about records, if the store has readers.
+    fn reader(
+        name: &str,
+        keeper: &mut RecorderThread<Box<dyn TaskStore>>,
+        hub: &Sender<HubMail>,
+        threads: &mut Threads,
+    ) -> Result<Option<Sender<ReaderMail>>, StartError> {
+        let Some(reader) = keeper.store().reader()? else {
+            return Ok(None);
+        };
+        let (sender, mailbox) = mailbox()?;
+        let reader = ReaderThread::new(reader, hub.clone(), mailbox);
+        threads.spawn(name, move || reader.run())?;
+        Ok(Some(sender))
     }
 
     /// Ends all threads, after what is on its way to clients has been sent.

@@ -11,9 +11,10 @@ mod registry;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, Timestamp};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -45,6 +46,17 @@ pub enum Database {
     None,
     /// The recorder, in its own thread.
     Recorder,
+}
+
+/// The task database does not take records now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StorageFault {
+    pub error: String,
+    pub since: Timestamp,
+    /// Records whose changes wait in memory.
+    pub waiting: usize,
+    /// Changes for which there was no room.
+    pub lost: u64,
 }
 
 /// A request, as it came from a client or an engine.
@@ -155,6 +167,7 @@ pub struct Hub {
     config: Config,
     registry: Registry,
     inspections: Inspections,
+    storage: Option<StorageFault>,
     next_token: u64,
 }
 
@@ -164,6 +177,7 @@ impl Hub {
             config,
             registry: Registry::default(),
             inspections: Inspections::default(),
+            storage: None,
             next_token: 0,
         }
     }
@@ -231,6 +245,11 @@ impl Hub {
     pub fn on_report(&mut self, token: Token, report: Report, out: &mut Vec<Action>) {
         self.inspections
             .on_report(token, report, self.config.schedulers, out);
+    }
+
+    /// The task database has a fault, or none any more: answers about queues say so.
+    pub fn on_storage(&mut self, fault: Option<StorageFault>) {
+        self.storage = fault;
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

@@ -11,6 +11,7 @@
 //! first engine's result: ipyparallel's client takes no more from a broadcast that it asks the hub for.
 
 mod answer;
+mod lookup;
 mod loose;
 mod pending;
 mod reply;
@@ -30,6 +31,7 @@ use crate::protocol::{EngineUuid, Header, MsgId, RemoteError, Timestamp};
 use crate::taskdb::{Key, KeySet, Query, Queue, RecordUpdate, StoreError, TaskRecord, TaskStore};
 
 pub use answer::QUESTIONS;
+pub use lookup::Lookup;
 pub use restore::{Restored, Unfinished};
 pub use traffic::{Answer, Ask, Resubmission, StoredMessage, Traffic};
 

@@ -16,6 +16,20 @@ pub struct StoredMessage {
     pub buffers: Vec<Bytes>,
 }
 
+impl StoredMessage {
+    /// About how much memory it holds.
+    pub fn bytes(&self) -> u64 {
+        let parts = [
+            &self.header,
+            &self.parent_header,
+            &self.metadata,
+            &self.content,
+        ];
+        let parts = parts.into_iter().chain(&self.buffers);
+        parts.map(|part| part.len() as u64).sum()
+    }
+}
+
 /// What happened on the queues. What of it belongs to no known request is dropped in silence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Traffic {
@@ -40,6 +54,18 @@ pub enum Traffic {
     /// An engine is gone. Its mux requests and its parts of broadcasts fail here unless their failure was reported
     /// before; its tasks, and the joined reply of a coalescing broadcast, are the scheduler's affair.
     EngineGone { engine: EngineUuid, at: Timestamp },
+}
+
+impl Traffic {
+    /// About how much memory it holds.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Submitted { message, .. }
+            | Self::Completed { message, .. }
+            | Self::Output { message } => message.bytes(),
+            Self::Assigned { .. } | Self::EngineGone { .. } => 0,
+        }
+    }
 }
 
 /// What the recorder must be given to answer a question.
@@ -74,6 +100,11 @@ impl Answer {
 
     pub(super) fn json(msg_type: &'static str, content: &Value) -> Self {
         Self::new(msg_type, content.to_string())
+    }
+
+    /// The reply to a request that could not be understood.
+    pub(super) fn hub_error(error: &RemoteError) -> Self {
+        Self::error("hub_error", error)
     }
 
     pub(super) fn error(msg_type: &'static str, error: &RemoteError) -> Self {
