@@ -1,5 +1,8 @@
 """The task database under a real cluster: what survives the controller's death, and what users see of faults."""
 
+import csv
+import io
+import json
 import os
 import random
 import sys
@@ -78,3 +81,110 @@ def test_kills_at_random_moments_lose_nothing(place):
     promises.check_all(client, promises.values)
     assert client.db_query({"completed": None}, keys=["msg_id"]) == []
     print(f"{len(promises.values)} requests were accepted, {len(promises.stored)} results stored")
+
+
+# ---- ipcluster db
+
+
+def db(place, *arguments):
+    code, output = place.run("db", *arguments, "--log-level=ERROR")
+    assert code == 0, output
+    return output
+
+
+def work(place):
+    """A few requests that are done, and one that failed."""
+    client = place.client(1)
+    view = client.load_balanced_view()
+    with view.temp_flags(label="one"):
+        one = view.apply_async(lambda: print("said") or 1)
+    get(one)
+    two = client[0].apply_async(lambda: 1 / 0)
+    with pytest.raises(error.RemoteError):
+        get(two)
+    ids = one.msg_ids + two.msg_ids
+    wait_until(lambda: len(client.db_query({"completed": {"$ne": None}}, keys=["msg_id"])) == 2, "the records")
+    wait_until(lambda: client.db_query({"stdout": "said\n"}, keys=["msg_id"]), "the output")
+    return ids
+
+
+@pytest.mark.parametrize("database", ["--dictdb", "--sqlitedb"])
+def test_records_of_a_running_cluster(place, database):
+    place.controller(database)
+    place.engines(1)
+    one, two = work(place)
+    table = db(place, "query", '{"queue": "task"}').splitlines()
+    assert table[0].split() == ["MSG_ID", "QUEUE", "LABEL", "SUBMITTED", "COMPLETED", "ENGINE_UUID"]
+    assert table[1].split()[:3] == [one, "task", "one"] and len(table) == 2
+    lines = db(place, "query", "--keys=stdout,pyerr", "-o", "jsonl").splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert (first, second["msg_id"]) == ({"msg_id": one, "stdout": "said\n", "pyerr": None}, two)
+    records = json.loads(db(place, "query", "--last=1", "-o", "json"))
+    assert [record["msg_id"] for record in records] == [two]
+    assert records[0]["result_content"]["ename"] == "ZeroDivisionError"
+    rows = list(csv.reader(io.StringIO(db(place, "query", "--keys=msg_id,stdout", "-o", "csv"))))
+    assert rows == [["msg_id", "stdout"], [one, "said\n"], [two, ""]]
+    assert "said" in db(place, "show", one)
+    assert json.loads(db(place, "show", two, "-o", "json"))["queue"] == "mux"
+    stats = json.loads(db(place, "stats", "-o", "json"))
+    assert (stats["records"], stats["unfinished"], stats["lost"]) == (2, 0, 0)
+
+    assert db(place, "purge", "--older-than=1d") == "0 records dropped"
+    assert db(place, "purge", "--all", "--dry-run") == "2 records would be dropped"
+    assert db(place, "purge", one) == "1 records dropped"
+    assert json.loads(db(place, "query", "--keys=msg_id", "-o", "json")) == [{"msg_id": two}]
+    code, output = place.run("db", "purge", one, two)
+    assert code == 1 and "1 of the requests are not finished, or have no record" in output
+    assert db(place, "query", "-o", "json") == "[]"
+
+
+def test_records_of_a_stopped_cluster(place, tmp_path):
+    controller = place.controller("--sqlitedb")
+    engines = place.engines(1)
+    one, two = work(place)
+    engines.stop()
+    controller.stop()
+    ids = ["query", "--keys=msg_id", "-o", "json"]
+    assert json.loads(db(place, *ids)) == [{"msg_id": one}, {"msg_id": two}]
+    assert json.loads(db(place, "stats", "-o", "json"))["records"] == 2
+    assert db(place, "purge", "--query", '{"queue": "mux"}') == "1 records dropped"
+    file = place.profile_dir() / "tasks.db"
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(file.read_bytes())
+    assert json.loads(db(place, *ids, f"--file={copy}", "--profile=nowhere")) == [{"msg_id": one}]
+    code, output = place.run("db", "query", f"--file={copy}", "--table=other")
+    assert code == 1 and "other" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["query"], 1, "no cluster of profile"),
+        (["query", "{completed: null}"], 2, "no JSON"),
+        (["query", "--keys=complete"], 2, "no field"),
+        (["query", "--keys=buffers"], 2, "bytes"),
+        (["query", "--file=/nowhere/tasks.db"], 1, "there is no /nowhere"),
+        (["query", "--file=/bin/sh"], 1, "not a task database"),
+        (["purge"], 2, "say what to drop"),
+        (["purge", "--older-than=long"], 2, "no age"),
+        (["show"], 2, "MSG_ID"),
+    ],
+)
+def test_what_cannot_be_asked(place, arguments, code, said):
+    place.run("profile", "create", "default")
+    ended, output = place.run("db", *arguments)
+    assert ended == code and said in output, output
+
+
+def test_queries_that_are_wrong_are_told_in_the_original_s_classes(place):
+    place.controller("--sqlitedb")
+    for query, said in (('{"nonsense": 1}', "KeyError"), ('{"label": {"$odd": 1}}', "KeyError"), ("[]", "AttributeError")):
+        code, output = place.run("db", "query", query)
+        assert code == 1 and said in output, output
+    assert place.run("db", "show", "nobody")[0] == 1
+
+
+def test_without_a_database_it_is_said_how_to_have_one(place):
+    place.controller("--nodb")
+    code, output = place.run("db", "query")
+    assert code == 1 and "Start the Controller with a DB backend" in output

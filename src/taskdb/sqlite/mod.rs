@@ -129,6 +129,19 @@ impl SqliteStore {
         Self::with(db, place, found, config)
     }
 
+    /// Opens a table that is there already.
+    pub fn open_existing(config: &SqliteConfig) -> Result<Self, StoreError> {
+        // Found before anything is made. Where nothing can be written, it is at least read.
+        let reader = Self::open_to_read(config)?;
+        match Self::open(config) {
+            Err(StoreError::Fault {
+                fault: Fault::ReadOnly | Fault::Unreachable,
+                ..
+            }) => Ok(reader),
+            opened => opened,
+        }
+    }
+
     /// Opens a file to look into it, whether a controller uses it or not.
     pub fn open_to_read(config: &SqliteConfig) -> Result<Self, StoreError> {
         let place = config.path.display().to_string();
