@@ -4,9 +4,6 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-# Files of ipyparallel's own suite that `make test` runs against this controller and this engine.
-CONFORMANCE = test_view.py test_view_broadcast.py test_lbview.py test_asyncresult.py test_client.py
-
 .PHONY: help demo test test-rust test-python test-conformance conformance lint bench clean
 
 help:
@@ -36,7 +33,7 @@ test-python:
 
 test-conformance:
 	$(CARGO) build --locked
-	$(PYTHON) tests/conformance/run.py $(CONFORMANCE)
+	$(PYTHON) tests/conformance/run.py
 
 conformance:
 	$(CARGO) build --locked

@@ -13,8 +13,8 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Departure, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
-    RestartPolicy, StartMethod, Surroundings,
+    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
+    RestartPolicy, StartMethod, Surroundings, Tidings,
 };
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
@@ -63,6 +63,11 @@ pub(super) struct EngineArgs {
     /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
+
+    /// Seconds that a Python has to start, import what it needs and run the start-up code; 0 for any number [default:
+    /// 60]
+    #[arg(long, value_name = "SECONDS")]
+    start_timeout: Option<f64>,
 
     /// What happens when a kernel dies: never, on-failure or always start another one [default: never]
     #[arg(long, value_name = "WHEN")]
@@ -113,6 +118,11 @@ impl EngineArgs {
                 edit("engine.startup_command", "--c", self.c.clone()),
                 edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
                 edit("engine.python", "--python", self.python.clone()),
+                edit(
+                    "engine.start_timeout",
+                    "--start-timeout",
+                    self.start_timeout,
+                ),
                 edit("engine.restart", "--restart", self.restart.clone()),
                 edit(
                     "engine.memory_limit",
@@ -282,6 +292,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         count: args.n,
         first_id: engine.id,
         registration_timeout: engine.timeout.duration(),
+        start_timeout: Some(engine.start_timeout.duration()).filter(|limit| !limit.is_zero()),
         max_heartbeat_misses: engine.max_heartbeat_misses,
         digest_history: setup.settings.session.digest_history_size as usize,
         restart: RestartPolicy {
@@ -338,8 +349,8 @@ async fn host(
     let mut hang_up = HangUp::new()?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
-    let (departed, mut departures) = mpsc::unbounded_channel();
-    let running = EngineHost::new(config)?.telling(departed).run(receiver);
+    let (told, mut tidings) = mpsc::unbounded_channel();
+    let running = EngineHost::new(config)?.telling(told).run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
     tokio::pin!(cut);
@@ -356,8 +367,11 @@ async fn host(
             // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
-            Some(Departure { engine, why }) = departures.recv() => {
-                starter.tell(&News::EngineEnded { engine, why });
+            Some(tidings) = tidings.recv() => {
+                starter.tell(&match tidings {
+                    Tidings::Ended { engine, why } => News::EngineEnded { engine, why },
+                    Tidings::Warning(text) => News::Warning(text),
+                });
                 continue;
             }
             _ = &mut cut => {

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::parts::{engines_job, warn_of_controller_traits, warn_of_launcher_traits};
 use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
-    Background, check_launcher, claim_failure, cluster_info, engines_job, in_background, plan,
+    Background, check_launcher, claim_failure, cluster_info, in_background, plan,
 };
 use crate::cli::{Failure, exit_code};
 use crate::launch::conduct::{Cluster, Controller};
@@ -106,6 +107,8 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
             ),
         ));
     }
+    warn_of_launcher_traits(&setup);
+    warn_of_controller_traits(&setup);
     if settings.daemonize && !background.is_some() {
         return in_background(&setup);
     }

@@ -11,6 +11,7 @@ mod engine;
 mod engines;
 mod lifeline;
 mod list;
+mod parts;
 mod profile;
 mod setup;
 mod start;

@@ -6,7 +6,7 @@ use crate::os::log::{self, LogOptions};
 use crate::os::{files, limits};
 use crate::profile::dir::ProfileDir;
 use crate::profile::settings::{Edit, Origin, Resolved, Settings, load};
-use crate::profile::traitlets::Program;
+use crate::profile::traitlets::{Assignment, Program};
 use crate::protocol::ClusterId;
 
 /// A program's settings, and where its files are.
@@ -15,6 +15,8 @@ pub(super) struct Setup {
     pub(super) cluster_id: ClusterId,
     pub(super) settings: Settings,
     pub(super) common: ResolvedCommon,
+    /// `--Class.trait=value` of the command line.
+    pub(super) traits: Vec<Assignment>,
 }
 
 /// Is the profile made when it is not there?
@@ -39,7 +41,7 @@ pub(super) fn set_up(
         ProfileMust::Exist => (common.find_profile()?, false),
         ProfileMust::BeMadeIfMissing => common.find_or_create_profile()?,
     };
-    let sources = common.sources(program, Some(&profile), rewritten.traits);
+    let sources = common.sources(program, Some(&profile), rewritten.traits.clone());
     let resolved = load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
     let cluster_id = cluster_id(&common, &resolved)?;
     start_log(name, &profile, &cluster_id, &resolved.settings)?;
@@ -57,6 +59,7 @@ pub(super) fn set_up(
         cluster_id,
         settings: resolved.settings,
         common,
+        traits: rewritten.traits,
     })
 }
 

@@ -6,10 +6,10 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::parts::{controller_job, engines_job, warn_of_launcher_traits};
 use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::supervise::{
-    Background, check_launcher, claim_failure, clean_logs, cluster_info, engines_job,
-    in_background, job, plan,
+    Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background, plan,
 };
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::ledger::Ledger;
@@ -134,6 +134,7 @@ fn start(
     let settings = &setup.settings.cluster;
     check_launcher("--controller", &settings.controller)?;
     check_launcher("--engines", &settings.engines)?;
+    warn_of_launcher_traits(&setup);
     if settings.daemonize && !background.is_some() {
         return in_background(&setup);
     }
@@ -141,27 +142,12 @@ fn start(
     setup.enter_work_dir()?;
     clean_logs(&setup);
 
-    let mut arguments: Vec<OsString> = Vec::new();
-    for (name, value) in [
-        ("--ip", &settings.controller_ip),
-        ("--location", &settings.controller_location),
-    ] {
-        arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
-    }
-    let own: Vec<OsString> = settings
-        .controller_args
-        .iter()
-        .map(OsString::from)
-        .chain(rest)
-        .collect();
-    arguments.extend(own.iter().cloned());
+    let (controller, own) = controller_job(&setup, rest)?;
+    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
     let own = own
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
-
-    let controller = job(&setup, "ipcontroller", "controller", arguments)?;
-    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
     let info = cluster_info(&setup, own);
     let reuse = keeps_connection_files(&setup, &controller.argv);
     let ledger = Ledger::claim(&setup.profile, info, "local", reuse).map_err(claim_failure)?;

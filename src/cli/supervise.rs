@@ -3,23 +3,19 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::parts::grace;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
+use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
 use crate::launch::conduct::{Cluster, Ended, conduct, say};
 use crate::launch::ledger::ClaimError;
 use crate::launch::supervisor::{Outcome, Plan};
-use crate::launch::{Job, LAUNCHERS};
-use crate::os::files;
-use crate::os::log::{self, LogLevel};
+use crate::os::log;
 use crate::profile::cluster_file::{ClusterInfo, cluster_class};
-
-/// Processes are told to end, and killed when they have not after this time.
-const GRACE: Duration = Duration::from_secs(4);
 
 /// What a supervisor in the background has of its front: the socket on which that waits.
 pub(super) struct Background(Option<OwnedFd>);
@@ -177,60 +173,8 @@ pub(super) fn plan(setup: &Setup, with_controller: bool) -> Plan {
         delay: cluster.delay.duration(),
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,
-        grace: GRACE,
+        grace: grace(setup),
     }
-}
-
-/// A part of the cluster: this program, with this verb and these arguments.
-pub(super) fn job(
-    setup: &Setup,
-    name: &'static str,
-    verb: &str,
-    arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Job, Failure> {
-    let id = &setup.cluster_id.0;
-    let location = setup.profile.location();
-    let mut argv = vec![this_program()?, verb.into()];
-    let mut profile = OsString::from("--profile-dir=");
-    profile.push(location);
-    argv.push(profile);
-    argv.push(format!("--cluster-id={id}").into());
-    for file in &setup.common.config_files {
-        let mut config = OsString::from("--config=");
-        config.push(files::expand_path(file));
-        argv.push(config);
-    }
-    let level = setup.settings.log.level;
-    if level != LogLevel::default() {
-        argv.push(format!("--log-level={level}").into());
-    }
-    argv.extend(arguments);
-    let mut environment: Vec<(OsString, OsString)> = vec![
-        ("IPP_PROFILE_DIR".into(), location.into()),
-        ("IPP_CLUSTER_ID".into(), id.into()),
-    ];
-    if let Ok(folder) = setup.common.lookup.ipython_dir() {
-        environment.push(("IPYTHONDIR".into(), folder.into()));
-    }
-    Ok(Job {
-        name,
-        argv,
-        environment,
-    })
-}
-
-/// The process that runs all engines.
-pub(super) fn engines_job(
-    setup: &Setup,
-    python: Option<&str>,
-    spawn: bool,
-) -> Result<Job, Failure> {
-    let mut arguments: Vec<OsString> = vec![format!("--n={}", engine_count(setup)).into()];
-    arguments.extend(python.map(|python| format!("--python={python}").into()));
-    arguments.extend(spawn.then(|| "--spawn".into()));
-    let more = setup.settings.cluster.engine_args.iter();
-    arguments.extend(more.map(OsString::from));
-    job(setup, "ipengine", "engine", arguments)
 }
 
 /// What the cluster file says of the cluster as a whole.

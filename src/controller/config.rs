@@ -21,6 +21,8 @@ pub struct PortPools {
 pub struct Config {
     pub client_interface: Interface,
     pub engine_interface: Interface,
+    /// For registration: this port or none.
+    pub registration_port: Option<u16>,
     pub pools: PortPools,
     /// Exactly these ports, from connection files that are reused.
     pub fixed_ports: Option<super::Ports>,

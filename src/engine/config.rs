@@ -22,6 +22,8 @@ pub struct Config {
     pub first_id: Option<u32>,
     /// The controller has so long to answer a registration.
     pub registration_timeout: Duration,
+    /// A Python has so long to start, import what it needs and run the start-up code; without a limit if absent.
+    pub start_timeout: Option<Duration>,
     /// Heartbeat periods without a ping after which the controller is taken for gone; 0 is never.
     pub max_heartbeat_misses: u32,
     /// Signatures that are remembered, so that no message is taken twice.

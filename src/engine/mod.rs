@@ -2,7 +2,7 @@
 //! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]).
 //!
 //! The engine owns everything but the user's code: registration, heartbeats, signatures, the queue of requests, abort,
-//! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`], [`restarts`].
+//! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`], [`restarts`], [`starting`].
 
 mod config;
 mod engine_thread;
@@ -17,9 +17,11 @@ mod queue;
 mod replies;
 mod restarts;
 mod sockets;
+mod starting;
 
 pub use config::{Config, KernelConfig, StartMethod};
-pub use host::{Command, Departure, Ended, EngineHost, HostError};
+pub use host::{Command, Ended, EngineHost, HostError, Tidings};
 pub use kernel::python::{Python, PythonError, Surroundings};
 pub use memory::MemoryLimits;
 pub use restarts::{RestartMode, RestartPolicy};
+pub use starting::LastWords;

@@ -1,12 +1,13 @@
 //! Ending a cluster from outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
 use super::found::Found;
 use crate::os::process::{ProcessRef, SignalError, wait_until_gone};
+use crate::os::session;
 
 /// How a stop went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,11 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
     } else {
         send(&supervisors, signal.unwrap_or(Signal::SIGINT))?;
     }
+    let sessions: Vec<ProcessRef> = theirs
+        .iter()
+        .filter(|one| session::is_led_by(one))
+        .cloned()
+        .collect();
     // As ipyparallel's launchers do.
     send(&theirs, signal.unwrap_or(Signal::SIGTERM))?;
     let grace = if ours.is_empty() {
@@ -63,12 +69,16 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
     } else {
         GRACE
     };
+    let deadline = Instant::now() + grace;
     let all: Vec<ProcessRef> = ours.into_iter().chain(theirs).collect();
     let mut left = wait_until_gone(&all, grace);
+    let time = deadline.saturating_duration_since(Instant::now());
+    left.extend(wait_until_gone(&left_by(&sessions), time));
     // Between the look at the files and the signal the engines may have been started again.
     left.extend(Found::of(&found.profile, &found.cluster_id).ours());
     let killed = !left.is_empty();
     if killed {
+        left.extend(left_by(&sessions));
         send(&left, Signal::SIGKILL)?;
         left = wait_until_gone(&left, LAST);
     }
@@ -82,6 +92,11 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
     } else {
         Stopped::InOrder
     })
+}
+
+/// ipyparallel's controller ends its schedulers, and its engine its kernel, unless the signal meets them while they start.
+fn left_by(sessions: &[ProcessRef]) -> Vec<ProcessRef> {
+    sessions.iter().flat_map(session::members).collect()
 }
 
 fn send(processes: &[ProcessRef], signal: Signal) -> Result<(), StopError> {

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod log;
 pub mod ports;
 pub mod process;
+pub mod session;
 pub mod user;
 
 pub use host::Host;

@@ -118,6 +118,21 @@ pub fn interpret(program: Program, assignment: &Assignment) -> Result<Meaning, T
     })
 }
 
+/// Does an assignment on the command line of a whole cluster speak to this part of it?
+pub fn is_for(part: Program, assignment: &Assignment) -> bool {
+    if find_class(&assignment.class).is_some_and(|class| class.app == Some(part)) {
+        return true;
+    }
+    let Ok(Meaning::Edits(edits)) = interpret(part, assignment) else {
+        return false;
+    };
+    let sections = part.sections();
+    let section = |edit: &Edit| edit.key.parts().first().cloned().unwrap_or_default();
+    edits
+        .iter()
+        .any(|edit| sections.contains(&section(edit).as_str()))
+}
+
 fn find_class(name: &str) -> Option<&'static Class> {
     CLASSES
         .iter()

@@ -20,6 +20,16 @@ impl Program {
         }
     }
 
+    /// The sections of the settings that are this program's own.
+    pub(super) fn sections(self) -> &'static [&'static str] {
+        match self {
+            Self::Controller => &["controller", "scheduler", "heartbeat", "session", "curve"],
+            Self::Engine => &["engine", "kernel"],
+            Self::Cluster => &["cluster", "launcher"],
+            Self::All => &[],
+        }
+    }
+
     /// Would `self` read what is meant for `other`?
     pub(super) fn reads(self, other: Self) -> bool {
         self == other || self == Self::All || other == Self::All

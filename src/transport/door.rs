@@ -122,12 +122,14 @@ impl Door {
             } else {
                 ""
             };
+            // libzmq does not know it for every frame.
             let address = frames
-                .first()
-                .and_then(Frame::peer_address)
-                .unwrap_or_else(|| "?".to_owned());
+                .iter()
+                .find_map(Frame::peer_address)
+                .map(|address| format!(" at {address}"))
+                .unwrap_or_default();
             tracing::warn!(
-                "{}: dropped a message from {peer} at {address}: {why} ({since} from this peer, {} in all){more}",
+                "{}: dropped a message from {peer}{address}: {why} ({since} from this peer, {} in all){more}",
                 self.channel,
                 self.refused,
             );

@@ -59,6 +59,9 @@ MARK = "IPCLUSTER_TEST_RUN"
 
 
 def main():
+    # What is ignored here, as under nohup or in the background of a script, is ignored by all that is started.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = arguments()
     python = python_environment.make(CHECKOUT / ".venv", HERE.parent / "requirements.txt")
     if Path(sys.prefix) != python.parent.parent:

@@ -70,6 +70,13 @@ def test_other_signals_stop_it_as_well(clusters, number):
     clusters.assert_nothing_left()
 
 
+def test_who_starts_engines_without_ipyparallel_is_told_once(clusters, bare_python):
+    out = clusters.ok("start", "-n", "2", "--daemonize", f"--python={bare_python}")
+    assert out.count(f"{bare_python} -m pip install ipyparallel") == 1
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 def test_a_second_start_is_refused_and_names_the_first(clusters):
     running = clusters.start(1)
     again = clusters.run("start", "-n", "1")
@@ -618,6 +625,17 @@ def test_a_cluster_of_ipyparallel_is_stopped(clusters):
     clusters.assert_nothing_left()
 
 
+def test_what_a_controller_of_ipyparallel_leaves_when_it_is_killed_ends_as_well(clusters):
+    clusters.python("start", "-n", "1", "--daemonize")
+    file = clusters.profile_dir / "security" / "cluster-.json"
+    controller = json.loads(file.read_text())["controller"]["state"]["pid"]
+    assert len(psutil.Process(controller).children()) > 1
+    # It does not hear SIGTERM, and cannot end its schedulers.
+    os.kill(controller, signal.SIGSTOP)
+    clusters.ok("stop")
+    clusters.wait_until_gone()
+
+
 def test_engines_join_a_controller_of_ipyparallel(clusters):
     process = subprocess.Popen(
         [sys.executable, "-m", "ipyparallel.controller"],
@@ -633,6 +651,31 @@ def test_engines_join_a_controller_of_ipyparallel(clusters):
         assert client.ids == [0]
     process.terminate()
     process.wait(PATIENCE)
+    clusters.assert_nothing_left()
+
+
+def test_settings_on_the_command_line_reach_the_part_that_they_are_for(clusters):
+    out = clusters.ok(
+        "start", "-n", "1", "--daemonize",
+        "--TaskScheduler.scheme_name=lru",
+        "--Session.key=of-my-own",
+        "--IPEngine.startup_command=started = 7",
+        "--LocalEngineLauncher.environment=MARK=here",
+        "--LocalEngineSetLauncher.delay=3",
+    )  # fmt: skip
+    assert "LocalEngineSetLauncher.delay has no effect" in out
+    with clusters.client() as client:
+        assert client._task_scheme == "lru"
+        assert client.session.key == b"of-my-own"
+        assert client[0]["started"] == 7
+        assert client[0].apply_sync(lambda: __import__("os").environ["MARK"]) == "here"
+    # A key is not shown to whoever lists processes, beyond the command that its user typed.
+    for process in clusters.processes():
+        if process.pid != clusters.pid("supervisor"):
+            assert "of-my-own" not in " ".join(process.cmdline())
+    out = clusters.ok("engines", "-n", "1", "--daemonize", "--TaskScheduler.hwm=4")
+    assert "TaskScheduler.hwm has no effect" in out
+    clusters.ok("stop")
     clusters.assert_nothing_left()
 
 

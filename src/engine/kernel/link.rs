@@ -85,6 +85,12 @@ impl Link {
         self.stream.as_raw_fd()
     }
 
+    /// Nothing more will be sent: the other side reads what was, and then the end. What cannot be told is no loss: it
+    /// is gone.
+    pub(in crate::engine) fn finish(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Another descriptor of the same socket, to wait with.
     pub(in crate::engine) fn duplicate_fd(&self) -> io::Result<OwnedFd> {
         Ok(self.stream.try_clone()?.into())

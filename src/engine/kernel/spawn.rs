@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::Stdio;
 
+use nix::unistd::Pid;
 use serde_json::{Map, Value};
 use tokio::process::{Child, Command};
 
@@ -22,11 +23,12 @@ pub(in crate::engine) struct Surroundings {
     pub(in crate::engine) processors: Option<Vec<usize>>,
 }
 
-/// Starts `python -c BOOTSTRAP mode FD`, sends it the kernel's sources, and returns it with the link to it.
+/// Starts `python -c BOOTSTRAP mode FD` in a session of its own, sends it the kernel's sources, and returns it with the
+/// link to it.
 pub(in crate::engine) fn start(
     python: &Python,
     mode: &str,
-    output: Option<(OwnedFd, OwnedFd)>,
+    (stdout, stderr): (OwnedFd, OwnedFd),
     surroundings: Surroundings,
 ) -> io::Result<(Child, Link)> {
     let (mut link, theirs) = pair()?;
@@ -35,16 +37,9 @@ pub(in crate::engine) fn start(
     command
         .args(["-c", BOOTSTRAP, mode, &fd.to_string()])
         .stdin(Stdio::null())
+        .stdout(Stdio::from(stdout))
+        .stderr(Stdio::from(stderr))
         .env_remove(HIDDEN);
-    if let Some((stdout, stderr)) = output {
-        command
-            .stdout(Stdio::from(stdout))
-            .stderr(Stdio::from(stderr));
-    } else {
-        // What it has to say belongs into the engine's log, which is stderr.
-        let log = nix::unistd::dup(io::stderr()).map_or_else(|_| Stdio::null(), Stdio::from);
-        command.stdout(log);
-    }
     command.envs(
         surroundings
             .environment
@@ -61,12 +56,22 @@ pub(in crate::engine) fn start(
     Ok((child, link))
 }
 
+/// The number of a process that has not been waited for; in a session of its own it is that of its process group too.
+pub(in crate::engine) fn pid_of(child: &Child) -> Option<Pid> {
+    child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .map(Pid::from_raw)
+}
+
 /// The link stays open across exec; the child does not outlive the engine (Linux; elsewhere it sees the link's end).
 fn prepare_child(fd: RawFd, processors: Option<&[usize]>) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     // SAFETY: the descriptor is open in this process: it was made before the fork.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    // Whatever it is that was started, it can be ended as a whole, and Ctrl-C is the engine's to pass on.
+    nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
@@ -75,7 +80,7 @@ fn prepare_child(fd: RawFd, processors: Option<&[usize]>) -> io::Result<()> {
             processors
                 .iter()
                 .try_for_each(|processor| set.set(*processor))?;
-            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+            nix::sched::sched_setaffinity(Pid::from_raw(0), &set)?;
         }
     }
     #[cfg(not(target_os = "linux"))]

@@ -58,6 +58,8 @@ pub struct ControllerSettings {
     pub transport: String,
     pub client_transport: Option<String>,
     pub engine_transport: Option<String>,
+    /// For registration and queries, and no other.
+    pub port: Option<u16>,
     /// For all sockets, when those for clients or engines are used up.
     pub ports: Ports,
     pub client_ports: Ports,
@@ -88,6 +90,7 @@ impl Default for ControllerSettings {
             transport: "tcp".to_owned(),
             client_transport: None,
             engine_transport: None,
+            port: None,
             ports: Ports::default(),
             client_ports: Ports::default(),
             engine_ports: Ports::default(),
@@ -296,6 +299,8 @@ pub struct EngineSettings {
     pub id: Option<u32>,
     /// The Python that runs user code; else $VIRTUAL_ENV's, the one beside this program, or that of PATH.
     pub python: Option<PathBuf>,
+    /// Seconds that a Python has to start, import what it needs and run the start-up code; 0 for any number.
+    pub start_timeout: Seconds,
     /// Code that every kernel runs first.
     pub startup_command: String,
     /// A file that every kernel runs first.
@@ -336,6 +341,7 @@ impl Default for EngineSettings {
             max_heartbeat_misses: 50,
             id: None,
             python: None,
+            start_timeout: seconds(60.0),
             startup_command: String::new(),
             startup_script: None,
             preload: Vec::new(),

@@ -1,0 +1,220 @@
+//! The parts of a cluster, as commands: what of the cluster's own command line and settings each of them is given.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::setup::Setup;
+use crate::cli::supervise::{engine_count, this_program};
+use crate::launch::Job;
+use crate::os::files;
+use crate::os::log::LogLevel;
+use crate::profile::settings::Traits;
+use crate::profile::traitlets::{Action, Assignment, Program, Written, is_for};
+
+/// Processes are told to end, and killed when they have not after this time.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Traits of ipyparallel's local launchers, each before what it derives from.
+const CONTROLLER_LAUNCHER: &[&str] = &[
+    "LocalControllerLauncher",
+    "LocalProcessLauncher",
+    "ControllerLauncher",
+    "BaseLauncher",
+];
+const ENGINE_LAUNCHER: &[&str] = &[
+    "LocalEngineSetLauncher",
+    "LocalEngineLauncher",
+    "LocalProcessLauncher",
+    "EngineLauncher",
+    "BaseLauncher",
+];
+
+/// Those that have a meaning here.
+const HEEDED: &[&str] = &[
+    "controller_args",
+    "engine_args",
+    "environment",
+    "stop_seconds_until_kill",
+];
+
+/// The controller, and the arguments that are its user's own.
+pub(super) fn controller_job(
+    setup: &Setup,
+    rest: Vec<OsString>,
+) -> Result<(Job, Vec<OsString>), Failure> {
+    let settings = &setup.settings.cluster;
+    let traits = setup.settings.launcher_traits(CONTROLLER_LAUNCHER);
+    let mut arguments: Vec<OsString> = Vec::new();
+    for (name, value) in [
+        ("--ip", &settings.controller_ip),
+        ("--location", &settings.controller_location),
+    ] {
+        arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
+    }
+    let mut own: Vec<OsString> = settings
+        .controller_args
+        .iter()
+        .map(OsString::from)
+        .collect();
+    own.extend(texts(&traits, "controller_args"));
+    own.extend(handed_on(setup, Program::Controller));
+    own.extend(rest);
+    arguments.extend(own.iter().cloned());
+    let mut job = job(setup, "ipcontroller", "controller", arguments)?;
+    job.environment.extend(environment(&traits));
+    job.environment.extend(session_key(setup));
+    Ok((job, own))
+}
+
+/// The process that runs all engines.
+pub(super) fn engines_job(
+    setup: &Setup,
+    python: Option<&str>,
+    spawn: bool,
+) -> Result<Job, Failure> {
+    let traits = setup.settings.launcher_traits(ENGINE_LAUNCHER);
+    let mut arguments: Vec<OsString> = vec![format!("--n={}", engine_count(setup)).into()];
+    arguments.extend(python.map(|python| format!("--python={python}").into()));
+    arguments.extend(spawn.then(|| "--spawn".into()));
+    let more = setup.settings.cluster.engine_args.iter();
+    arguments.extend(more.map(OsString::from));
+    arguments.extend(texts(&traits, "engine_args"));
+    arguments.extend(handed_on(setup, Program::Engine));
+    let mut job = job(setup, "ipengine", "engine", arguments)?;
+    job.environment.extend(environment(&traits));
+    Ok(job)
+}
+
+/// How long the parts have to end when they are told to.
+pub(super) fn grace(setup: &Setup) -> Duration {
+    let traits = setup.settings.launcher_traits(ENGINE_LAUNCHER);
+    match traits
+        .get("stop_seconds_until_kill")
+        .and_then(Value::as_u64)
+    {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => GRACE,
+    }
+}
+
+/// Says which settings of launchers the local one does not heed.
+pub(super) fn warn_of_launcher_traits(setup: &Setup) {
+    for class in CONTROLLER_LAUNCHER.iter().chain(&ENGINE_LAUNCHER[..2]) {
+        let Some(traits) = setup.settings.launcher.get(*class) else {
+            continue;
+        };
+        for name in traits
+            .keys()
+            .filter(|name| !HEEDED.contains(&name.as_str()))
+        {
+            tracing::warn!(
+                "{class}.{name} has no effect: the local launcher has no such setting here"
+            );
+        }
+    }
+}
+
+/// Says what of the command line is for a controller, when that is running already.
+pub(super) fn warn_of_controller_traits(setup: &Setup) {
+    let parts = [Program::Controller, Program::Engine];
+    for one in &setup.traits {
+        if parts.map(|part| is_for(part, one)) == [true, false] {
+            tracing::warn!(
+                "{} has no effect: it is for the controller, which runs already",
+                one.origin
+            );
+        }
+    }
+}
+
+/// A part of the cluster: this program, with this verb and these arguments.
+fn job(
+    setup: &Setup,
+    name: &'static str,
+    verb: &str,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<Job, Failure> {
+    let id = &setup.cluster_id.0;
+    let location = setup.profile.location();
+    let mut argv = vec![this_program()?, verb.into()];
+    let mut profile = OsString::from("--profile-dir=");
+    profile.push(location);
+    argv.push(profile);
+    argv.push(format!("--cluster-id={id}").into());
+    for file in &setup.common.config_files {
+        let mut config = OsString::from("--config=");
+        config.push(files::expand_path(file));
+        argv.push(config);
+    }
+    let level = setup.settings.log.level;
+    if level != LogLevel::default() {
+        argv.push(format!("--log-level={level}").into());
+    }
+    argv.extend(arguments);
+    let mut environment: Vec<(OsString, OsString)> = vec![
+        ("IPP_PROFILE_DIR".into(), location.into()),
+        ("IPP_CLUSTER_ID".into(), id.into()),
+    ];
+    if let Ok(folder) = setup.common.lookup.ipython_dir() {
+        environment.push(("IPYTHONDIR".into(), folder.into()));
+    }
+    Ok(Job {
+        name,
+        argv,
+        environment,
+    })
+}
+
+/// `--Class.trait=value` of the cluster's command line that this part understands. A key is not shown a second time.
+fn handed_on(setup: &Setup, program: Program) -> Vec<OsString> {
+    let meant = |one: &&Assignment| is_for(program, one) && !sets_session_key(one);
+    setup
+        .traits
+        .iter()
+        .filter(meant)
+        .flat_map(|one| {
+            let values = match &one.action {
+                Action::Set(Written::Text(values)) => values.as_slice(),
+                _ => &[],
+            };
+            let argument = |value: &String| format!("--{}.{}={value}", one.class, one.name).into();
+            values.iter().map(argument).collect::<Vec<OsString>>()
+        })
+        .collect()
+}
+
+fn sets_session_key(assignment: &Assignment) -> bool {
+    assignment.class.starts_with("Session") && assignment.name == "key"
+}
+
+fn session_key(setup: &Setup) -> Option<(OsString, OsString)> {
+    setup.traits.iter().find(|one| sets_session_key(one))?;
+    let key = setup.settings.session.key.as_ref()?;
+    Some(("IPP_SESSION_KEY".into(), key.into()))
+}
+
+fn texts(traits: &Traits, name: &str) -> Vec<OsString> {
+    let items = traits.get(name).and_then(Value::as_array);
+    let items = items.into_iter().flatten();
+    items
+        .filter_map(Value::as_str)
+        .map(OsString::from)
+        .collect()
+}
+
+fn environment(traits: &Traits) -> Vec<(OsString, OsString)> {
+    let variables = traits.get("environment").and_then(Value::as_object);
+    variables
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            (name.into(), value.into())
+        })
+        .collect()
+}
