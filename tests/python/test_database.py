@@ -1,10 +1,14 @@
 """The task database under a real cluster: what survives the controller's death, and what users see of faults."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import random
+import socket
+import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -188,3 +192,127 @@ def test_without_a_database_it_is_said_how_to_have_one(place):
     place.controller("--nodb")
     code, output = place.run("db", "query")
     assert code == 1 and "Start the Controller with a DB backend" in output
+
+
+# ---- faults
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB, which can be filled and made read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk):
+    """Leaves nothing free; returns the file that takes the room."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return ballast
+
+
+def test_a_full_disk_stops_no_work_and_is_shown_until_it_heals(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    place.engines(2)
+    client = place.client(2)
+    view = client.load_balanced_view()
+    before = view.apply_async(lambda: "before")
+    assert get(before) == "before"
+    assert "database" not in client.queue_status()
+    wait_until(lambda: client.result_status(before.msg_ids)["completed"], "the record")
+    ballast = fill(disk)
+    results = [view.apply_async(lambda n: bytes(100_000), n) for n in range(30)]
+    for result in results:
+        assert len(get(result)) == 100_000
+    controller.wait_for("cannot be stored now.*the disk is full")
+    fault = wait_until(lambda: client.queue_status().get("database"), "the fault in the figures")
+    assert "the disk is full" in fault["error"] and fault["waiting"] > 0 and fault["lost"] == 0
+    with pytest.raises(error.RemoteError, match="the disk is full"):
+        client.db_query({"msg_id": before.msg_ids[0]})
+    assert [get(view.apply_async(lambda: "still works"))] == ["still works"]
+
+    ballast.unlink()
+    controller.wait_for("stored again; none were lost")
+    wait_until(lambda: "database" not in client.queue_status(), "figures without a fault")
+    ids = [result.msg_ids[0] for result in results]
+    again = place.client(2).get_result(ids, block=False, owner=False)
+    assert [len(value) for value in get(again)] == [100_000] * 30
+
+
+def test_what_a_full_disk_did_not_take_is_told_at_the_end(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    place.engines(1)
+    client = place.client(1)
+    fill(disk)
+    assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
+    controller.wait_for("cannot be stored now")
+    controller.stop()
+    controller.wait_for(r"the task database does not have \d+ changes of records.*the disk is full")
+
+
+def test_a_locked_database_is_waited_for(place):
+    controller = place.controller("--sqlitedb")
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    other = sqlite3.connect(place.profile_dir() / "tasks.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    result = view.apply_async(lambda: "done")
+    assert get(result) == "done"
+    controller.wait_for("cannot be stored now.*in use by another program")
+    assert get(view.apply_async(lambda: "too")) == "too"
+    other.execute("ROLLBACK")
+    controller.wait_for("stored again; none were lost")
+    assert client.result_status(result.msg_ids)["completed"] == result.msg_ids
+
+
+def test_a_database_that_cannot_be_had_is_named_at_the_start(place, disk):
+    file = disk / "tasks.db"
+
+    def refused(said):
+        code, output = place.run("controller", "--sqlitedb", f"--SQLiteDB.location={disk}")
+        assert code == 1 and said in output and str(file) in output, output
+        assert not place.client_file().exists()
+
+    file.write_bytes(b"this is no database at all, though it is long enough to be one" * 100)
+    refused("not a task database, or a damaged one")
+    file.unlink()
+    place.controller("--sqlitedb", f"--SQLiteDB.location={disk}").stop()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\xa5" * (len(whole) - 100))
+    refused("not a task database, or a damaged one")
+    file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute('UPDATE "ipcluster-tables" SET version = 99')
+        other.commit()
+    refused("made by another version")
+    file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused("in use by another program")
+    file.unlink()
+    fill(disk)
+    refused("the disk is full")
+    (disk / "ballast").unlink()
+    file.write_bytes(whole)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    refused("cannot be written to")
+    code, output = place.run("controller", "--sqlitedb", "--SQLiteDB.location=/nowhere")
+    assert code == 1 and "cannot be opened" in output
+
+
+def test_mongodb_that_is_not_there_is_told_at_the_start(place):
+    place.run("profile", "create", "default")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    code, output = place.run("controller", "--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {port}]")
+    assert (code, "cannot be opened or reached" in output) == (1, True) or (
+        code == 2 and "built without MongoDB" in output
+    ), output

@@ -124,6 +124,14 @@ impl SqliteStore {
         let place = config.path.display().to_string();
         let wrong = |error| fault(&place, error);
         let db = Connection::open(&config.path).map_err(wrong)?;
+        // SQLite opens such a file all the same, and complains in odd words later.
+        if db.is_readonly("main").map_err(wrong)? {
+            return Err(StoreError::Fault {
+                detail: "the file or its file system is read-only".to_owned(),
+                fault: Fault::ReadOnly,
+                place,
+            });
+        }
         schema::configure(&db, config.sync).map_err(wrong)?;
         let found = schema::prepare(&db, config, &place)?;
         Self::with(db, place, found, config)
