@@ -82,7 +82,7 @@ pub(super) struct ControllerArgs {
     #[arg(long)]
     reuse: bool,
 
-    /// Take back the engines of a controller that has ended; implies --reuse
+    /// Take back the engines of a controller that has ended, and what it left unfinished; implies --reuse
     #[arg(long)]
     restore: bool,
 
@@ -345,6 +345,7 @@ impl Plan {
             digest_history: settings.session.digest_history_size as usize,
             tasks: task_config(settings),
             restored: restored(controller.restore, &engine_state)?,
+            restore_tasks: controller.restore,
             engine_state_file: Some(engine_state),
         };
         let mut location = controller.location.clone().unwrap_or_else(host::hostname);

@@ -49,7 +49,8 @@ impl Key {
             Some("session") => name == Some("key"),
             Some("curve") => name == Some("secret_key"),
             Some("controller") => {
-                self.0.get(1).is_some_and(|part| part == "mongodb") && name != Some("database")
+                self.0.get(1).is_some_and(|part| part == "mongodb")
+                    && !matches!(name, Some("database" | "collection"))
             }
             _ => false,
         }
