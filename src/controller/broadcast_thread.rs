@@ -127,6 +127,8 @@ impl BroadcastThread {
                 self.hub.send(HubMail::Report { token, report });
             }
             SchedulerMail::Abort(_)
+            | SchedulerMail::Expect(_)
+            | SchedulerMail::Ended { .. }
             | SchedulerMail::Resubmit(_)
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
-use crate::controller::recorder_thread::{Reporter, completed, stored};
+use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
-
 use crate::hub::recorder::Traffic;
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
@@ -149,6 +148,17 @@ impl TaskThread {
                     .on_abort(now, &msg_ids, &mut self.desk.actions);
                 self.perform();
             }
+            SchedulerMail::Expect(engine) => {
+                self.desk
+                    .scheduler
+                    .on_engine_expected(now, engine, &mut self.desk.actions);
+                self.perform();
+            }
+            SchedulerMail::Ended { msg_id, ok, engine } => {
+                self.desk
+                    .scheduler
+                    .on_ended_before(msg_id.as_str(), ok, engine.as_ref());
+            }
             SchedulerMail::Resubmit(mut again) => {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
@@ -196,13 +206,6 @@ impl TaskThread {
         self.desk
             .perform(None, &mut self.clients, &mut self.engines);
     }
-}
-
-/// Does a client send it, for the first time? A task that is queued again has its record already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fresh {
-    Yes,
-    No,
 }
 
 impl Payload for Packed {

@@ -27,6 +27,8 @@ pub(super) struct EngineThread {
     config: Arc<Config>,
     context: Context,
     mailbox: Mailbox<EngineMail>,
+    /// What came together with the kernel, and is about it: it may have ended already.
+    mail: Vec<EngineMail>,
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     uuid: EngineUuid,
@@ -59,6 +61,7 @@ impl EngineThread {
             config,
             context,
             mailbox,
+            mail: Vec::new(),
             host,
             hearts,
             uuid,
@@ -183,12 +186,16 @@ impl EngineThread {
     fn await_kernel(&mut self) -> Result<KernelIo, Ending> {
         let mut poller = Poller::new();
         poller.add_fd(self.mailbox.fd());
-        let mut mail = Vec::new();
         loop {
+            let mut mail = Vec::new();
             self.mailbox.take(&mut mail);
-            for message in mail.drain(..) {
+            let mut mail = mail.into_iter();
+            while let Some(message) = mail.next() {
                 match message {
-                    EngineMail::KernelStarted(io) => return Ok(io),
+                    EngineMail::KernelStarted(io) => {
+                        self.mail = mail.collect();
+                        return Ok(io);
+                    }
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
                     EngineMail::KernelExited { .. } | EngineMail::ControllerLost => {}

@@ -1,7 +1,7 @@
 //! The process that runs engines: it starts their threads and their kernels' processes, passes signals on, and learns
 //! how kernels ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -12,23 +12,25 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::process::Child;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use super::config::{Config, StartMethod};
+use super::config::{Config, KernelProgram, OwnKernel, StartMethod};
 use super::engine_thread::EngineThread;
 use super::heart::{HeartMail, Hearts};
-use super::kernel::fork_server::ForkServer;
-use super::kernel::link;
+use super::jupyter::{Bridge, BridgeMail, InterruptMode, KernelSpec};
+use super::kernel::fork_server::{ForkServer, ForkServerEvent};
+use super::kernel::link::{self, Link};
 use super::kernel::messages::{ExitStatus, FromForkServer};
 use super::kernel::pipes::OutputPipe;
+use super::kernel::python::Python;
 use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
 use super::placement::{self, available_processors};
 use super::restarts::{RestartMode, Restarts};
+use super::starting::{LastWords, Late};
 use crate::profile::connection::Channel;
 use crate::protocol::EngineId;
 use crate::transport::{Context, Sender, mailbox};
@@ -40,8 +42,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub enum HostError {
     #[error("cannot start {python}: {source}")]
     Python { python: String, source: io::Error },
-    #[error("{python} ended before it was ready ({status}): what it wrote is above")]
-    PythonEnded { python: String, status: String },
+    #[error("{python} ended before it was ready ({status}){words}")]
+    PythonEnded {
+        python: String,
+        status: String,
+        words: LastWords,
+    },
+    #[error(
+        "{python} was not ready to run kernels within {:.1} s (--start-timeout gives it longer){words}",
+        limit.as_secs_f64()
+    )]
+    PythonLate {
+        python: String,
+        limit: Duration,
+        words: LastWords,
+    },
     #[error("the connection file names no heartbeat ports")]
     NoHeartbeat,
     #[error("cannot run engines: {0}")]
@@ -67,12 +82,16 @@ pub enum Ended {
     Failed(String),
 }
 
-/// An engine that has ended without having been asked to.
+/// What whoever started the engines should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
-    /// If it was registered.
-    pub engine: Option<EngineId>,
-    pub why: String,
+pub enum Tidings {
+    /// An engine has ended without having been asked to.
+    Ended {
+        /// If it was registered.
+        engine: Option<EngineId>,
+        why: String,
+    },
+    Warning(String),
 }
 
 #[derive(Debug)]
@@ -85,7 +104,7 @@ pub struct EngineHost {
     threads: Vec<JoinHandle<()>>,
     engines: HashMap<Rank, RunningEngine>,
     started: u32,
-    fork_server: Option<Watched>,
+    fork_server: Option<ForkServer>,
     /// Kernels that were spawned, until they end.
     spawned: JoinSet<(Rank, io::Result<std::process::ExitStatus>)>,
     restarts: Restarts,
@@ -95,7 +114,9 @@ pub struct EngineHost {
     waiting: Vec<(Rank, Option<EngineId>)>,
     oom: OomWatch,
     processors: Vec<usize>,
-    departures: Option<UnboundedSender<Departure>>,
+    tidings: Option<UnboundedSender<Tidings>>,
+    /// Warnings that were given.
+    warned_of: HashSet<String>,
     failure: Option<String>,
     stopping: bool,
 }
@@ -105,25 +126,19 @@ struct RunningEngine {
     mail: Sender<EngineMail>,
     id: Option<EngineId>,
     pid: Option<i32>,
+    /// Of a kernel that is interrupted by a message.
+    interrupts: Option<Sender<BridgeMail>>,
     /// It was said in the log that the kernel uses much memory.
     warned: bool,
     /// Why this process has killed the kernel.
     killed: Option<String>,
 }
 
-/// The fork server and its link's readiness.
-#[derive(Debug)]
-struct Watched {
-    server: ForkServer,
-    readiness: AsyncFd<OwnedFd>,
-    warm: bool,
-}
-
 /// What the event loop was woken by.
 enum Woken {
     Command(Option<Command>),
     Mail(HostMail),
-    ForkServer,
+    ForkServer(ForkServerEvent),
     Comeback(Rank, Option<EngineId>),
     LookAtMemory,
     Exited(Rank, io::Result<std::process::ExitStatus>),
@@ -167,15 +182,16 @@ impl EngineHost {
             waiting: Vec::new(),
             oom: OomWatch::new(),
             processors: available_processors(),
-            departures: None,
+            tidings: None,
+            warned_of: HashSet::new(),
             failure: None,
             stopping: false,
         })
     }
 
-    /// Tells of engines that end by themselves.
-    pub fn telling(mut self, departures: UnboundedSender<Departure>) -> Self {
-        self.departures = Some(departures);
+    /// Tells whoever started the engines what becomes of them.
+    pub fn telling(mut self, tidings: UnboundedSender<Tidings>) -> Self {
+        self.tidings = Some(tidings);
         self
     }
 
@@ -193,13 +209,9 @@ impl EngineHost {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
-        if let Some(Watched {
-            server, readiness, ..
-        }) = self.fork_server.take()
-        {
-            // Whoever waits for this process waits for all of them. `readiness` holds the link open as well.
-            drop(readiness);
-            server.end().await;
+        if let Some(server) = self.fork_server.take() {
+            // Whoever waits for this process waits for all of them.
+            let (_, _) = server.end().await;
         }
         result?;
         Ok(match self.failure {
@@ -222,7 +234,7 @@ impl EngineHost {
                 // Whoever could have given commands is gone: nobody would ever stop this.
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
-                Woken::ForkServer => self.on_fork_server().await?,
+                Woken::ForkServer(event) => self.on_fork_server(event).await?,
                 Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
                 Woken::Comeback(rank, id) => self.begin(rank, id)?,
                 Woken::LookAtMemory => self.look_at_memory(),
@@ -252,21 +264,14 @@ impl EngineHost {
         let watches_memory = self.config.memory.any() && IS_WATCHED;
         let fork_server_says = async {
             match fork_server {
-                Some(watched) => watched
-                    .readiness
-                    .readable()
-                    .await
-                    .map(|mut guard| guard.clear_ready()),
+                Some(server) => server.next().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             command = commands.recv(), if !*stopping => Ok(Woken::Command(command)),
             Some(mail) = inbox.recv() => Ok(Woken::Mail(mail)),
-            ready = fork_server_says => {
-                ready?;
-                Ok(Woken::ForkServer)
-            }
+            event = fork_server_says => Ok(Woken::ForkServer(event?)),
             Some(Ok((rank, status))) = spawned.join_next() => Ok(Woken::Exited(rank, status)),
             Some(Ok((rank, id))) = comebacks.join_next() => Ok(Woken::Comeback(rank, id)),
             _ = look.tick(), if watches_memory => Ok(Woken::LookAtMemory),
@@ -282,7 +287,10 @@ impl EngineHost {
                 if let Err(error) = self.start_kernel(rank) {
                     self.tell(
                         rank,
-                        EngineMail::KernelFailed(format!("its kernel cannot be started: {error}")),
+                        EngineMail::KernelFailed(format!(
+                            "its kernel cannot be started with {}: {error}",
+                            self.program()
+                        )),
                     );
                 }
                 // One after the other, so that ids are in the order of ranks.
@@ -302,6 +310,12 @@ impl EngineHost {
                 group,
             } => self.signal(rank, signal, group),
             HostMail::Ended { rank, how } => self.on_engine_end(rank, how),
+            HostMail::Warning(text) => {
+                if self.warned_of.insert(text.clone()) {
+                    tracing::warn!("{text}");
+                    self.tell_starter(Tidings::Warning(text));
+                }
+            }
             HostMail::ControllerLost => {
                 for engine in self.engines.values() {
                     engine.mail.send(EngineMail::ControllerLost);
@@ -309,6 +323,13 @@ impl EngineHost {
             }
         }
         Ok(())
+    }
+
+    fn tell_starter(&self, tidings: Tidings) {
+        if let Some(starter) = &self.tidings {
+            // Nobody needs to hear it.
+            let _ = starter.send(tidings);
+        }
     }
 
     fn on_engine_end(&mut self, rank: Rank, how: Ending) {
@@ -330,13 +351,10 @@ impl EngineHost {
             ),
         };
         tracing::error!("{name} has ended: {why}");
-        if let Some(departures) = &self.departures {
-            // Nobody needs to hear it.
-            let _ = departures.send(Departure {
-                engine: engine.id,
-                why: why.clone(),
-            });
-        }
+        self.tell_starter(Tidings::Ended {
+            engine: engine.id,
+            why: why.clone(),
+        });
         let limit = self.config.restart.limit;
         if comes_back && !self.stopping {
             if let Some(wait) = self.restarts.next_wait(Instant::now(), rank, limit) {
@@ -395,13 +413,18 @@ impl EngineHost {
 
     /// Starts an engine, now or when the fork server is ready for it.
     fn begin(&mut self, rank: Rank, wanted: Option<EngineId>) -> Result<(), HostError> {
-        let is_warm = match (self.config.kernel.start, &self.fork_server) {
-            (StartMethod::Spawn, _) => true,
-            (StartMethod::ForkServer, Some(watched)) => watched.warm,
-            (StartMethod::ForkServer, None) => {
-                self.start_fork_server()?;
-                false
+        let config = self.config.clone();
+        let is_warm = match (&config.kernel.program, &self.fork_server) {
+            (KernelProgram::Own(own), server) if own.start == StartMethod::ForkServer => {
+                match server {
+                    Some(server) => server.is_ready(),
+                    None => {
+                        self.start_fork_server(own)?;
+                        false
+                    }
+                }
             }
+            _ => true,
         };
         if !is_warm {
             self.waiting.push((rank, wanted));
@@ -428,6 +451,7 @@ impl EngineHost {
                 mail: sender,
                 id: None,
                 pid: None,
+                interrupts: None,
                 warned: false,
                 killed: None,
             },
@@ -437,38 +461,53 @@ impl EngineHost {
 
     // ---- kernels
 
-    fn start_fork_server(&mut self) -> Result<(), HostError> {
-        let python = &self.config.kernel.python;
+    fn start_fork_server(&mut self, kernel: &OwnKernel) -> Result<(), HostError> {
+        let traits = &self.config.kernel.traits;
         let server =
-            ForkServer::start(python, &self.config.kernel).map_err(|source| HostError::Python {
-                python: python.path.display().to_string(),
-                source,
+            ForkServer::start(kernel, traits, self.config.start_timeout).map_err(|source| {
+                HostError::Python {
+                    python: self.program(),
+                    source,
+                }
             })?;
-        // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
-        let readiness =
-            unsafe { AsyncFd::register_with_interest(server.duplicate_fd()?, Interest::READABLE) }
-                .map_err(io::Error::from)?;
-        self.fork_server = Some(Watched {
-            server,
-            readiness,
-            warm: false,
-        });
+        self.fork_server = Some(server);
         Ok(())
     }
 
-    async fn on_fork_server(&mut self) -> Result<(), HostError> {
-        let Some(watched) = &mut self.fork_server else {
-            return Ok(());
-        };
-        watched.server.flush()?;
-        match watched.server.receive()? {
-            Some(said) => {
+    fn program(&self) -> String {
+        self.config.kernel.program.to_string()
+    }
+
+    async fn on_fork_server(&mut self, event: ForkServerEvent) -> Result<(), HostError> {
+        match event {
+            ForkServerEvent::Said(said) => {
                 for message in said {
                     self.on_fork_server_message(message)?;
                 }
                 Ok(())
             }
-            None => self.on_fork_server_end().await,
+            ForkServerEvent::Late(Late::Warn(waited)) => {
+                tracing::warn!(
+                    "{} has been starting for {:.0} s: waiting for it to import what kernels need",
+                    self.program(),
+                    waited.as_secs_f64()
+                );
+                Ok(())
+            }
+            ForkServerEvent::Late(Late::GiveUp(limit)) => {
+                let python = self.program();
+                let Some(server) = self.fork_server.take() else {
+                    return Ok(());
+                };
+                server.kill();
+                let (_, words) = server.end().await;
+                Err(HostError::PythonLate {
+                    python,
+                    limit,
+                    words,
+                })
+            }
+            ForkServerEvent::Gone => self.on_fork_server_end().await,
         }
     }
 
@@ -480,8 +519,11 @@ impl EngineHost {
                     info.python,
                     info.executable
                 );
-                if let Some(watched) = &mut self.fork_server {
-                    watched.warm = true;
+                if let Some(server) = &mut self.fork_server {
+                    let words = server.on_ready();
+                    if !words.is_empty() {
+                        tracing::info!("as it started, Python wrote:{}", words.indented());
+                    }
                 }
                 for (rank, wanted) in std::mem::take(&mut self.waiting) {
                     self.begin(rank, wanted)?;
@@ -510,24 +552,23 @@ impl EngineHost {
 
     /// Without the fork server its kernels are gone too: they die with it.
     async fn on_fork_server_end(&mut self) -> Result<(), HostError> {
-        let Some(mut watched) = self.fork_server.take() else {
+        let Some(server) = self.fork_server.take() else {
             return Ok(());
         };
-        let status = watched.server.process.wait().await?;
-        if !watched.warm {
+        let was_ready = server.is_ready();
+        let (status, words) = server.end().await;
+        let status = describe(status?);
+        if !was_ready {
             if self.stopping {
                 return Ok(());
             }
-            let python = self.config.kernel.python.path.display().to_string();
             return Err(HostError::PythonEnded {
-                python,
-                status: describe(status).to_string(),
+                python: self.program(),
+                status: status.to_string(),
+                words,
             });
         }
-        tracing::error!(
-            "the process that kernels are forked from has ended ({})",
-            describe(status)
-        );
+        tracing::error!("the process that kernels are forked from has ended ({status})");
         for engine in self.engines.values_mut() {
             engine.pid = None;
             engine.mail.send(EngineMail::KernelExited {
@@ -541,40 +582,47 @@ impl EngineHost {
     fn start_kernel(&mut self, rank: Rank) -> io::Result<()> {
         let (stdout, stdout_writer) = OutputPipe::new()?;
         let (stderr, stderr_writer) = OutputPipe::new()?;
-        let (config, count) = (&self.config, self.config.count);
+        let config = self.config.clone();
+        let count = config.count;
         let environment = placement::environment(&config.kernel.environment, rank, count);
         let processors = config
             .pin
             .then(|| placement::processors(&self.processors, rank, count));
-        let link = if let Some(watched) = &mut self.fork_server {
-            let (link, theirs) = link::pair()?;
-            let environment = environment.into();
-            let processors = processors.as_deref();
-            watched.server.fork(
-                rank,
-                &environment,
-                processors,
-                [theirs, stdout_writer, stderr_writer],
-            )?;
-            link
-        } else if self.config.kernel.start == StartMethod::Spawn {
-            let output = Some((stdout_writer, stderr_writer));
-            let surroundings = spawn::Surroundings {
-                environment,
-                processors,
-            };
-            let (mut child, link) =
-                spawn::start(&self.config.kernel.python, "spawn", output, surroundings)?;
-            if let Some(engine) = self.engines.get_mut(&rank) {
-                engine.pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let output = (stdout_writer, stderr_writer);
+        let link = match &config.kernel.program {
+            KernelProgram::Own(own) if own.start == StartMethod::Spawn => {
+                let surroundings = spawn::Surroundings {
+                    environment,
+                    processors,
+                };
+                let (child, link) = spawn::start(&own.python, "spawn", output, surroundings)?;
+                self.watch(rank, child);
+                link
             }
-            self.spawned
-                .spawn(async move { (rank, child.wait().await) });
-            link
-        } else {
-            return Err(io::Error::other(
-                "the process that kernels are forked from has ended",
-            ));
+            KernelProgram::Own(_) => {
+                let Some(server) = &mut self.fork_server else {
+                    return Err(io::Error::other(
+                        "the process that kernels are forked from has ended",
+                    ));
+                };
+                let (link, theirs) = link::pair()?;
+                let (stdout, stderr) = output;
+                let environment = environment.into();
+                server.fork(
+                    rank,
+                    &environment,
+                    processors.as_deref(),
+                    [theirs, stdout, stderr],
+                )?;
+                link
+            }
+            KernelProgram::Jupyter { spec, python } => {
+                let surroundings = spawn::Surroundings {
+                    environment,
+                    processors,
+                };
+                self.start_jupyter(rank, spec, python.as_ref(), output, surroundings)?
+            }
         };
         self.tell(
             rank,
@@ -585,6 +633,59 @@ impl EngineHost {
             }),
         );
         Ok(())
+    }
+
+    /// Starts a Jupyter kernel, and a thread between it and its engine.
+    fn start_jupyter(
+        &mut self,
+        rank: Rank,
+        spec: &KernelSpec,
+        python: Option<&Python>,
+        output: (OwnedFd, OwnedFd),
+        mut surroundings: spawn::Surroundings,
+    ) -> io::Result<Link> {
+        let bridge = Bridge::new(&self.context, spec)?;
+        let (link, theirs) = link::pair_within()?;
+        let argv = spec.command(
+            bridge.connection_file(),
+            python.map(|python| python.path.as_path()),
+        );
+        let mut command = tokio::process::Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            // ipykernel ends with the process that this names.
+            .env("JPY_PARENT_PID", std::process::id().to_string());
+        // What the user sets for all kernels goes before what the kernel brings.
+        for (name, value) in spec.environment(|name| std::env::var(name).ok()) {
+            surroundings
+                .environment
+                .entry(name)
+                .or_insert_with(|| value.into());
+        }
+        let child = spawn::start_command(command, output, surroundings, None)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", argv[0])))?;
+        self.watch(rank, child);
+        let (mail, mailbox) = mailbox()?;
+        let name = spec.name.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("kernel-{rank}"))
+            .spawn(move || bridge.run(&name, theirs, mailbox))?;
+        self.threads.push(thread);
+        if let Some(engine) = self.engines.get_mut(&rank)
+            && spec.interrupt_mode == InterruptMode::Message
+        {
+            engine.interrupts = Some(mail);
+        }
+        Ok(link)
+    }
+
+    /// Waits for a kernel's end.
+    fn watch(&mut self, rank: Rank, mut child: Child) {
+        if let Some(engine) = self.engines.get_mut(&rank) {
+            engine.pid = spawn::pid_of(&child).map(Pid::as_raw);
+        }
+        self.spawned
+            .spawn(async move { (rank, child.wait().await) });
     }
 
     fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
@@ -643,11 +744,18 @@ impl EngineHost {
     }
 
     fn signal(&mut self, rank: Rank, signal: i32, group: bool) {
-        let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) else {
+        let Some(engine) = self.engines.get(&rank) else {
             return;
         };
-        if let Some(watched) = &mut self.fork_server {
-            if let Err(error) = watched.server.signal(pid, signal, group) {
+        if signal == Signal::SIGINT as i32
+            && let Some(kernel) = &engine.interrupts
+        {
+            kernel.send(BridgeMail::Interrupt);
+            return;
+        }
+        let Some(pid) = engine.pid else { return };
+        if let Some(server) = &mut self.fork_server {
+            if let Err(error) = server.signal(pid, signal, group) {
                 tracing::warn!("a kernel could not be signalled: {error}");
             }
             return;

@@ -376,25 +376,120 @@ def test_a_python_that_is_not_there(place):
     assert "/no/such/python" in output and "--python" in output
 
 
-def test_a_python_that_fails_is_named_with_its_words(place, tmp_path):
+START_METHODS = pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
+
+
+@START_METHODS
+@pytest.mark.parametrize("script", ["echo it is broken >&2; exit 3", "echo it is broken; exit 3"])
+def test_a_python_that_fails_is_named_with_its_words(place, tmp_path, script, how):
     place.controller()
-    python = fake_python(tmp_path, "echo it is broken >&2; exit 3")
+    python = fake_python(tmp_path, script)
     for _ in range(5):
-        code, output = place.run("engine", f"--python={python}")
+        code, output = place.run("engine", f"--python={python}", *how)
         assert code == FAILED
-        assert "it is broken" in output and str(python) in output and "exit status 3" in output
+        # In the error itself, which is the last that is said.
+        error = output[output.rindex("ipcluster: ") :]
+        assert "it is broken" in error and str(python) in error and "exit status 3" in error, output
     assert place.client().ids == []
 
 
-def test_a_python_that_is_too_old_says_so(place, tmp_path):
+@START_METHODS
+def test_a_python_that_ends_without_a_word(place, how):
+    place.controller()
+    code, output = place.run("engine", "--python=/bin/false", *how)
+    assert code == FAILED
+    assert re.search(r"ipcluster: .*/bin/false.*exit status 1.*wrote nothing", output), output
+
+
+@START_METHODS
+def test_a_python_that_is_not_set_up(place, tmp_path, how):
+    """Its standard library is missing: it ends before it runs a line."""
+    place.controller()
+    python = fake_python(tmp_path, f"PYTHONHOME=/no/where exec '{sys.executable}' \"$@\"")
+    code, output = place.run("engine", f"--python={python}", *how)
+    assert code == FAILED
+    assert "No module named 'encodings'" in output[output.rindex("ipcluster: ") :], output
+
+
+@START_METHODS
+def test_a_python_that_hangs_is_given_up(place, tmp_path, how):
+    place.controller()
+    python = fake_python(tmp_path, "echo thinking it over >&2; sleep 600")
+    code, output = place.run("engine", f"--python={python}", "--start-timeout=0.5", *how)
+    assert code == FAILED
+    error = output[output.rindex("ipcluster: ") :]
+    assert "not ready" in error and "0.5 s" in error and "--start-timeout" in error, output
+    assert str(python) in error and "thinking it over" in error, output
+    # That neither the script nor its sleep is left is what the fixture looks for.
+
+
+@START_METHODS
+def test_a_python_that_takes_long_is_waited_for_aloud(place, tmp_path, how):
+    place.controller()
+    python = fake_python(tmp_path, "sleep 600")
+    engine = place.ipcluster("engine", f"--python={python}", "--start-timeout=0", *how)
+    engine.wait_for("WARNING .* has been starting for 5 s: waiting for .*import")
+    assert engine.stop() == 0
+
+
+@START_METHODS
+def test_start_up_code_that_ends_its_kernel(place, how):
+    place.controller()
+    code, output = place.run("engine", "--c=print('the', 'end', flush=True); import os; os._exit(7)", *how)
+    assert code == FAILED
+    error = output[output.rindex("ipcluster: ") :]
+    assert "before it was ready: exit status 7" in error and "the end" in error, output
+
+
+def test_start_up_code_that_never_ends(place):
+    place.controller()
+    code, output = place.run("engine", "--c=print('so', 'far', flush=True)\nwhile True: pass", "--start-timeout=8")
+    assert code == FAILED
+    error = output[output.rindex("ipcluster: ") :]
+    assert "not ready within 8.0 s" in error and "so far" in error, output
+
+
+@START_METHODS
+def test_what_start_up_code_writes_is_in_the_log(place, how):
+    place.controller()
+    engines = place.engines(1, "--c=import sys; print('to', 'stdout'); sys.stderr.write('to ' + 'stderr')", *how)
+    assert "to stdout" in engines.output and "to stderr" in engines.output
+
+
+@START_METHODS
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.write_text("print()"), "cannot be executed"),
+        (lambda path: (path.write_text("no program"), path.chmod(0o755)), "not found"),
+        (lambda path: (path.write_text("#!/no/where"), path.chmod(0o755)), "No such file"),
+    ],
+    ids=["folder", "no permission", "no program", "no interpreter"],
+)
+def test_what_is_no_python(place, tmp_path, make, said, how):
+    place.controller()
+    path = tmp_path / "thing"
+    make(path)
+    code, output = place.run("engine", f"--python={path}", *how)
+    assert code == FAILED
+    error = output[output.rindex("ipcluster: ") :]
+    assert str(path) in error and said in error, output
+
+
+@START_METHODS
+def test_a_python_that_is_too_old_says_so(place, tmp_path, how):
     """This Python, told that it is an old one."""
     place.controller()
     old = tmp_path / "old.py"
-    old.write_text("import sys\nsys.version_info = (3, 6, 15)\nsys.argv = sys.argv[2:]\nexec(compile(sys.argv[0], 'x', 'exec'))")
+    old.write_text(
+        "import sys\nsys.version_info = (3, 5, 9)\nsys.argv = sys.argv[2:]\nexec(compile(sys.argv[0], 'x', 'exec'))"
+    )
     python = fake_python(tmp_path, f"exec '{sys.executable}' '{old}' \"$@\"")
-    code, output = place.run("engine", f"--python={python}")
+    code, output = place.run("engine", f"--python={python}", *how)
     assert code == FAILED
-    assert "too old" in output and "--python" in output
+    error = output[output.rindex("ipcluster: ") :]
+    assert "too old" in error and "Python 3.5" in error and "--python" in error, output
 
 
 @pytest.mark.parametrize("name", ["python2", "python2.7", "python3.6", "python3.7"])
@@ -410,16 +505,10 @@ def test_pythons_of_old_say_so(place, name):
     assert "too old" in output and "--python" in output
 
 
-@pytest.fixture
-def bare_python(tmp_path):
-    folder = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    return folder / "bin" / "python"
-
-
-def test_a_python_without_ipyparallel_executes_and_says_what_is_missing(place, bare_python):
+@START_METHODS
+def test_a_python_without_ipyparallel_executes_and_says_what_is_missing(place, bare_python, how):
     place.controller()
-    engines = place.engines(1, f"--python={bare_python}")
+    engines = place.engines(1, f"--python={bare_python}", *how)
     engines.wait_for(f"ipyparallel is missing from {bare_python}.*{bare_python} -m pip install ipyparallel")
     client = place.client(1)
     result = client[0].execute("print(6 * 7)")

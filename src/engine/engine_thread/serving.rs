@@ -15,7 +15,7 @@ use super::{
     EngineThread, Registered, is_registration_reply, now, read_registration, registration,
     unregistration,
 };
-use crate::engine::config::Config;
+use crate::engine::config::{Config, KernelProgram};
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::{Link, Received};
 use crate::engine::kernel::messages::{ExitStatus, FromKernel, KernelInfo, to_kernel};
@@ -25,6 +25,7 @@ use crate::engine::outputs::{Outputs, Stream, Utf8Pieces};
 use crate::engine::queue::{Arrival, RequestQueue};
 use crate::engine::replies::{Identification, Outcome, aborted, returned, task_metadata};
 use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
+use crate::engine::starting::{LastWords, Late, Patience};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::header::reply_type;
 use crate::protocol::{Composer, Outgoing, RemoteError};
@@ -42,6 +43,7 @@ pub(super) struct Serving {
     who: Identification,
     heartbeat_period: Duration,
     mailbox: Mailbox<EngineMail>,
+    mail: Vec<EngineMail>,
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     composer: Composer,
@@ -83,6 +85,9 @@ struct Kernel {
     stdout_text: Utf8Pieces,
     stderr_text: Utf8Pieces,
     ready: bool,
+    /// For as long as it is not ready: nobody reads yet what it writes.
+    words: LastWords,
+    patience: Patience,
     link_ended: bool,
 }
 
@@ -106,6 +111,7 @@ impl Serving {
             rank,
             config,
             mailbox,
+            mail,
             host,
             hearts,
             composer,
@@ -125,6 +131,8 @@ impl Serving {
             stdout_text: Utf8Pieces::default(),
             stderr_text: Utf8Pieces::default(),
             ready: false,
+            words: LastWords::default(),
+            patience: Patience::new(Instant::now(), config.start_timeout),
             link_ended: false,
         };
         Self {
@@ -133,6 +141,7 @@ impl Serving {
             who,
             heartbeat_period,
             mailbox,
+            mail,
             host,
             hearts,
             composer,
@@ -166,6 +175,9 @@ impl Serving {
             stdout: poller.add_fd(self.kernel.stdout.as_ref().map_or(-1, OutputPipe::fd)),
             stderr: poller.add_fd(self.kernel.stderr.as_ref().map_or(-1, OutputPipe::fd)),
         };
+        for message in std::mem::take(&mut self.mail) {
+            self.on_mail(message);
+        }
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
@@ -197,6 +209,7 @@ impl Serving {
     fn timeout(&self) -> Option<Duration> {
         let state = match &self.state {
             State::KernelLost { until } | State::Stopping { until } => Some(*until),
+            State::Entering if !self.kernel.ready => self.kernel.patience.next_deadline(),
             State::Entering | State::Running | State::Ended(_) => None,
         };
         let retries = [self.shell_out.next_retry(), self.control_out.next_retry()];
@@ -222,7 +235,30 @@ impl Serving {
                 self.state = State::KernelLost { until: now + GRACE };
             }
             State::Stopping { until } if until <= now => self.end(Ending::Asked, "it was stopped"),
+            State::Entering if !self.kernel.ready => self.on_waiting(now),
             _ => {}
+        }
+    }
+
+    /// The kernel is not ready yet.
+    fn on_waiting(&mut self, now: Instant) {
+        match self.kernel.patience.on_time(now) {
+            None => {}
+            Some(Late::Warn(waited)) => tracing::warn!(
+                "engine {}: its kernel has been starting for {:.0} s: waiting for its imports and its start-up code",
+                self.who.id,
+                waited.as_secs_f64()
+            ),
+            Some(Late::GiveUp(limit)) => {
+                self.drain_pipes();
+                let why = format!(
+                    "its kernel ({}) was not ready within {:.1} s (--start-timeout gives it longer)",
+                    self.config.kernel.program,
+                    limit.as_secs_f64()
+                );
+                let ending = Ending::Failed(format!("{why}{}", self.kernel.words));
+                self.end(ending, &why);
+            }
         }
     }
 
@@ -527,7 +563,9 @@ impl Serving {
                     "its kernel cannot start: {}: {}{hint}",
                     failure.ename, failure.evalue
                 );
-                self.end(Ending::Failed(why.clone()), &why);
+                self.drain_pipes();
+                let ending = Ending::Failed(format!("{why}{}", self.kernel.words));
+                self.end(ending, &why);
             }
             FromKernel::Reply {
                 msg_id,
@@ -574,6 +612,30 @@ impl Serving {
     }
 
     fn on_ready(&mut self, info: &KernelInfo) {
+        if let Some(kernel) = &info.kernel {
+            tracing::info!(
+                "engine {}: runs the Jupyter kernel {} ({} {})",
+                self.who.id,
+                kernel.name,
+                kernel.language,
+                kernel.version
+            );
+        } else {
+            self.describe_own_kernel(info);
+        }
+        self.drain_pipes();
+        self.kernel.ready = true;
+        let words = std::mem::take(&mut self.kernel.words);
+        if !words.is_empty() {
+            tracing::info!(
+                "engine {}: as it started, its kernel wrote:{}",
+                self.who.id,
+                words.indented()
+            );
+        }
+    }
+
+    fn describe_own_kernel(&self, info: &KernelInfo) {
         tracing::debug!(
             "engine {}: kernel {} runs Python {} ({})",
             self.who.id,
@@ -582,13 +644,11 @@ impl Serving {
             info.executable
         );
         if info.ipyparallel.is_none() {
-            tracing::warn!(
-                "engine {}: ipyparallel is missing from {}: code can be executed, but functions cannot be applied; \
-                 `{} -m pip install ipyparallel` mends that",
-                self.who.id,
-                info.executable,
-                info.executable,
-            );
+            let python = &info.executable;
+            let _ = self.host.send(HostMail::Warning(format!(
+                "ipyparallel is missing from {python}: code can be executed, but functions cannot be applied; \
+                 `{python} -m pip install ipyparallel` mends that, --python takes another Python",
+            )));
         }
         if info.mode != "ipyparallel" {
             tracing::info!(
@@ -597,7 +657,6 @@ impl Serving {
                 info.mode
             );
         }
-        self.kernel.ready = true;
     }
 
     /// The engine counts as registered with its first heartbeat, so that begins when everything else is there.
@@ -740,6 +799,10 @@ impl Serving {
         let ok = status == Some(ExitStatus::Code(0));
         let how = match (status, &why) {
             (_, Some(Killed::OverLimit(why))) => why.clone(),
+            (Some(status), _) if !self.kernel.ready => {
+                let program = &self.config.kernel.program;
+                format!("its kernel ({program}) ended before it was ready: {status}")
+            }
             (Some(ExitStatus::Code(0)), _) => "its kernel ended itself".to_owned(),
             (Some(status), None) => format!("its kernel died: {status}"),
             (Some(status), Some(Killed::OutOfMemory)) => {
@@ -747,12 +810,14 @@ impl Serving {
             }
             (None, _) => "its kernel died".to_owned(),
         };
+        let all = if self.kernel.ready {
+            how.clone()
+        } else {
+            format!("{how}{}", self.kernel.words)
+        };
         let ending = match why {
-            Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: how.clone() },
-            _ => Ending::KernelEnded {
-                how: how.clone(),
-                ok,
-            },
+            Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: all },
+            _ => Ending::KernelEnded { how: all, ok },
         };
         self.end(ending, &how);
     }
@@ -791,17 +856,25 @@ impl Serving {
         self.state = State::Stopping {
             until: Instant::now() + GRACE,
         };
+        let was_busy = self.queue.running().is_some() || !self.beside.is_empty();
         self.fail_requests("it was stopped");
         self.kernel.link.send(to_kernel::EXIT, []);
         self.flush_link_now();
-        // Code that is running does not see the message.
-        self.signal_kernel(Signal::SIGTERM as i32, false);
+        // Code that is running does not see the message. A kernel that is not ours may know of no other way to take
+        // SIGTERM than to end at once: it gets it only then.
+        let is_own = matches!(self.config.kernel.program, KernelProgram::Own(_));
+        if is_own || was_busy {
+            self.signal_kernel(Signal::SIGTERM as i32, false);
+        }
     }
 
     fn end(&mut self, how: Ending, reason: &str) {
         if matches!(self.state, State::Ended(_)) {
             return;
         }
+        self.state = State::Ended(how);
+        // Tasks that are on their way have not begun either.
+        self.receive_shell(&mut Vec::new());
         let returned = self.fail_requests(reason);
         self.hearts.send(HeartMail::Stop {
             uuid: self.who.uuid.clone(),
@@ -817,7 +890,6 @@ impl Serving {
             tracing::debug!("engine {}: cannot say good-bye: {error}", self.who.id);
         }
         self.signal_kernel(Signal::SIGKILL as i32, true);
-        self.state = State::Ended(how);
     }
 
     /// Answers everything that is left. Tasks that have not begun go back; their ids are returned.
@@ -1017,6 +1089,10 @@ impl Serving {
             return false;
         }
         let text = pieces.push(&bytes);
+        if !self.kernel.ready {
+            self.kernel.words.push(&text);
+            return true;
+        }
         let parent = self.parent_of(Vec::new());
         if self.outputs.write(Instant::now(), stream, &parent, &text) {
             self.flush_outputs();

@@ -2,50 +2,148 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::json;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 use tokio::process::Child;
 
 use super::link::{Link, Received};
 use super::messages::{FromForkServer, to_fork_server};
-use super::{python::Python, spawn};
-use crate::engine::config::KernelConfig;
+use super::spawn;
+use crate::engine::config::{OwnKernel, Traits};
+use crate::engine::outputs::Utf8Pieces;
+use crate::engine::starting::{LastWords, Late, Patience};
 use crate::transport::Frame;
 
 /// As long as a fork server may take to end; a suspended one takes for ever.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIME_TO_END: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(in crate::engine) struct ForkServer {
-    pub(in crate::engine) process: Child,
+    process: Child,
+    /// Also the number of its process group.
+    pid: Option<Pid>,
     link: Link,
+    /// Tells of the link that something can be read. Another descriptor of the same socket.
+    readiness: AsyncFd<OwnedFd>,
+    /// What it writes to its stdout and stderr. `None` when nobody can write there any more.
+    output: Option<pipe::Receiver>,
+    pieces: Utf8Pieces,
+    words: LastWords,
+    /// Until it is ready.
+    patience: Option<Patience>,
 }
 
-/// What the fork server says; `None` when it is gone.
-pub(in crate::engine) type Said = Option<Vec<FromForkServer>>;
+#[derive(Debug)]
+pub(in crate::engine) enum ForkServerEvent {
+    Said(Vec<FromForkServer>),
+    /// It is not ready yet.
+    Late(Late),
+    /// It has gone, or is about to: [`ForkServer::end`] says how.
+    Gone,
+}
 
 impl ForkServer {
-    pub(in crate::engine) fn start(python: &Python, config: &KernelConfig) -> io::Result<Self> {
-        let (process, mut link) =
-            spawn::start(python, "fork-server", None, spawn::Surroundings::default())?;
-        let preload = json!({ "preload": config.preload, "config": config.traits });
+    /// `limit`: as long as it may take to be ready.
+    pub(in crate::engine) fn start(
+        kernel: &OwnKernel,
+        traits: &Traits,
+        limit: Option<Duration>,
+    ) -> io::Result<Self> {
+        let (reader, stdout) = io::pipe()?;
+        let output = (OwnedFd::from(stdout.try_clone()?), OwnedFd::from(stdout));
+        let (process, mut link) = spawn::start(
+            &kernel.python,
+            "fork-server",
+            output,
+            spawn::Surroundings::default(),
+        )?;
+        let preload = json!({ "preload": kernel.preload, "config": traits });
         link.send(
             to_fork_server::PRELOAD,
             [Frame::from(preload.to_string().into_bytes())],
         );
         link.flush()?;
-        Ok(Self { process, link })
+        // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
+        let readiness =
+            unsafe { AsyncFd::register_with_interest(link.duplicate_fd()?, Interest::READABLE) }
+                .map_err(io::Error::from)?;
+        Ok(Self {
+            pid: spawn::pid_of(&process),
+            process,
+            link,
+            readiness,
+            output: Some(pipe::Receiver::from_owned_fd(reader.into())?),
+            pieces: Utf8Pieces::default(),
+            words: LastWords::default(),
+            patience: Some(Patience::new(Instant::now(), limit)),
+        })
     }
 
-    /// Another descriptor of the link, to wait for its messages with.
-    pub(in crate::engine) fn duplicate_fd(&self) -> io::Result<OwnedFd> {
-        self.link.duplicate_fd()
+    /// Has it imported everything?
+    pub(in crate::engine) fn is_ready(&self) -> bool {
+        self.patience.is_none()
     }
 
-    /// Sources and settings are larger than a socket's buffer: what was not taken at first follows.
-    pub(in crate::engine) fn flush(&mut self) -> io::Result<bool> {
-        self.link.flush()
+    /// It has said that it is ready. What it wrote until then is handed out.
+    pub(in crate::engine) fn on_ready(&mut self) -> LastWords {
+        self.read_output();
+        self.patience = None;
+        std::mem::take(&mut self.words)
+    }
+
+    /// Waits until there is something to be done. May be given up and called again at any time.
+    pub(in crate::engine) async fn next(&mut self) -> io::Result<ForkServerEvent> {
+        loop {
+            // Sources and settings may be larger than a socket's buffer: what was not taken at first follows.
+            self.link.flush()?;
+            let deadline = self.patience.as_ref().and_then(Patience::next_deadline);
+            tokio::select! {
+                ready = self.readiness.readable() => {
+                    ready?.clear_ready();
+                    return Ok(match self.receive()? {
+                        Some(said) => ForkServerEvent::Said(said),
+                        None => ForkServerEvent::Gone,
+                    });
+                }
+                () = readable(self.output.as_ref()) => self.read_output(),
+                () = at(deadline) => {
+                    let patience = self.patience.as_mut();
+                    if let Some(late) = patience.and_then(|it| it.on_time(Instant::now())) {
+                        return Ok(ForkServerEvent::Late(late));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Before it is ready this is kept for the message that says why it never was; later it is for the log.
+    fn read_output(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(output) = &self.output {
+            match output.try_read(&mut buffer) {
+                Ok(0) => self.output = None,
+                Ok(count) => {
+                    let text = self.pieces.push(&buffer[..count]);
+                    if self.is_ready() {
+                        for line in text.lines() {
+                            tracing::info!("the process that kernels are forked from: {line}");
+                        }
+                    } else {
+                        self.words.push(&text);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.output = None,
+            }
+        }
     }
 
     /// Asks for the kernel of engine `rank`, with its ends of the link and of the two output pipes.
@@ -76,21 +174,32 @@ impl ForkServer {
         Ok(())
     }
 
-    /// Waits until it has ended, which it does by itself when nobody holds the other end of its link: it still carries
-    /// out what it was told, and ends what its kernels have left behind.
-    pub(in crate::engine) async fn end(self) {
-        let Self { mut process, link } = self;
-        drop(link);
-        if tokio::time::timeout(PATIENCE, process.wait())
-            .await
-            .is_err()
-        {
-            let _ = process.kill().await;
+    /// Ends it with everything that it has started in its process group.
+    pub(in crate::engine) fn kill(&self) {
+        if let Some(pid) = self.pid {
+            let _ = killpg(pid, Signal::SIGKILL);
         }
     }
 
-    /// Everything that has been said and was not heard yet.
-    pub(in crate::engine) fn receive(&mut self) -> io::Result<Said> {
+    /// Waits until it has ended, which it does by itself when nobody holds the other end of its link: it still carries
+    /// out what it was told, and ends what its kernels have left behind. Returns how it ended, and what it wrote last.
+    pub(in crate::engine) async fn end(mut self) -> (io::Result<ExitStatus>, LastWords) {
+        self.link.finish();
+        let status = match tokio::time::timeout(TIME_TO_END, self.process.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                let _ = self.process.start_kill();
+                self.process.wait().await
+            }
+        };
+        // What it has started and left: as long as there is any, the group's number is nobody else's.
+        self.kill();
+        self.read_output();
+        (status, self.words)
+    }
+
+    /// Everything that has been said and was not heard yet; `None` when it is gone.
+    fn receive(&mut self) -> io::Result<Option<Vec<FromForkServer>>> {
         let mut said = Vec::new();
         loop {
             match self.link.receive()? {
@@ -100,5 +209,20 @@ impl ForkServer {
                 Received::Closed => return Ok(Some(said)),
             }
         }
+    }
+}
+
+async fn readable(pipe: Option<&pipe::Receiver>) {
+    match pipe {
+        // An error is found by reading.
+        Some(pipe) => drop(pipe.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -17,6 +17,10 @@ pub struct Python {
 pub enum PythonError {
     #[error("no such Python: {0}; --python takes the path of an interpreter, or its name on PATH")]
     NotThere(String),
+    #[error("{0} is a folder; --python takes the path of an interpreter, such as {0}/bin/python")]
+    Folder(String),
+    #[error("{0} cannot be executed; --python takes the path of an interpreter")]
+    NotExecutable(String),
     #[error(
         "no Python was found in $VIRTUAL_ENV, beside this executable or on PATH; install one (3.8 or newer), or name \
          it with --python"
@@ -58,7 +62,7 @@ impl Python {
                     path: absolute(path),
                     origin: "--python",
                 })
-                .ok_or_else(|| PythonError::NotThere(name.to_owned()));
+                .ok_or_else(|| why_not(name));
         }
         let in_environment = around
             .virtual_env
@@ -89,6 +93,18 @@ impl Python {
                 origin: "PATH",
             })
             .ok_or(PythonError::NoneFound)
+    }
+}
+
+/// What is wrong with a name that names no interpreter.
+fn why_not(name: &str) -> PythonError {
+    let path = Path::new(name);
+    if !name.contains('/') || !path.exists() {
+        PythonError::NotThere(name.to_owned())
+    } else if path.is_dir() {
+        PythonError::Folder(name.trim_end_matches('/').to_owned())
+    } else {
+        PythonError::NotExecutable(name.to_owned())
     }
 }
 
@@ -162,5 +178,12 @@ mod tests {
             Python::find(Some("nope"), &around),
             Err(PythonError::NotThere("nope".to_owned()))
         );
+        let wrong = |name: &str| Python::find(at(name).to_str(), &around).unwrap_err();
+        assert!(matches!(wrong("nope"), PythonError::NotThere(_)));
+        assert!(matches!(wrong("venv/"), PythonError::Folder(_)));
+        assert!(matches!(
+            wrong("first/python3"),
+            PythonError::NotExecutable(_)
+        ));
     }
 }

@@ -145,6 +145,16 @@ impl<P: Payload> TaskScheduler<P> {
         }
     }
 
+    /// A task ended under a former controller: others may depend on it. Its engine counts where it is there or expected.
+    pub fn on_ended_before(&mut self, msg_id: &str, ok: bool, engine: Option<&EngineUuid>) {
+        let slot = engine.and_then(|engine| self.roster.find(engine.as_str()));
+        let ended = Ended {
+            ok,
+            engine: slot.map(|slot| self.roster[slot].serial),
+        };
+        self.finished.insert(self.hasher.hash(msg_id), ended);
+    }
+
     /// The engine is gone; `how` is a few words for the user.
     pub fn on_engine_gone(
         &mut self,
