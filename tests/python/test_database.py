@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -376,3 +377,29 @@ def test_limits_are_applied_while_the_cluster_runs(place):
         get(result)
     newest = [result.msg_ids[0] for result in results[-20:]]
     wait_until(lambda: client.hub_history() == newest, "the newest records alone")
+
+
+# ---- queries of the stock client
+
+
+@pytest.mark.filterwarnings("ignore:Interpreting naive datetime")
+@pytest.mark.parametrize("database", ["--dictdb", "--sqlitedb"])
+def test_dates_with_and_without_zones(place, database):
+    place.controller(database)
+    place.engines(1)
+    client = place.client(1)
+    result = client.load_balanced_view().apply_async(lambda: 1)
+    get(result)
+    ids = result.msg_ids
+    wait_until(lambda: client.result_status(ids)["completed"], "the record")
+    hour = timedelta(hours=1)
+    other_zone = timezone(timedelta(hours=-9, minutes=-30))
+    for now in (datetime.now(), datetime.now(timezone.utc), datetime.now(other_zone)):
+        for query, found in (
+            ({"submitted": {"$gte": now - hour}}, ids),
+            ({"submitted": {"$ge": now - hour, "$le": now + hour}}, ids),
+            ({"completed": {"$lt": now - hour}}, []),
+            ({"completed": {"$gt": now - hour, "$ne": None}, "queue": "task"}, ids),
+            ({"$or": [{"started": now}, {"$not": {"started": {"$lt": now - hour}}}]}, ids),
+        ):
+            assert [record["msg_id"] for record in client.db_query(query, keys=["msg_id"])] == found, query
