@@ -420,6 +420,7 @@ fn the_file_shrinks() {
         store.add(record).unwrap();
     }
     store.flush().unwrap();
+    store.checkpointer = None;
     store
         .file
         .db
