@@ -6,11 +6,13 @@ import io
 import json
 import os
 import random
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -316,3 +318,88 @@ def test_mongodb_that_is_not_there_is_told_at_the_start(place):
     assert (code, "cannot be opened or reached" in output) == (1, True) or (
         code == 2 and "built without MongoDB" in output
     ), output
+
+
+# ---- large buffers
+
+
+def peak_memory(program):
+    """The most that a process has ever had in memory, in bytes."""
+    status = Path(f"/proc/{program.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+SIZE = 100_000_000
+
+
+def test_a_large_result_is_stored_without_a_second_copy(place):
+    controller = place.controller("--sqlitedb")
+    place.engines(1)
+    client = place.client(1)
+    assert get(client[0].apply_async(lambda: "small")) == "small"
+    before = peak_memory(controller)
+    result = client.load_balanced_view().apply_async(lambda n: bytes(n), SIZE)
+    assert len(get(result)) == SIZE
+    wait_until(lambda: client.result_status(result.msg_ids)["completed"], "the record")
+    grown = peak_memory(controller) - before
+    assert SIZE <= grown < 1.6 * SIZE, f"{grown / 1e6:.0f} MB for a result of {SIZE / 1e6:.0f} MB"
+    again = place.client(1).get_result(result.msg_ids[0], block=False, owner=False)
+    assert get(again) == bytes(SIZE)
+
+
+def test_what_exceeds_a_set_size_is_not_kept_and_the_record_says_so(place):
+    place.run("profile", "create", "default")
+    settings = place.profile_dir() / "ipcluster.toml"
+    settings.write_text('[controller.sqlite]\nbuffer_limit = "1 MB"\n')
+    place.controller("--sqlitedb")
+    place.engines(1)
+    client = place.client(1)
+    result = client.load_balanced_view().apply_async(lambda n: bytes(n), 2_000_000)
+    assert len(get(result)) == 2_000_000
+    wait_until(lambda: client.result_status(result.msg_ids)["completed"], "the record")
+    (record,) = client.db_query({"msg_id": result.msg_ids[0]})
+    assert record["result_metadata"]["buffers_dropped"] >= 2_000_000
+    again = place.client(1).get_result(result.msg_ids[0], block=False, owner=False)
+    with pytest.raises(error.RemoteError, match="was not kept"):
+        get(again)
+
+
+def test_limits_are_applied_while_the_cluster_runs(place):
+    place.run("profile", "create", "default")
+    settings = place.profile_dir() / "ipcluster.toml"
+    settings.write_text("[controller.sqlite]\nmax_records = 20\n")
+    place.controller("--sqlitedb")
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    results = [view.apply_async(lambda: None) for _ in range(50)]
+    for result in results:
+        get(result)
+    newest = [result.msg_ids[0] for result in results[-20:]]
+    wait_until(lambda: client.hub_history() == newest, "the newest records alone")
+
+
+# ---- queries of the stock client
+
+
+@pytest.mark.filterwarnings("ignore:Interpreting naive datetime")
+@pytest.mark.parametrize("database", ["--dictdb", "--sqlitedb"])
+def test_dates_with_and_without_zones(place, database):
+    place.controller(database)
+    place.engines(1)
+    client = place.client(1)
+    result = client.load_balanced_view().apply_async(lambda: 1)
+    get(result)
+    ids = result.msg_ids
+    wait_until(lambda: client.result_status(ids)["completed"], "the record")
+    hour = timedelta(hours=1)
+    other_zone = timezone(timedelta(hours=-9, minutes=-30))
+    for now in (datetime.now(), datetime.now(timezone.utc), datetime.now(other_zone)):
+        for query, found in (
+            ({"submitted": {"$gte": now - hour}}, ids),
+            ({"submitted": {"$ge": now - hour, "$le": now + hour}}, ids),
+            ({"completed": {"$lt": now - hour}}, []),
+            ({"completed": {"$gt": now - hour, "$ne": None}, "queue": "task"}, ids),
+            ({"$or": [{"started": now}, {"$not": {"started": {"$lt": now - hour}}}]}, ids),
+        ):
+            assert [record["msg_id"] for record in client.db_query(query, keys=["msg_id"])] == found, query
