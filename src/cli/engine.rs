@@ -14,11 +14,11 @@ use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
     Command, Config, Departure, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram,
-    KernelSpec, MemoryLimits, OwnKernel, Python, RestartMode, RestartPolicy, StartMethod,
-    Surroundings,
+    KernelSpec, MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod,
 };
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
+use crate::os::python::{Python, Surroundings};
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::os::python::Python;
 use crate::profile::connection::EngineFile;
 
 use super::jupyter::KernelSpec;
-use super::kernel::python::Python;
 use super::memory::MemoryLimits;
 use super::restarts::RestartPolicy;
 

@@ -3,6 +3,7 @@
 //! What the schedulers know (queues, loads, which task is where) stays with them: a query about it asks each of them for
 //! an answer and puts the answers together. So the hub is never behind, and costs nothing per task.
 
+mod dask;
 mod inspection;
 mod queries;
 pub mod recorder;
@@ -11,13 +12,14 @@ mod registry;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
 
+use dask::DaskScheduler;
 use inspection::Inspections;
 use registry::Registry;
 
@@ -106,6 +108,12 @@ pub enum Action {
         engines: Vec<(EngineId, EngineUuid)>,
         next_id: u32,
     },
+    /// Start a dask.distributed scheduler, and say so with [`Hub::on_dask_started`] and [`Hub::on_dask_ended`].
+    StartDask {
+        run: u64,
+        arguments: Map<String, Value>,
+    },
+    StopDask,
     /// A line for the log.
     Log(Event),
     /// A client asked for the end of the controller.
@@ -155,6 +163,7 @@ pub struct Hub {
     config: Config,
     registry: Registry,
     inspections: Inspections,
+    dask: DaskScheduler,
     next_token: u64,
 }
 
@@ -164,6 +173,7 @@ impl Hub {
             config,
             registry: Registry::default(),
             inspections: Inspections::default(),
+            dask: DaskScheduler::default(),
             next_token: 0,
         }
     }
@@ -235,6 +245,20 @@ impl Hub {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.registry
             .next_deadline(self.config.registration_timeout)
+    }
+
+    /// The dask.distributed scheduler of this run says where it is, or why it cannot be.
+    pub fn on_dask_started(
+        &mut self,
+        run: u64,
+        result: Result<Map<String, Value>, RemoteError>,
+        out: &mut Vec<Action>,
+    ) {
+        self.dask.on_started(run, result, out);
+    }
+
+    pub fn on_dask_ended(&mut self, run: u64, out: &mut Vec<Action>) {
+        self.dask.on_ended(run, out);
     }
 
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<Action>) {

@@ -1,4 +1,4 @@
-//! This machine: private files, processes and who they are, limits, names and addresses, the log.
+//! This machine: private files, processes and who they are, limits, names and addresses, the log, Python.
 
 pub mod appear;
 pub mod files;
@@ -9,6 +9,7 @@ pub mod lock;
 pub mod log;
 pub mod ports;
 pub mod process;
+pub mod python;
 pub mod session;
 pub mod user;
 

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use tokio::process::{Child, Command};
 
 use super::link::{Link, pair};
-use super::python::Python;
 use super::sources::{BOOTSTRAP, to_json};
+use crate::os::python::Python;
 use crate::transport::Frame;
 
 /// The connection file's key is no business of user code.
