@@ -83,7 +83,7 @@ pub(super) struct ControllerArgs {
     #[arg(long)]
     reuse: bool,
 
-    /// Take back the engines of a controller that has ended; implies --reuse
+    /// Take back the engines of a controller that has ended, and what it left unfinished; implies --reuse
     #[arg(long)]
     restore: bool,
 
@@ -125,12 +125,6 @@ impl ControllerArgs {
         let mut edits = self.session.edits();
         edits
             .extend(database.filter_map(|(_, flag, name)| edit("controller.db", flag, Some(name))));
-        // --port was a port for engines; it comes first among theirs (ipyparallel `_port_assigned`).
-        let engine_ports = match (self.port, &self.engine_ports) {
-            (Some(port), Some(more)) => Some(format!("{port},{more}")),
-            (Some(port), None) => Some(port.to_string()),
-            (None, more) => more.clone(),
-        };
         edits.extend(
             [
                 edit("controller.ip", "--ip", self.ip.clone()),
@@ -141,7 +135,12 @@ impl ControllerArgs {
                     self.transport.clone(),
                 ),
                 edit("controller.ports", "--ports", self.ports.clone()),
-                edit("controller.engine_ports", "--engine-ports", engine_ports),
+                edit("controller.port", "--port", self.port),
+                edit(
+                    "controller.engine_ports",
+                    "--engine-ports",
+                    self.engine_ports.clone(),
+                ),
                 edit(
                     "controller.client_ports",
                     "--client-ports",
@@ -335,6 +334,7 @@ impl Plan {
         let config = Config {
             client_interface: Interface(client_interface),
             engine_interface: Interface(engine_interface),
+            registration_port: controller.port.filter(|port| *port != 0),
             pools: PortPools {
                 common: controller.ports.0.clone(),
                 client: controller.client_ports.0.clone(),
@@ -352,6 +352,7 @@ impl Plan {
             digest_history: settings.session.digest_history_size as usize,
             tasks: task_config(settings),
             restored: restored(controller.restore, &engine_state)?,
+            restore_tasks: controller.restore,
             engine_state_file: Some(engine_state),
             python: python(settings),
         };

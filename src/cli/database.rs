@@ -1,16 +1,17 @@
 //! Which task database a controller uses, from the settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cli::Failure;
 use crate::os::files::expand_path;
 use crate::profile::dir::ProfileDir;
 use crate::profile::settings::{
-    Database, MemorySettings, MongodbSettings, Settings, SqliteSettings,
+    Database, MemorySettings, MongodbSettings, Settings, SqliteSettings, Synchronous,
 };
 use crate::taskdb::TaskStore;
 use crate::taskdb::memory::{Limits, MemoryStore};
-use crate::taskdb::sqlite::{SqliteConfig, SqliteStore};
+use crate::taskdb::sqlite::{Retention, SqliteConfig, SqliteStore, Sync};
 
 /// Opens the store for task records. A database that cannot be had is named before anything is started.
 pub(super) fn open(
@@ -36,24 +37,61 @@ fn in_memory(settings: &MemorySettings) -> MemoryStore {
     tracing::info!(
         "using DictDB: tasks and results are kept in memory, as long as the controller runs"
     );
+    let or_any = |limit: u64| if limit == 0 { u64::MAX } else { limit };
     MemoryStore::new(Limits {
-        record_limit: usize::try_from(settings.record_limit).unwrap_or(usize::MAX),
-        size_limit: settings.size_limit,
+        record_limit: usize::try_from(or_any(settings.record_limit)).unwrap_or(usize::MAX),
+        size_limit: or_any(settings.size_limit),
         cull_fraction: settings.cull_fraction,
     })
 }
 
-fn in_file(settings: &SqliteSettings, profile: &ProfileDir) -> Result<SqliteStore, Failure> {
+/// Where a profile's database is, or would be.
+pub(super) fn sqlite_path(settings: &SqliteSettings, profile: &ProfileDir) -> PathBuf {
     let folder = settings
         .location
         .as_ref()
         .map_or_else(|| profile.location().to_owned(), |path| expand_path(path));
-    let path: PathBuf = folder.join(&settings.filename);
+    folder.join(&settings.filename)
+}
+
+/// A file that a controller has left. Its limits are not applied.
+pub(super) fn existing_file(
+    path: PathBuf,
+    settings: &SqliteSettings,
+) -> Result<SqliteStore, Failure> {
     let config = SqliteConfig {
         table: settings.table.clone(),
-        session: uuid::Uuid::new_v4().simple().to_string(),
-        ..SqliteConfig::new(&path)
+        ..SqliteConfig::new(path)
     };
+    Ok(SqliteStore::open_existing(&config)?)
+}
+
+fn sqlite_config(settings: &SqliteSettings, path: &Path) -> SqliteConfig {
+    let some = |limit: u64| (limit > 0).then_some(limit);
+    let defaults = SqliteConfig::new(path);
+    SqliteConfig {
+        table: settings.table.clone(),
+        session: uuid::Uuid::new_v4().simple().to_string(),
+        sync: match settings.synchronous {
+            Synchronous::Normal => Sync::Normal,
+            Synchronous::Full => Sync::Full,
+        },
+        retention: Retention {
+            records: some(settings.max_records),
+            bytes: some(settings.max_size.0),
+            age: (settings.max_age_days > 0.0).then(|| {
+                let seconds = (settings.max_age_days * 86_400.0).min(1e12);
+                Duration::from_secs_f64(seconds)
+            }),
+        },
+        buffer_limit: some(settings.buffer_limit.0).unwrap_or(defaults.buffer_limit),
+        ..defaults
+    }
+}
+
+fn in_file(settings: &SqliteSettings, profile: &ProfileDir) -> Result<SqliteStore, Failure> {
+    let path = sqlite_path(settings, profile);
+    let config = sqlite_config(settings, &path);
     let store = SqliteStore::open(&config)?;
     tracing::info!(
         "using SQLiteDB: tasks and results are kept in {}, table {}",
@@ -67,12 +105,13 @@ fn in_file(settings: &SqliteSettings, profile: &ProfileDir) -> Result<SqliteStor
 }
 
 #[cfg(feature = "mongodb")]
-fn on_server(settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
+pub(super) fn on_server(settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
     use crate::taskdb::mongo::{MongoConfig, MongoStore};
     let uri = uri(settings)?;
     let config = MongoConfig {
         uri,
         database: settings.database.clone(),
+        collection: settings.collection.clone(),
         ..MongoConfig::default()
     };
     let store = MongoStore::open(&config)?;
@@ -84,7 +123,7 @@ fn on_server(settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> 
 }
 
 #[cfg(not(feature = "mongodb"))]
-fn on_server(_settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
+pub(super) fn on_server(_settings: &MongodbSettings) -> Result<Box<dyn TaskStore>, Failure> {
     Err(Failure::usage(
         "this executable was built without MongoDB (cargo's feature `mongodb`); --sqlitedb and --dictdb are there",
     ))

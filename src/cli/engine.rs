@@ -13,8 +13,8 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Departure, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram,
-    KernelSpec, MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod,
+    Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
+    MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings,
 };
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
@@ -378,8 +378,8 @@ async fn host(
     let mut hang_up = HangUp::new()?;
     let mut user1 = signal(SignalKind::user_defined1())?;
     let mut user2 = signal(SignalKind::user_defined2())?;
-    let (departed, mut departures) = mpsc::unbounded_channel();
-    let running = EngineHost::new(config)?.telling(departed).run(receiver);
+    let (told, mut tidings) = mpsc::unbounded_channel();
+    let running = EngineHost::new(config)?.telling(told).run(receiver);
     tokio::pin!(running);
     let cut = lifeline::cut(lifeline);
     tokio::pin!(cut);
@@ -396,8 +396,11 @@ async fn host(
             // For handlers of the user's own, as if the engine were the kernel.
             _ = user1.recv() => Command::Signal(Signal::SIGUSR1),
             _ = user2.recv() => Command::Signal(Signal::SIGUSR2),
-            Some(Departure { engine, why }) = departures.recv() => {
-                starter.tell(&News::EngineEnded { engine, why });
+            Some(tidings) = tidings.recv() => {
+                starter.tell(&match tidings {
+                    Tidings::Ended { engine, why } => News::EngineEnded { engine, why },
+                    Tidings::Warning(text) => News::Warning(text),
+                });
                 continue;
             }
             _ = &mut cut => {

@@ -6,6 +6,7 @@ pub mod exit_code;
 mod clean;
 mod controller;
 mod database;
+mod db;
 mod engine;
 mod engines;
 mod lifeline;
@@ -59,6 +60,8 @@ enum Verb {
     List(list::ListArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
+    /// Look into the records of tasks and results, and drop them
+    Db(db::DbArgs),
     /// Make, list, show and check profiles
     Profile(profile::ProfileArgs),
     /// Run a controller: the hub and the schedulers that clients and engines connect to
@@ -101,6 +104,7 @@ impl Verb {
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
+            Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),
             Self::Engine(args) => engine::run(&args, rewritten),

@@ -21,6 +21,8 @@ pub struct PortPools {
 pub struct Config {
     pub client_interface: Interface,
     pub engine_interface: Interface,
+    /// For registration: this port or none.
+    pub registration_port: Option<u16>,
     pub pools: PortPools,
     /// Exactly these ports, from connection files that are reused.
     pub fixed_ports: Option<super::Ports>,
@@ -36,6 +38,8 @@ pub struct Config {
     pub restored: Option<super::EngineState>,
     /// Runs a dask.distributed scheduler, should a client ask for one.
     pub python: Option<PathBuf>,
+    /// What a former controller left unfinished in the task database is queued again.
+    pub restore_tasks: bool,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.
     pub engine_state_file: Option<PathBuf>,
 }

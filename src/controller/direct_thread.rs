@@ -1,18 +1,20 @@
 //! The queues on which clients name the engine: mux for requests, control for what must not wait behind them.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
+use hashbrown::HashMap;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
-use crate::controller::recorder_thread::{Reporter, completed, stored};
+use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
-use crate::protocol::header::reply_type;
-use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, RemoteError, Wire};
+use crate::protocol::header::{Brief, parent_id, reply_type};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
@@ -31,6 +33,8 @@ struct Desk {
     /// Keeps each request's header, which becomes the parent of a reply made here.
     scheduler: DirectScheduler<Frame>,
     outbox: Outbox,
+    /// Messages to engines of a former controller, until they come back.
+    held: HashMap<EngineUuid, Vec<Vec<Frame>>>,
     /// On the control channel: tasks that are aborted while they wait are with the task scheduler.
     task_scheduler: Option<Sender<SchedulerMail>>,
     /// On the mux channel, with a database.
@@ -52,6 +56,7 @@ impl DirectThread {
             composer,
             scheduler: DirectScheduler::new(),
             outbox: Outbox::default(),
+            held: HashMap::new(),
             task_scheduler,
             reporter,
         };
@@ -97,8 +102,16 @@ impl DirectThread {
     fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
-                self.desk.scheduler.on_engine_registered(engine);
+                self.desk.scheduler.on_engine_registered(engine.clone());
+                for mut held in self.desk.held.remove(&engine).unwrap_or_default() {
+                    self.desk.outbox.send(&mut self.engines, &mut held);
+                }
                 self.hub.send(HubMail::SchedulerDone { token });
+            }
+            SchedulerMail::Expect(engine) => self.desk.scheduler.on_engine_expected(engine),
+            SchedulerMail::Resubmit(mut again) => {
+                self.desk
+                    .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
             SchedulerMail::LetGo {
                 token,
@@ -111,6 +124,7 @@ impl DirectThread {
                 self.engines.look_again();
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
+                self.desk.held.remove(&engine);
                 let mut failures = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &mut failures);
                 for failure in failures {
@@ -131,7 +145,7 @@ impl DirectThread {
                 self.hub.send(HubMail::Report { token, report });
             }
             SchedulerMail::Abort(_)
-            | SchedulerMail::Resubmit(_)
+            | SchedulerMail::Ended { .. }
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
@@ -156,15 +170,28 @@ impl DirectThread {
 impl Desk {
     /// `frames`: `client, engine, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
-        let Some(wire) = self.door.admit(frames) else {
-            return;
+        if self.door.admit(frames).is_some() {
+            self.submit(frames, Fresh::Yes, clients, engines);
+        }
+    }
+
+    fn submit(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        fresh: Fresh,
+        clients: &mut Socket,
+        engines: &mut Socket,
+    ) {
+        let wire = match Wire::parse(frames) {
+            Ok(wire) => wire,
+            Err(error) => return self.door.refuse(frames, error),
         };
         let [client, engine] = wire.identities() else {
             return self
                 .door
                 .refuse(frames, "a direct request does not name its engine");
         };
-        let header = match Header::parse(wire.header()) {
+        let header = match Brief::parse(wire.header()) {
             Ok(header) => header,
             Err(error) => return self.door.refuse(frames, error),
         };
@@ -173,18 +200,18 @@ impl Desk {
         }
         let client = Identity::from(&client[..]);
         let kept = frames[wire.layout().header()].clone();
-        match self.scheduler.on_request(
+        let route = self.scheduler.on_request(
             engine,
             client.clone(),
             &header.msg_id,
             &header.msg_type,
             kept,
-        ) {
-            Route::Forward => {
-                if let Some(reporter) = &mut self.reporter {
-                    let engine = Some(EngineUuid::from(
-                        String::from_utf8_lossy(engine).into_owned(),
-                    ));
+        );
+        match route {
+            Route::Forward | Route::Hold => {
+                let uuid = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
+                if let (Some(reporter), Fresh::Yes) = (&mut self.reporter, fresh) {
+                    let engine = Some(uuid.clone());
                     let message = stored(frames, wire.layout());
                     reporter.report(Traffic::Submitted {
                         queue: Queue::Mux,
@@ -193,7 +220,12 @@ impl Desk {
                     });
                 }
                 frames.swap(0, 1);
-                self.outbox.send(engines, frames);
+                if route == Route::Hold {
+                    let held = self.held.entry(uuid).or_default();
+                    held.push(std::mem::take(frames));
+                } else {
+                    self.outbox.send(engines, frames);
+                }
             }
             Route::Drop => {}
             Route::UnknownEngine => {
@@ -322,9 +354,9 @@ impl Desk {
 }
 
 fn read_reply(wire: &Wire<'_, Frame>) -> Result<String, String> {
-    let header = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
-    header
-        .map(|parent| parent.msg_id.into_owned())
+    let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
+    parent
+        .map(Cow::into_owned)
         .ok_or_else(|| "a reply to nothing".to_owned())
 }
 

@@ -12,6 +12,10 @@ use crate::transport::{BindError, Context, Kind, Socket};
 /// controller its memory.
 const IOPUB_BACKLOG: i32 = 100_000;
 
+/// Requests of one client that lie in a socket until its thread takes them. Beyond that they stay with the client: a
+/// thread that does not read, since storage does not keep up, slows clients down and does not fill memory.
+const REQUEST_BACKLOG: i32 = 1000;
+
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
 const SMALL_MESSAGE: i64 = 8 * 1024;
 
@@ -189,6 +193,8 @@ struct Used {
     common: usize,
     client: usize,
     engine: usize,
+    /// All of them, and it was said.
+    up: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -237,6 +243,9 @@ impl Binder<'_> {
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Router, channel)?;
+        socket
+            .set_high_water_marks(0, REQUEST_BACKLOG)
+            .map_err(|source| EndpointError::Socket { channel, source })?;
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }
@@ -328,6 +337,11 @@ impl Binder<'_> {
                 .bind(&interface.0, fixed)
                 .map_err(|error| taken(channel, &error, fixed));
         }
+        if let (Some(port), "registration") = (config.registration_port, channel) {
+            return socket
+                .bind(&interface.0, port)
+                .map_err(|error| taken(channel, &error, port));
+        }
         while let Some(port) = self.next_in_pool(side) {
             match socket.bind(&interface.0, port) {
                 Err(error) if error.source.kind() == std::io::ErrorKind::AddrInUse => {
@@ -340,9 +354,12 @@ impl Binder<'_> {
             }
         }
         let pools = &config.pools;
-        if !(pools.common.is_empty() && pools.client.is_empty() && pools.engine.is_empty()) {
+        let none_given =
+            pools.common.is_empty() && pools.client.is_empty() && pools.engine.is_empty();
+        if !none_given && !std::mem::replace(&mut self.used.up, true) {
             tracing::warn!(
-                "the ports given are used up: {channel} listens on a port of the system's choice"
+                "the ports given are used up: {channel} and what comes after it listen on ports of the system's choice; \
+                 a controller needs 14"
             );
         }
         socket
@@ -374,6 +391,10 @@ fn taken(channel: &'static str, error: &BindError, port: u16) -> EndpointError {
         ErrorKind::AddrInUse => format!("the port is in use{}", ports::used_by(port)),
         ErrorKind::AddrNotAvailable => "this machine has no such address; see --ip".to_owned(),
         ErrorKind::PermissionDenied => "ports below 1024 need privileges".to_owned(),
+        // What libzmq makes of a name that it cannot resolve.
+        _ if error.source.raw_os_error() == Some(nix::libc::ENODEV) => {
+            "there is no such host or network interface; see --ip".to_owned()
+        }
         _ => error.source.to_string(),
     };
     EndpointError::Bind {

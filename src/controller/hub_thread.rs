@@ -203,6 +203,7 @@ impl Desk {
                     buffers,
                 });
             }
+            HubMail::Storage(fault) => self.hub.on_storage(fault),
             HubMail::Stop => {}
         }
     }

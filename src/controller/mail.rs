@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::recorder_thread::RecorderMail;
-use crate::hub::{Inspection, Report, Token};
+use crate::hub::{Inspection, Report, StorageFault, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 use crate::transport::{Frame, Sender};
 
@@ -44,6 +44,8 @@ pub(super) enum HubMail {
         content: Bytes,
         buffers: Vec<Bytes>,
     },
+    /// The task database has a fault, or none any more.
+    Storage(Option<StorageFault>),
     Stop,
 }
 
@@ -77,7 +79,16 @@ pub(super) enum SchedulerMail {
     },
     /// Tasks that still wait end as aborted.
     Abort(Vec<MsgId>),
-    /// A task that is to be queued again: its frames as a client would send them.
+    /// An engine of a former controller, which is to come back. It is taken in, or let go of, later.
+    Expect(EngineUuid),
+    /// A task that ended under a former controller, and on which others depend.
+    Ended {
+        msg_id: MsgId,
+        ok: bool,
+        engine: Option<EngineUuid>,
+    },
+    /// A request that has its record already: a task that is to be queued again, or what a former controller left
+    /// unfinished. Its frames are those that a client would send.
     Resubmit(Vec<Frame>),
     /// Requests that were left in their sockets can be taken in again.
     StorageCaughtUp,

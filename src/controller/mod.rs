@@ -9,6 +9,7 @@
 //! | `iopub` | XPUB / SUB | none: it verifies and relays |
 //! | `heartbeat` | - / ping XPUB, pong ROUTER | [`crate::heartbeat::HeartMonitor`] |
 //! | `recorder` | - | [`crate::hub::recorder::Recorder`], only with a database |
+//! | `results`, `queries` | - | [`crate::hub::recorder::Lookup`], only with a database on disk or on a server |
 //!
 //! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
 
@@ -24,9 +25,11 @@ mod hub_thread;
 mod iopub_thread;
 mod late_joiners;
 mod mail;
+mod reader_thread;
 mod recorder_thread;
 mod replies;
 mod reports;
+mod storage_health;
 mod task_thread;
 
 use std::io;
@@ -40,7 +43,7 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
-use crate::taskdb::TaskStore;
+use crate::taskdb::{StoreError, TaskStore};
 use crate::transport::{Context, Door, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
@@ -49,8 +52,9 @@ pub use engine_state::{EngineState, EngineStateError};
 
 use backlog::Backlog;
 use endpoints::Endpoints;
-use mail::{HubMail, SchedulerSenders};
-use recorder_thread::Reporter;
+use mail::{HubMail, SchedulerMail, SchedulerSenders};
+use reader_thread::{ReaderMail, ReaderThread};
+use recorder_thread::{Readers, RecorderThread, Reporter};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -58,6 +62,10 @@ pub enum StartError {
     Endpoint(#[from] EndpointError),
     #[error("cannot start the controller's threads: {0}")]
     Threads(#[from] io::Error),
+    #[error("what was left unfinished cannot be read: {0}")]
+    Restore(StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A controller whose ports are bound and whose threads run.
@@ -96,7 +104,7 @@ impl Controller {
             .clone()
             .map(|recorder| Reporter::new(recorder, backlog.clone()));
         let schedulers = SchedulerSenders {
-            all: vec![task.clone(), mux, control, broadcast],
+            all: vec![task.clone(), mux.clone(), control, broadcast],
             task,
             iopub,
             recorder,
@@ -104,6 +112,28 @@ impl Controller {
         let (request_shutdown, shutdown_requested) = oneshot::channel();
 
         let parts = Parts::new(&config);
+        // Before any new request: the schedulers find this in their mailboxes when they begin.
+        for (_, engine) in config.restored.iter().flat_map(|state| &state.engines) {
+            for scheduler in &schedulers.all {
+                scheduler.send(SchedulerMail::Expect(engine.clone()));
+            }
+        }
+        let mut keeper = store.zip(recorder_mailbox).map(|(store, mailbox)| {
+            RecorderThread::new(
+                store,
+                parts.composer(),
+                hub.clone(),
+                schedulers.task.clone(),
+                mailbox,
+                backlog,
+            )
+        });
+        if let Some(keeper) = &mut keeper
+            && config.restore_tasks
+        {
+            let count = keeper.restore(&mux).map_err(StartError::Restore)?;
+            tracing::info!("requests that were left unfinished and are queued again: {count}");
+        }
         let mut threads = Threads::default();
         threads.spawn("iopub", {
             let door = parts.door("iopub");
@@ -170,15 +200,12 @@ impl Controller {
             );
             move || tasks.run()
         })?;
-        if let Some((store, mailbox)) = store.zip(recorder_mailbox) {
-            let keeper = recorder_thread::RecorderThread::new(
-                store,
-                parts.composer(),
-                hub.clone(),
-                schedulers.task.clone(),
-                mailbox,
-                backlog,
-            );
+        if let Some(mut keeper) = keeper {
+            let by_id = Self::reader("results", &mut keeper, &hub, &mut threads)?;
+            let queries = Self::reader("queries", &mut keeper, &hub, &mut threads)?;
+            if let Some((by_id, queries)) = by_id.zip(queries) {
+                keeper.ask_readers(Readers { by_id, queries });
+            }
             threads.spawn("recorder", move || keeper.run())?;
         }
         threads.spawn("hub", {
@@ -203,6 +230,22 @@ impl Controller {
             hub,
             threads: threads.started,
         })
+    }
+
+    /// Starts a thread that answers questions about records, if the store has readers.
+    fn reader(
+        name: &str,
+        keeper: &mut RecorderThread<Box<dyn TaskStore>>,
+        hub: &Sender<HubMail>,
+        threads: &mut Threads,
+    ) -> Result<Option<Sender<ReaderMail>>, StartError> {
+        let Some(reader) = keeper.store().reader()? else {
+            return Ok(None);
+        };
+        let (sender, mailbox) = mailbox()?;
+        let reader = ReaderThread::new(reader, hub.clone(), mailbox);
+        threads.spawn(name, move || reader.run())?;
+        Ok(Some(sender))
     }
 
     /// Ends all threads, after what is on its way to clients has been sent.

@@ -8,13 +8,22 @@ use jiff::tz::TimeZone;
 
 use super::backlog::Backlog;
 use super::mail::{HubMail, SchedulerMail};
+use super::reader_thread::{ReaderMail, answer_request};
 use super::replies::now;
-use crate::hub::Request;
-use crate::hub::recorder::{Answer, Ask, Recorder, StoredMessage, Traffic};
+use super::storage_health::{RETRY, StorageHealth};
+use crate::hub::recorder::{Ask, Lookup, Recorder, Restored, StoredMessage, Traffic};
+use crate::hub::{Request, StorageFault};
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, DELIMITER, EngineId, EngineUuid, Timestamp};
-use crate::taskdb::{StoreError, TaskStore};
+use crate::taskdb::{Queue, StoreError, TaskStore};
 use crate::transport::{Frame, Mailbox, Poller, Sender, time_left};
+
+/// Does a client send a request for the first time? What is queued again has its record already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fresh {
+    Yes,
+    No,
+}
 
 /// A resubmitted task's reply goes to nobody: this is no client's routing id, which never begins with a zero and a
 /// letter.
@@ -26,7 +35,11 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Between two looks at the limits of a database.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(1);
 
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// The same while nothing is recorded.
+const MAINTAIN_IDLE: Duration = Duration::from_secs(60);
+
+/// Reports that are taken note of between two looks at the clock.
+const PIECE: usize = 256;
 
 /// To the recorder's thread.
 #[derive(Debug)]
@@ -44,6 +57,7 @@ pub(super) enum RecorderMail {
 pub(super) struct Reporter {
     recorder: Sender<RecorderMail>,
     gathered: Vec<RecorderMail>,
+    gathered_bytes: u64,
     backlog: Arc<Backlog>,
 }
 
@@ -59,17 +73,20 @@ impl Reporter {
         Self {
             recorder,
             gathered: Vec::new(),
+            gathered_bytes: 0,
             backlog,
         }
     }
 
     pub(super) fn report(&mut self, traffic: Traffic) {
+        self.gathered_bytes += traffic.bytes();
         self.gathered.push(RecorderMail::Traffic(traffic));
     }
 
     pub(super) fn hand_over(&mut self) {
         if !self.gathered.is_empty() {
-            self.backlog.on_handed_over(self.gathered.len());
+            let bytes = std::mem::take(&mut self.gathered_bytes);
+            self.backlog.on_handed_over(self.gathered.len(), bytes);
             self.recorder.send_all(self.gathered.drain(..));
         }
     }
@@ -133,9 +150,20 @@ pub(super) struct RecorderThread<S> {
     task: Sender<SchedulerMail>,
     mailbox: Mailbox<RecorderMail>,
     backlog: Arc<Backlog>,
-    complained: Option<Instant>,
+    /// Threads that answer what takes its time: what is asked for by id, and queries. None where the store has no readers.
+    readers: Option<Readers>,
+    health: StorageHealth,
+    /// What the hub was told last.
+    told: Option<StorageFault>,
     flush_at: Option<Instant>,
     maintain_at: Option<Instant>,
+}
+
+/// Ways to the threads that answer questions.
+#[derive(Debug)]
+pub(super) struct Readers {
+    pub(super) by_id: Sender<ReaderMail>,
+    pub(super) queries: Sender<ReaderMail>,
 }
 
 impl<S: TaskStore> RecorderThread<S> {
@@ -155,10 +183,47 @@ impl<S: TaskStore> RecorderThread<S> {
             task,
             mailbox,
             backlog,
-            complained: None,
+            readers: None,
+            health: StorageHealth::default(),
+            told: None,
             flush_at: None,
             maintain_at: None,
         }
+    }
+
+    pub(super) fn store(&mut self) -> &mut S {
+        self.recorder.store()
+    }
+
+    /// What takes its time is asked of these threads from now on.
+    pub(super) fn ask_readers(&mut self, readers: Readers) {
+        self.readers = Some(readers);
+    }
+
+    /// Hands what a former controller left unfinished to the schedulers; how many requests. Its clients have to connect
+    /// anew and ask the hub for the results: what their routing ids are now, nobody knows.
+    pub(super) fn restore(&mut self, mux: &Sender<SchedulerMail>) -> Result<u64, StoreError> {
+        let (task, composer) = (&self.task, &self.composer);
+        let count = self
+            .recorder
+            .restore(now(), &mut |restored| match restored {
+                Restored::Ended { msg_id, ok, engine } => {
+                    task.send(SchedulerMail::Ended { msg_id, ok, engine });
+                }
+                Restored::Unfinished(again) => {
+                    let message = sent_anew(again.message);
+                    let mut frames = frames_of(message, composer);
+                    if again.queue == Queue::Mux {
+                        let engine = again.engine.as_ref().map_or("", EngineUuid::as_str);
+                        frames.insert(1, Frame::from(engine.as_bytes()));
+                        mux.send(SchedulerMail::Resubmit(frames));
+                    } else {
+                        task.send(SchedulerMail::Resubmit(frames));
+                    }
+                }
+            })?;
+        self.recorder.store().flush()?;
+        Ok(count)
     }
 
     pub(super) fn run(mut self) {
@@ -167,59 +232,142 @@ impl<S: TaskStore> RecorderThread<S> {
         let mut mail = Vec::new();
         loop {
             let busy = self.mailbox.take(&mut mail);
-            self.backlog.on_taken(mail.len());
-            for message in mail.drain(..) {
-                match message {
-                    RecorderMail::Traffic(traffic) => self.note(traffic),
-                    RecorderMail::Ask { request, engines } => self.answer(request, &engines),
-                    RecorderMail::Stop => return self.close(),
+            let mut mail = mail.drain(..);
+            loop {
+                // Reports count as waiting until the store has them.
+                let (mut reports, mut bytes) = (0, 0);
+                for message in mail.by_ref().take(PIECE) {
+                    match message {
+                        RecorderMail::Traffic(traffic) => {
+                            reports += 1;
+                            bytes += traffic.bytes();
+                            self.note(traffic);
+                        }
+                        RecorderMail::Ask { request, engines } => self.answer(request, &engines),
+                        RecorderMail::Stop => return self.close(),
+                    }
+                }
+                self.backlog.on_taken(reports, bytes);
+                self.on_time();
+                if mail.len() == 0 {
+                    break;
                 }
             }
-            self.on_time();
-            if !busy && let Err(error) = poller.wait(time_left([self.flush_at, self.maintain_at])) {
+            drop(mail);
+            if !busy
+                && let Err(error) = poller.wait(time_left([self.flush_at, self.maintain_due()]))
+            {
                 tracing::error!("recorder: cannot wait for messages: {error}");
                 return self.close();
             }
         }
     }
 
-    /// What has been noted is made to last in groups: one transaction for all of [`GATHER`].
+    /// What has been noted is made to last in groups: one transaction for all of [`GATHER`]. What fails is tried again.
     fn on_time(&mut self) {
         let now = Instant::now();
-        if self.flush_at.take_if(|at| *at <= now).is_some()
-            && let Err(error) = self.recorder.store().flush()
-        {
-            self.complain(&error);
+        if self.flush_at.take_if(|at| *at <= now).is_some() {
+            self.flush();
         }
-        if self.maintain_at.take_if(|at| *at <= now).is_some()
-            && let Err(error) = self.recorder.store().maintain(super::replies::now())
-        {
-            self.complain(&error);
+        if self.maintain_due().is_some_and(|at| at <= now) {
+            // While nothing happens, records grow old all the same.
+            let pause = match self.recorder.store().maintain(super::replies::now()) {
+                Ok(0) => MAINTAIN_IDLE,
+                Ok(_) => MAINTAIN_EVERY,
+                Err(error) => {
+                    self.on_fault(error);
+                    MAINTAIN_IDLE
+                }
+            };
+            self.maintain_at = Some(now + pause);
         }
+    }
+
+    /// Not while the store is at fault: there is nothing to be done then.
+    fn maintain_due(&self) -> Option<Instant> {
+        self.maintain_at.filter(|_| !self.health.is_faulty())
+    }
+
+    fn flush(&mut self) {
+        match self.recorder.store().flush() {
+            Ok(()) => {
+                let backlog = self.recorder.store().backlog();
+                if let Some(line) = self.health.on_success(backlog) {
+                    line.log();
+                }
+            }
+            Err(error) => {
+                self.on_fault(error);
+                self.flush_at = Some(Instant::now() + RETRY);
+            }
+        }
+        self.tell_hub();
     }
 
     fn note(&mut self, traffic: Traffic) {
-        let now = Instant::now();
-        self.flush_at.get_or_insert(now + GATHER);
-        self.maintain_at.get_or_insert(now + MAINTAIN_EVERY);
+        if self.flush_at.is_none() {
+            let now = Instant::now();
+            self.flush_at = Some(now + GATHER);
+            let maintain = now + MAINTAIN_EVERY;
+            self.maintain_at = Some(self.maintain_at.map_or(maintain, |at| at.min(maintain)));
+        }
         if let Err(error) = self.recorder.on_traffic(traffic) {
-            self.complain(&error);
+            self.on_fault(error);
         }
     }
 
-    /// Once a minute: a full disk would fill another one with lines about it.
-    fn complain(&mut self, error: &StoreError) {
-        let now = Instant::now();
-        if self
-            .complained
-            .is_none_or(|last| now - last >= COMPLAIN_EVERY)
-        {
-            self.complained = Some(now);
-            tracing::error!("task records cannot be stored; the cluster goes on without: {error}");
+    fn on_fault(&mut self, error: StoreError) {
+        let at = now();
+        if let Some(line) = self.health.on_fault(Instant::now(), at, error) {
+            line.log();
+        }
+    }
+
+    fn tell_hub(&mut self) {
+        let backlog = self.recorder.store().backlog();
+        let figures = self.health.figures(backlog);
+        if figures != self.told {
+            self.told.clone_from(&figures);
+            self.hub.send(HubMail::Storage(figures));
         }
     }
 
     fn answer(&mut self, request: Request, engines: &[(EngineId, EngineUuid)]) {
+        let lookup = self.recorder.lookup(&request.msg_type, &request.content);
+        match lookup {
+            Some(Err(answer)) => answer_request(&self.hub, request, answer),
+            Some(Ok(lookup)) => self.look_up(request, lookup),
+            None => self.change(request, engines),
+        }
+    }
+
+    /// An answer has everything in it that was reported before it was asked for.
+    fn look_up(&mut self, request: Request, lookup: Lookup) {
+        let reader = match &self.readers {
+            Some(readers) if !lookup.is_quick() => {
+                if lookup.is_by_id() {
+                    &readers.by_id
+                } else {
+                    &readers.queries
+                }
+            }
+            _ => {
+                let answer = lookup.answer(self.recorder.store());
+                return answer_request(&self.hub, request, answer);
+            }
+        };
+        match self.recorder.store().flush() {
+            Ok(()) => {
+                reader.send(ReaderMail::Ask { request, lookup });
+            }
+            Err(error) => {
+                let answer = lookup.refused(&error);
+                answer_request(&self.hub, request, answer);
+            }
+        }
+    }
+
+    fn change(&mut self, request: Request, engines: &[(EngineId, EngineUuid)]) {
         let composer = &mut self.composer;
         let mut ask = Ask {
             now: now(),
@@ -231,35 +379,39 @@ impl<S: TaskStore> RecorderThread<S> {
                     .map(|(_, uuid)| uuid.clone())
             },
         };
-        let answer = self
+        let mut answer = self
             .recorder
             .answer(&request.msg_type, &request.content, &mut ask);
-        let Answer {
-            msg_type,
-            content,
-            buffers,
-            resubmit,
-        } = answer;
-        for again in resubmit {
+        for again in std::mem::take(&mut answer.resubmit) {
             self.task.send(SchedulerMail::Resubmit(frames_of(
                 again.message,
                 &self.composer,
             )));
         }
-        self.hub.send(HubMail::Answered {
-            to: request.from,
-            parent: request.header,
-            msg_type,
-            content,
-            buffers,
-        });
+        answer_request(&self.hub, request, answer);
     }
 
     fn close(mut self) {
-        if let Err(error) = self.recorder.store().close() {
-            tracing::error!("the task database could not be closed in order: {error}");
+        if let Some(readers) = &self.readers {
+            readers.by_id.send(ReaderMail::Stop);
+            readers.queries.send(ReaderMail::Stop);
+        }
+        let closed = self.recorder.store().close();
+        let backlog = self.recorder.store().backlog();
+        if let Some(line) = StorageHealth::at_the_end(backlog, closed) {
+            line.log();
         }
     }
+}
+
+/// A request that gets another signature than before: its engine may have had it, and refuses what it knows.
+fn sent_anew(mut message: StoredMessage) -> StoredMessage {
+    let metadata = serde_json::from_slice(&message.metadata);
+    let mut metadata: serde_json::Map<String, serde_json::Value> = metadata.unwrap_or_default();
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    metadata.insert("resent".to_owned(), nonce.into());
+    message.metadata = serde_json::Value::Object(metadata).to_string().into();
+    message
 }
 
 /// A stored request as a client would send it.

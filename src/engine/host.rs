@@ -1,7 +1,7 @@
 //! The process that runs engines: it starts their threads and their kernels' processes, passes signals on, and learns
 //! how kernels ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -82,12 +82,16 @@ pub enum Ended {
     Failed(String),
 }
 
-/// An engine that has ended without having been asked to.
+/// What whoever started the engines should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
-    /// If it was registered.
-    pub engine: Option<EngineId>,
-    pub why: String,
+pub enum Tidings {
+    /// An engine has ended without having been asked to.
+    Ended {
+        /// If it was registered.
+        engine: Option<EngineId>,
+        why: String,
+    },
+    Warning(String),
 }
 
 #[derive(Debug)]
@@ -110,7 +114,9 @@ pub struct EngineHost {
     waiting: Vec<(Rank, Option<EngineId>)>,
     oom: OomWatch,
     processors: Vec<usize>,
-    departures: Option<UnboundedSender<Departure>>,
+    tidings: Option<UnboundedSender<Tidings>>,
+    /// Warnings that were given.
+    warned_of: HashSet<String>,
     failure: Option<String>,
     stopping: bool,
 }
@@ -176,15 +182,16 @@ impl EngineHost {
             waiting: Vec::new(),
             oom: OomWatch::new(),
             processors: available_processors(),
-            departures: None,
+            tidings: None,
+            warned_of: HashSet::new(),
             failure: None,
             stopping: false,
         })
     }
 
-    /// Tells of engines that end by themselves.
-    pub fn telling(mut self, departures: UnboundedSender<Departure>) -> Self {
-        self.departures = Some(departures);
+    /// Tells whoever started the engines what becomes of them.
+    pub fn telling(mut self, tidings: UnboundedSender<Tidings>) -> Self {
+        self.tidings = Some(tidings);
         self
     }
 
@@ -303,6 +310,12 @@ impl EngineHost {
                 group,
             } => self.signal(rank, signal, group),
             HostMail::Ended { rank, how } => self.on_engine_end(rank, how),
+            HostMail::Warning(text) => {
+                if self.warned_of.insert(text.clone()) {
+                    tracing::warn!("{text}");
+                    self.tell_starter(Tidings::Warning(text));
+                }
+            }
             HostMail::ControllerLost => {
                 for engine in self.engines.values() {
                     engine.mail.send(EngineMail::ControllerLost);
@@ -310,6 +323,13 @@ impl EngineHost {
             }
         }
         Ok(())
+    }
+
+    fn tell_starter(&self, tidings: Tidings) {
+        if let Some(starter) = &self.tidings {
+            // Nobody needs to hear it.
+            let _ = starter.send(tidings);
+        }
     }
 
     fn on_engine_end(&mut self, rank: Rank, how: Ending) {
@@ -331,13 +351,10 @@ impl EngineHost {
             ),
         };
         tracing::error!("{name} has ended: {why}");
-        if let Some(departures) = &self.departures {
-            // Nobody needs to hear it.
-            let _ = departures.send(Departure {
-                engine: engine.id,
-                why: why.clone(),
-            });
-        }
+        self.tell_starter(Tidings::Ended {
+            engine: engine.id,
+            why: why.clone(),
+        });
         let limit = self.config.restart.limit;
         if comes_back && !self.stopping {
             if let Some(wait) = self.restarts.next_wait(Instant::now(), rank, limit) {

@@ -57,6 +57,8 @@ pub(super) enum HostMail {
         how: Ending,
     },
     ControllerLost,
+    /// What whoever started the engines should know. Engines that say the same say it once.
+    Warning(String),
 }
 
 /// How an engine came to its end.

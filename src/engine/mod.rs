@@ -22,7 +22,7 @@ mod sockets;
 mod starting;
 
 pub use config::{Config, KernelConfig, KernelProgram, OwnKernel, StartMethod};
-pub use host::{Command, Departure, Ended, EngineHost, HostError};
+pub use host::{Command, Ended, EngineHost, HostError, Tidings};
 pub use jupyter::{KernelPlaces, KernelSpec, SpecError};
 pub use memory::MemoryLimits;
 pub use restarts::{RestartMode, RestartPolicy};

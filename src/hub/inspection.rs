@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use serde_json::{Map, Value, json};
 
-use super::{Action, Request, Token};
+use super::{Action, Request, StorageFault, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 
 /// What a scheduler is asked.
@@ -92,6 +92,8 @@ pub(super) enum Purpose {
     QueueStatus {
         targets: Vec<(EngineId, EngineUuid)>,
         verbose: bool,
+        /// Told where there is one; clients of ipyparallel take every key for an engine otherwise.
+        database: Option<StorageFault>,
     },
     Load {
         targets: Vec<(EngineId, EngineUuid)>,
@@ -162,7 +164,11 @@ impl Inspections {
 impl Purpose {
     fn conclude(self, reports: Vec<Report>) -> (&'static str, Value) {
         match self {
-            Self::QueueStatus { targets, verbose } => {
+            Self::QueueStatus {
+                targets,
+                verbose,
+                database,
+            } => {
                 let report = merge_queues(reports);
                 let mut content = Map::new();
                 content.insert("status".to_owned(), json!("ok"));
@@ -178,6 +184,9 @@ impl Purpose {
                     );
                 }
                 content.insert("unassigned".to_owned(), report.unassigned.to_json(verbose));
+                if let Some(fault) = database {
+                    content.insert("database".to_owned(), json!(fault));
+                }
                 ("queue_reply", content.into())
             }
             Self::Load { targets } => {

@@ -12,9 +12,10 @@ mod registry;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError, Timestamp};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -47,6 +48,17 @@ pub enum Database {
     None,
     /// The recorder, in its own thread.
     Recorder,
+}
+
+/// The task database does not take records now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StorageFault {
+    pub error: String,
+    pub since: Timestamp,
+    /// Records whose changes wait in memory.
+    pub waiting: usize,
+    /// Changes for which there was no room.
+    pub lost: u64,
 }
 
 /// A request, as it came from a client or an engine.
@@ -164,6 +176,7 @@ pub struct Hub {
     registry: Registry,
     inspections: Inspections,
     dask: DaskScheduler,
+    storage: Option<StorageFault>,
     next_token: u64,
 }
 
@@ -174,11 +187,13 @@ impl Hub {
             registry: Registry::default(),
             inspections: Inspections::default(),
             dask: DaskScheduler::default(),
+            storage: None,
             next_token: 0,
         }
     }
 
-    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat.
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat. Schedulers expect
+    /// them as well; of those that do not come in time they are told with [`Action::LetGo`].
     pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
         self.registry.restore(now, engines, next_id);
     }
@@ -242,6 +257,11 @@ impl Hub {
             .on_report(token, report, self.config.schedulers, out);
     }
 
+    /// The task database has a fault, or none any more: answers about queues say so.
+    pub fn on_storage(&mut self, fault: Option<StorageFault>) {
+        self.storage = fault;
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.registry
             .next_deadline(self.config.registration_timeout)
@@ -262,6 +282,11 @@ impl Hub {
     }
 
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let timeout = self.config.registration_timeout;
+        for id in self.registry.overdue(now, timeout) {
+            let how = "it did not come back after the controller's restart";
+            self.on_engine_gone(now, id, how, Vec::new(), out);
+        }
         self.registry
             .on_time(now, self.config.registration_timeout, out);
     }

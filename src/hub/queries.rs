@@ -22,7 +22,9 @@ impl Hub {
             "queue_request" => self.queue_status(&request, out),
             "load_request" => self.load(&request, out),
             "result_request" => self.results(&request, out),
-            "history_request" | "db_request" | "resubmit_request" => self.records(&request, out),
+            "history_request" | "db_request" | "resubmit_request" | "db_stats_request" => {
+                self.records(&request, out)
+            }
             "purge_request" => self.purge(&request, out),
             "shutdown_request" => shutdown(&request, out),
             "become_dask_request" => self.become_dask(&request, out),
@@ -167,6 +169,7 @@ impl Hub {
         let purpose = Purpose::QueueStatus {
             targets,
             verbose: is_true(&content.verbose),
+            database: self.storage.clone(),
         };
         self.inspections.begin(token, request, purpose, out);
         Ok(())

@@ -37,6 +37,8 @@ struct Engine {
     uuid: EngineUuid,
     since: Instant,
     state: State,
+    /// Of a former controller: schedulers hold back what is meant for it, and have to be told if it does not come.
+    expected: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +78,11 @@ impl Registry {
         next_id: u32,
     ) {
         for (id, uuid) in engines {
-            self.register(now, &uuid, Some(id.0));
+            if let Some(id) = self.register(now, &uuid, Some(id.0))
+                && let Some(engine) = self.engines.get_mut(&id)
+            {
+                engine.expected = true;
+            }
         }
         self.next_id = self.next_id.max(next_id);
     }
@@ -106,6 +112,7 @@ impl Registry {
                 uuid: uuid.clone(),
                 since: now,
                 state: State::Registering,
+                expected: false,
             },
         );
         Some(id)
@@ -169,7 +176,7 @@ impl Registry {
             uuid: uuid.clone(),
             how: how.to_owned(),
         }));
-        if engine.state != State::Registering {
+        if engine.state != State::Registering || engine.expected {
             let published = engine.state == State::Published;
             let kind = ChangeKind::Leaving {
                 uuid: uuid.clone(),
@@ -247,6 +254,16 @@ impl Registry {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Engines of a former controller that have not come back in time.
+    pub(super) fn overdue(&self, now: Instant, registration_timeout: Duration) -> Vec<EngineId> {
+        let overdue = self.engines.iter().filter(|(_, engine)| {
+            engine.expected
+                && engine.state == State::Registering
+                && now >= engine.since + registration_timeout
+        });
+        overdue.map(|(id, _)| *id).collect()
     }
 
     pub(super) fn on_time(
@@ -337,9 +354,16 @@ impl Registry {
         out.push(self.save());
     }
 
-    fn save(&self) -> Action {
+    /// Those that are still expected are expected by the next controller, too.
+    pub(super) fn save(&self) -> Action {
+        let engines = self
+            .engines
+            .iter()
+            .filter(|(_, engine)| engine.expected || engine.state == State::Published);
         Action::SaveEngines {
-            engines: self.published(),
+            engines: engines
+                .map(|(id, engine)| (*id, engine.uuid.clone()))
+                .collect(),
             next_id: self.next_id,
         }
     }

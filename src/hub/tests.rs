@@ -398,3 +398,32 @@ fn a_shutdown_is_answered_announced_and_carried_out() {
     ));
     assert_eq!(actions[2], Action::ShutDown);
 }
+
+#[test]
+fn engines_of_a_former_controller_are_expected_until_they_are_overdue() {
+    let mut world = World::new(Database::None);
+    let engines = vec![(EngineId(3), "a".into()), (EngineId(4), "b".into())];
+    world.hub.restore(world.now, engines, 7);
+    let token = world.beat("a");
+    world.done(token);
+    // The next controller has to expect both.
+    let Action::SaveEngines { engines, next_id } = world.hub.registry.save() else {
+        unreachable!("it saves the engines")
+    };
+    assert_eq!((engines.len(), next_id), (2, 7));
+    world.now += Duration::from_secs(31);
+    assert!(world.hub.next_deadline().is_some_and(|at| at <= world.now));
+    world.hub.on_time(world.now, &mut world.out);
+    let actions = world.take();
+    let let_go = |action: &Action| {
+        matches!(
+            action,
+            Action::LetGo {
+                id: EngineId(4),
+                ..
+            }
+        )
+    };
+    assert!(actions.iter().any(let_go), "{actions:?}");
+    assert_eq!(world.hub.engines(), [(EngineId(3), "a".into())]);
+}

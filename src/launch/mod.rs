@@ -73,6 +73,7 @@ pub enum News {
         engine: Option<EngineId>,
         why: String,
     },
+    Warning(String),
 }
 
 #[derive(Debug, Error)]

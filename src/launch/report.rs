@@ -46,6 +46,7 @@ pub enum Report {
         member: Member,
         why: String,
     },
+    Warning(String),
     HubFailed(String),
     ControllerEnded,
     ControllerDied {
@@ -104,6 +105,7 @@ impl Report {
             Self::EngineLeft { .. }
             | Self::EngineEnded { .. }
             | Self::TooSlow { .. }
+            | Self::Warning(_)
             | Self::Killing => Severity::Warning,
             _ => Severity::Info,
         }
@@ -166,7 +168,7 @@ impl fmt::Display for Report {
             } => write!(f, "engine {engine} has ended: {why}"),
             Self::EngineEnded { why, .. } => write!(f, "an engine could not start: {why}"),
             Self::CannotStart { member, why } => write!(f, "cannot start {member}: {why}"),
-            Self::HubFailed(why) => f.write_str(why),
+            Self::HubFailed(why) | Self::Warning(why) => f.write_str(why),
             Self::ControllerEnded => {
                 f.write_str("the controller has ended as it was asked to: the cluster ends")
             }

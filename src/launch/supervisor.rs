@@ -269,6 +269,11 @@ impl Supervisor {
         }
     }
 
+    /// Something that the user should know, from one of the programs.
+    pub fn on_warning(&mut self, text: String, out: &mut Vec<Action>) {
+        out.push(Action::Report(Report::Warning(text)));
+    }
+
     pub fn on_left(&mut self, engine: EngineId, out: &mut Vec<Action>) {
         let known = self.registered.remove(&engine) | self.others.remove(&engine);
         if !known || matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {

@@ -271,8 +271,12 @@ pub fn similar(name: &str, candidates: impl IntoIterator<Item = impl Into<String
         .into_iter()
         .map(Into::into)
         .map(|candidate: String| {
-            let score =
-                strsim::jaro_winkler(&name.to_ascii_lowercase(), &candidate.to_ascii_lowercase());
+            let (name, other) = (name.to_ascii_lowercase(), candidate.to_ascii_lowercase());
+            // In short names a slip is a large part, but it is one slip.
+            let score = match strsim::damerau_levenshtein(&name, &other) {
+                1 => 1.0,
+                _ => strsim::jaro_winkler(&name, &other),
+            };
             (score, candidate)
         })
         .filter(|(score, _)| *score > 0.75)

@@ -14,6 +14,8 @@ use crate::protocol::{EngineUuid, Identity, MsgId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Forward,
+    /// The engine is expected to come: the message is kept until it does, or is given up.
+    Hold,
     /// No such engine is registered; the client is to be told, unless the message expects no reply.
     UnknownEngine,
     /// As before, but nobody waits for an answer.
@@ -52,6 +54,8 @@ struct Engine {
     queue: VecDeque<MsgId>,
     pending: u64,
     completed: u64,
+    /// Not only expected.
+    is_here: bool,
 }
 
 #[derive(Debug)]
@@ -77,12 +81,29 @@ impl<H> DirectScheduler<H> {
         Self::default()
     }
 
+    /// The engine is there. What was held back for it may be sent.
     pub fn on_engine_registered(&mut self, uuid: EngineUuid) {
+        match self.engines.get_mut(uuid.as_str().as_bytes()) {
+            Some(expected) if !expected.is_here => expected.is_here = true,
+            _ => self.insert(uuid, true),
+        }
+    }
+
+    /// The engine is said to come back, after a restart of the controller: requests for it are held back. It is
+    /// registered later, or given up with [`on_engine_gone`](Self::on_engine_gone).
+    pub fn on_engine_expected(&mut self, uuid: EngineUuid) {
+        if !self.engines.contains_key(uuid.as_str().as_bytes()) {
+            self.insert(uuid, false);
+        }
+    }
+
+    fn insert(&mut self, uuid: EngineUuid, is_here: bool) {
         let engine = Engine {
             uuid: uuid.clone(),
             queue: VecDeque::new(),
             pending: 0,
             completed: 0,
+            is_here,
         };
         self.engines.insert(Identity::from(&uuid), engine);
     }
@@ -145,7 +166,11 @@ impl<H> DirectScheduler<H> {
             };
             self.pending.insert(msg_id, pending);
         }
-        Route::Forward
+        if entry.is_here {
+            Route::Forward
+        } else {
+            Route::Hold
+        }
     }
 
     /// Is this the answer to a request that this engine has of this client? Then it is delivered, once.
@@ -265,6 +290,25 @@ mod tests {
         assert!(!scheduler.on_reply(b"a", b"client", "1"));
         assert_eq!(request(&mut scheduler, b"a", "4"), Route::UnknownEngine);
         assert!(scheduler.pending.is_empty());
+    }
+
+    #[test]
+    fn requests_for_an_expected_engine_wait_for_it() {
+        let mut scheduler = DirectScheduler::new();
+        scheduler.on_engine_expected(EngineUuid::from("a"));
+        scheduler.on_engine_expected(EngineUuid::from("b"));
+        for (engine, msg_id) in [(b"a", "1"), (b"b", "2")] {
+            assert_eq!(request(&mut scheduler, engine, msg_id), Route::Hold);
+            assert!(scheduler.is_pending(msg_id));
+        }
+        scheduler.on_engine_registered(EngineUuid::from("a"));
+        scheduler.on_engine_expected(EngineUuid::from("a"));
+        assert_eq!(request(&mut scheduler, b"a", "3"), Route::Forward);
+        assert!(scheduler.on_reply(b"a", b"client", "1"));
+        let mut failed = Vec::new();
+        scheduler.on_engine_gone(&EngineUuid::from("b"), &mut failed);
+        assert_eq!(failed.len(), 1);
+        assert_eq!(request(&mut scheduler, b"b", "4"), Route::UnknownEngine);
     }
 
     #[test]

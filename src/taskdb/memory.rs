@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
-use super::store::{StoreError, StoreStats, TaskStore};
+use super::store::{RecordReader, StoreError, StoreStats, TaskStore};
 use crate::protocol::{MsgId, Timestamp};
 
 /// When to drop records, and how many at once.
@@ -179,6 +179,39 @@ fn weight(record: &TaskRecord) -> u64 {
     record.buffer_bytes() + record.text_bytes().saturating_sub(Limits::FREE_TEXT)
 }
 
+impl RecordReader for MemoryStore {
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        for (_, record) in self.matching(query) {
+            if each(record.project(keys)).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        let records = self
+            .by_age
+            .iter()
+            .filter_map(|(_, number)| self.records.get(number));
+        Ok(records
+            .filter(|entry| entry.record.submitted.is_some())
+            .map(|entry| entry.record.msg_id.clone())
+            .collect())
+    }
+
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let number = self.by_id.get(msg_id);
+        let entry = number.and_then(|number| self.records.get(number));
+        Ok(entry.map(|entry| entry.record.clone()))
+    }
+}
+
 impl TaskStore for MemoryStore {
     fn add(&mut self, mut record: TaskRecord) -> Result<(), StoreError> {
         if let Some(number) = self.by_id.get(&record.msg_id).copied()
@@ -209,26 +242,6 @@ impl TaskStore for MemoryStore {
         Ok(true)
     }
 
-    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
-        let number = self.by_id.get(msg_id);
-        let entry = number.and_then(|number| self.records.get(number));
-        Ok(entry.map(|entry| entry.record.clone()))
-    }
-
-    fn find(
-        &mut self,
-        query: &Query,
-        keys: KeySet,
-        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        for (_, record) in self.matching(query) {
-            if each(record.project(keys)).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         let numbers: Vec<u64> = self.matching(query).map(|(number, _)| number).collect();
         for number in &numbers {
@@ -237,15 +250,8 @@ impl TaskStore for MemoryStore {
         Ok(numbers.len() as u64)
     }
 
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
-        let records = self
-            .by_age
-            .iter()
-            .filter_map(|(_, number)| self.records.get(number));
-        Ok(records
-            .filter(|entry| entry.record.submitted.is_some())
-            .map(|entry| entry.record.msg_id.clone())
-            .collect())
+    fn place(&self) -> String {
+        "in memory".to_owned()
     }
 
     fn stats(&mut self) -> Result<StoreStats, StoreError> {

@@ -26,4 +26,4 @@ mod testing;
 
 pub use query::{Query, QueryError};
 pub use record::{Key, KeySet, Queue, RecordUpdate, TaskRecord};
-pub use store::{DbChoice, StoreError, TaskStore};
+pub use store::{DbChoice, RecordReader, StoreError, TaskStore};

@@ -4,11 +4,26 @@ use std::ops::ControlFlow;
 
 use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
-use super::store::{StoreError, StoreStats, TaskStore};
+use super::store::{RecordReader, StoreError, StoreStats, TaskStore};
 use crate::protocol::MsgId;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoStore;
+
+impl RecordReader for NoStore {
+    fn find(
+        &mut self,
+        _query: &Query,
+        _keys: KeySet,
+        _each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::NoData)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        Err(StoreError::NoData)
+    }
+}
 
 impl TaskStore for NoStore {
     fn add(&mut self, _record: TaskRecord) -> Result<(), StoreError> {
@@ -19,26 +34,13 @@ impl TaskStore for NoStore {
         Ok(true)
     }
 
-    fn get(&mut self, _msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
-        Err(StoreError::NoData)
-    }
-
-    fn find(
-        &mut self,
-        _query: &Query,
-        _keys: KeySet,
-        _each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        Err(StoreError::NoData)
-    }
-
     /// There is nothing to drop, and the original does not mind.
     fn remove(&mut self, _query: &Query) -> Result<u64, StoreError> {
         Ok(0)
     }
 
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
-        Err(StoreError::NoData)
+    fn place(&self) -> String {
+        "nowhere".to_owned()
     }
 
     fn stats(&mut self) -> Result<StoreStats, StoreError> {

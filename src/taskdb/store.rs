@@ -9,20 +9,10 @@ use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
 use crate::protocol::{MsgId, RemoteError, Timestamp};
 
-/// Keeps task records. Owned by one thread.
+/// Finds task records. Owned by one thread.
 ///
-/// Every store gives the same answers: those of [`Query::matches`], in the order in which records were added.
-pub trait TaskStore: Send {
-    /// Adds a record. When there is one of that msg_id already, the new one takes its place and keeps what only the
-    /// earlier one has ([`TaskRecord::fill_from`]).
-    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError>;
-
-    /// Changes a record; `false` when there is none of that msg_id.
-    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError>;
-
-    /// A whole record with its buffers.
-    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError>;
-
+/// Every reader gives the same answers: those of [`Query::matches`], in the order in which records were added.
+pub trait RecordReader: Send {
     /// Hands over the fields `keys` (and the msg_id) of each matching record, one at a time, until `each` breaks off.
     fn find(
         &mut self,
@@ -31,11 +21,40 @@ pub trait TaskStore: Send {
         each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
+    /// The ids of all records whose time of submission is known, earliest first.
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError>;
+
+    /// A whole record with its buffers.
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        let mut found = None;
+        self.find(&Query::msg_ids([msg_id]), KeySet::ALL, &mut |record| {
+            found = Some(record);
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+}
+
+/// Keeps task records. Owned by one thread.
+pub trait TaskStore: RecordReader {
+    /// Adds a record. When there is one of that msg_id already, the new one takes its place and keeps what only the
+    /// earlier one has ([`TaskRecord::fill_from`]).
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError>;
+
+    /// Changes a record; `false` when there is none of that msg_id.
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError>;
+
     /// Drops the matching records; how many they were.
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError>;
 
-    /// The ids of all records whose time of submission is known, earliest first.
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError>;
+    /// Another way to the records, for another thread: it sees what has been flushed, and holds up no writing however
+    /// long it looks. [`None`] where there is no such way.
+    fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
+        Ok(None)
+    }
+
+    /// Where the records are, in words for the user.
+    fn place(&self) -> String;
 
     fn stats(&mut self) -> Result<StoreStats, StoreError>;
 
@@ -67,19 +86,7 @@ pub trait TaskStore: Send {
     }
 }
 
-impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
-    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
-        (**self).add(record)
-    }
-
-    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
-        (**self).update(msg_id, update)
-    }
-
-    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
-        (**self).get(msg_id)
-    }
-
+impl<S: RecordReader + ?Sized> RecordReader for Box<S> {
     fn find(
         &mut self,
         query: &Query,
@@ -89,12 +96,34 @@ impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
         (**self).find(query, keys, each)
     }
 
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        (**self).history()
+    }
+
+    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
+        (**self).get(msg_id)
+    }
+}
+
+impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
+    fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
+        (**self).add(record)
+    }
+
+    fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError> {
+        (**self).update(msg_id, update)
+    }
+
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         (**self).remove(query)
     }
 
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
-        (**self).history()
+    fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
+        (**self).reader()
+    }
+
+    fn place(&self) -> String {
+        (**self).place()
     }
 
     fn stats(&mut self) -> Result<StoreStats, StoreError> {
@@ -135,7 +164,7 @@ pub struct StoreStats {
 pub struct Backlog {
     pub records: usize,
     pub bytes: u64,
-    /// Changes that the database would not take, ever; the first is in the log.
+    /// Changes that are lost: the database would not take them, ever, or there was no room for them to wait.
     pub refused: u64,
 }
 

@@ -182,7 +182,7 @@ impl Socket {
         self.quiet.store(false, Ordering::Relaxed);
         self.socket
             .bind(&endpoint)
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| failed(io::Error::from_raw_os_error(error.to_raw())))?;
         let bound = self
             .socket
             .get_last_endpoint()

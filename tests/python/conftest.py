@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 
 import ipyparallel
@@ -8,10 +9,6 @@ import pytest
 
 
 def pytest_sessionstart(session):
-    # What is ignored here, as under nohup or in the background of a script, is ignored by every program that is started.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     # As Ctrl-C: fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.access(programs.BINARY, os.X_OK):
@@ -34,3 +31,11 @@ def shared_place(tmp_path_factory):
     """The same for all tests of a module."""
     with programs.a_place(tmp_path_factory.mktemp("ipython")) as place:
         yield place
+
+
+@pytest.fixture
+def bare_python(tmp_path):
+    """A Python that has nothing but its standard library."""
+    folder = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"

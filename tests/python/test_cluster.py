@@ -70,6 +70,13 @@ def test_other_signals_stop_it_as_well(clusters, number):
     clusters.assert_nothing_left()
 
 
+def test_who_starts_engines_without_ipyparallel_is_told_once(clusters, bare_python):
+    out = clusters.ok("start", "-n", "2", "--daemonize", f"--python={bare_python}")
+    assert out.count(f"{bare_python} -m pip install ipyparallel") == 1
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 def test_a_second_start_is_refused_and_names_the_first(clusters):
     running = clusters.start(1)
     again = clusters.run("start", "-n", "1")

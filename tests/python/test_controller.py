@@ -231,6 +231,23 @@ def test_port_is_that_of_the_registration(place):
     assert json.loads(place.engine_file().read_text())["registration"] == port
 
 
+def test_a_registration_port_that_is_taken_is_not_passed_over(place):
+    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
+        code, output = place.run("controller", f"--port={port}")
+    assert code == FAILED
+    assert f"{port}" in output and "in use" in output and str(os.getpid()) in output
+    assert not place.client_file().exists()
+
+
+def test_ports_that_do_not_suffice_are_filled_up(place):
+    first = free_ports(3)
+    controller = place.controller(f"--ports={first}-{first + 2}")
+    assert controller.output.count("used up") == 1
+    used = set(ports_in(place.connection())) | set(ports_in(json.loads(place.engine_file().read_text())))
+    assert set(range(first, first + 3)) <= used
+
+
 def test_ports_are_bound_when_the_files_are_there(place):
     """Nothing is announced that does not listen yet."""
     for _ in range(5):
@@ -335,6 +352,8 @@ def test_the_profile_for_tests_is_built_in(place):
     [
         (["--schem=lru"], "--scheme"),
         (["--scheme=fastest"], "leastload"),
+        (["--scheme=leasload"], 'did you mean "leastload"'),
+        (["--TaskScheduler.hmw=1"], 'did you mean "TaskScheduler.hwm"'),
         (["--TaskScheduler.hvm=1"], "TaskScheduler.hwm"),
         (["--TaskSchedule.hwm=1"], "TaskScheduler"),
         (["--hwm=many"], "many"),
@@ -362,7 +381,7 @@ def test_a_settings_file_that_is_wrong_is_named(place, content, said):
     assert str(file) in output and said in output
 
 
-@pytest.mark.parametrize("arguments", [["--ip=192.0.2.1"], ["--cluster-id=../x"], ["--profile=a/b"]])
+@pytest.mark.parametrize("arguments", [["--ip=192.0.2.1"], ["--ip=nosuch.invalid"], ["--cluster-id=../x"], ["--profile=a/b"]])
 def test_what_cannot_be_is_refused(place, arguments):
     code, output = place.run("controller", *arguments)
     assert code in (FAILED, USAGE)

@@ -505,13 +505,6 @@ def test_pythons_of_old_say_so(place, name):
     assert "too old" in output and "--python" in output
 
 
-@pytest.fixture
-def bare_python(tmp_path):
-    folder = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    return folder / "bin" / "python"
-
-
 @START_METHODS
 def test_a_python_without_ipyparallel_executes_and_says_what_is_missing(place, bare_python, how):
     place.controller()

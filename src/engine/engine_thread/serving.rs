@@ -644,13 +644,11 @@ impl Serving {
             info.executable
         );
         if info.ipyparallel.is_none() {
-            tracing::warn!(
-                "engine {}: ipyparallel is missing from {}: code can be executed, but functions cannot be applied; \
-                 `{} -m pip install ipyparallel` mends that",
-                self.who.id,
-                info.executable,
-                info.executable,
-            );
+            let python = &info.executable;
+            let _ = self.host.send(HostMail::Warning(format!(
+                "ipyparallel is missing from {python}: code can be executed, but functions cannot be applied; \
+                 `{python} -m pip install ipyparallel` mends that, --python takes another Python",
+            )));
         }
         if info.mode != "ipyparallel" {
             tracing::info!(

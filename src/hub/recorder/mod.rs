@@ -11,9 +11,11 @@
 //! first engine's result: ipyparallel's client takes no more from a broadcast that it asks the hub for.
 
 mod answer;
+mod lookup;
 mod loose;
 mod pending;
 mod reply;
+mod restore;
 mod resubmit;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,9 @@ use crate::protocol::{EngineUuid, Header, MsgId, RemoteError, Timestamp};
 use crate::taskdb::{Key, KeySet, Query, Queue, RecordUpdate, StoreError, TaskRecord, TaskStore};
 
 pub use answer::QUESTIONS;
-pub use traffic::{Answer, Ask, Resubmission, StoredMessage, Traffic, Unfinished};
+pub use lookup::Lookup;
+pub use restore::{Restored, Unfinished};
+pub use traffic::{Answer, Ask, Resubmission, StoredMessage, Traffic};
 
 /// Writes task records and answers questions about them.
 #[derive(Debug)]
@@ -308,55 +312,6 @@ impl<S: TaskStore> Recorder<S> {
             keep_first(&mut outcome, self.complete(&msg_id, update, true));
         }
         outcome
-    }
-
-    /// Reads what a former controller left unfinished: what may be queued again is handed over (and pending from now
-    /// on); a broadcast cannot be taken up again and fails. How many were handed over.
-    pub fn restore(
-        &mut self,
-        now: Timestamp,
-        each: &mut dyn FnMut(Unfinished),
-    ) -> Result<u64, StoreError> {
-        let mut lost = Vec::new();
-        let mut count = 0;
-        let pending = &mut self.pending;
-        let unfinished = Query::completed(false);
-        self.store.find(&unfinished, KeySet::ALL, &mut |record| {
-            let more = std::ops::ControlFlow::Continue(());
-            let Some(queue) = record.queue else {
-                return more;
-            };
-            if queue == Queue::Broadcast {
-                lost.push(record.msg_id);
-                return more;
-            }
-            let waiting = Pending {
-                engine: record.engine_uuid.clone().filter(|_| queue == Queue::Mux),
-                part: Part::Whole,
-            };
-            pending.insert(record.msg_id.clone(), waiting);
-            count += 1;
-            each(Unfinished {
-                msg_id: record.msg_id,
-                queue,
-                client: record.client_uuid,
-                engine: record.engine_uuid,
-                message: StoredMessage {
-                    header: record.header.unwrap_or_default(),
-                    parent_header: Bytes::from_static(b"{}"),
-                    metadata: record.metadata.unwrap_or_default(),
-                    content: record.content.unwrap_or_default(),
-                    buffers: record.buffers.unwrap_or_default(),
-                },
-            });
-            more
-        })?;
-        for msg_id in lost {
-            let text = format!("The controller was restarted during broadcast {msg_id}");
-            let update = failure(&RemoteError::new("EngineError", text), None, now);
-            self.store.update(&msg_id, update)?;
-        }
-        Ok(count)
     }
 
     fn date(&self, text: &str) -> Option<Timestamp> {

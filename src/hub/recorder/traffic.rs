@@ -16,6 +16,20 @@ pub struct StoredMessage {
     pub buffers: Vec<Bytes>,
 }
 
+impl StoredMessage {
+    /// About how much memory it holds.
+    pub fn bytes(&self) -> u64 {
+        let parts = [
+            &self.header,
+            &self.parent_header,
+            &self.metadata,
+            &self.content,
+        ];
+        let parts = parts.into_iter().chain(&self.buffers);
+        parts.map(|part| part.len() as u64).sum()
+    }
+}
+
 /// What happened on the queues. What of it belongs to no known request is dropped in silence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Traffic {
@@ -40,6 +54,18 @@ pub enum Traffic {
     /// An engine is gone. Its mux requests and its parts of broadcasts fail here unless their failure was reported
     /// before; its tasks, and the joined reply of a coalescing broadcast, are the scheduler's affair.
     EngineGone { engine: EngineUuid, at: Timestamp },
+}
+
+impl Traffic {
+    /// About how much memory it holds.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Submitted { message, .. }
+            | Self::Completed { message, .. }
+            | Self::Output { message } => message.bytes(),
+            Self::Assigned { .. } | Self::EngineGone { .. } => 0,
+        }
+    }
 }
 
 /// What the recorder must be given to answer a question.
@@ -76,6 +102,11 @@ impl Answer {
         Self::new(msg_type, content.to_string())
     }
 
+    /// The reply to a request that could not be understood.
+    pub(super) fn hub_error(error: &RemoteError) -> Self {
+        Self::error("hub_error", error)
+    }
+
     pub(super) fn error(msg_type: &'static str, error: &RemoteError) -> Self {
         Self::json(msg_type, &error.to_content())
     }
@@ -87,17 +118,5 @@ pub struct Resubmission {
     pub msg_id: MsgId,
     /// The request that it repeats.
     pub original: MsgId,
-    pub message: StoredMessage,
-}
-
-/// A request that a former controller accepted and did not finish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    pub msg_id: MsgId,
-    pub queue: Queue,
-    /// The client's session. Where its sockets are now nobody knows: it asks for the result.
-    pub client: Option<Box<str>>,
-    /// The engine of a mux request, or the last one that a task was sent to.
-    pub engine: Option<EngineUuid>,
     pub message: StoredMessage,
 }

@@ -16,7 +16,7 @@ pub use model::{
     ClusterSettings, ControllerSettings, CurveSettings, Database, EngineSettings,
     HeartbeatSettings, LauncherTraits, LogSettings, MemorySettings, MongodbSettings,
     ProcessSettings, Restart, SchedulerSettings, Scheme, SessionSettings, Settings, SqliteSettings,
-    Traits,
+    Synchronous, Traits,
 };
 pub use ports::{PortError, Ports};
 pub use resolve::{

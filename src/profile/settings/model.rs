@@ -58,6 +58,8 @@ pub struct ControllerSettings {
     pub transport: String,
     pub client_transport: Option<String>,
     pub engine_transport: Option<String>,
+    /// For registration and queries, and no other.
+    pub port: Option<u16>,
     /// For all sockets, when those for clients or engines are used up.
     pub ports: Ports,
     pub client_ports: Ports,
@@ -88,6 +90,7 @@ impl Default for ControllerSettings {
             transport: "tcp".to_owned(),
             client_transport: None,
             engine_transport: None,
+            port: None,
             ports: Ports::default(),
             client_ports: Ports::default(),
             engine_ports: Ports::default(),
@@ -168,7 +171,29 @@ pub struct SqliteSettings {
     pub filename: String,
     /// Folder; the profile's when absent.
     pub location: Option<PathBuf>,
+    /// Records of earlier runs are in the table of that name. Empty: a fresh one for each run.
     pub table: String,
+    pub synchronous: Synchronous,
+    /// Finished records to keep, the newest; 0 for any number.
+    pub max_records: u64,
+    /// Bytes of the file; beyond it the oldest finished records are dropped. 0 for any number.
+    pub max_size: Size,
+    /// Days after their submission, after which finished records are dropped; 0 for never.
+    pub max_age_days: f64,
+    /// Bytes of buffers of one request or result beyond which they are not kept, and the record says so. 0 for as many as
+    /// SQLite takes.
+    pub buffer_limit: Size,
+}
+
+/// When SQLite waits for the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Now and then: what is stored outlives the controller, but the last moments may be lost with the machine.
+    #[default]
+    Normal,
+    /// With every transaction: what is stored outlives the machine.
+    Full,
 }
 
 impl Default for SqliteSettings {
@@ -177,6 +202,11 @@ impl Default for SqliteSettings {
             filename: "tasks.db".to_owned(),
             location: None,
             table: "ipython-tasks".to_owned(),
+            synchronous: Synchronous::default(),
+            max_records: 0,
+            max_size: Size(0),
+            max_age_days: 0.0,
+            buffer_limit: Size(0),
         }
     }
 }
@@ -186,6 +216,7 @@ impl Default for SqliteSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct MongodbSettings {
     pub database: String,
+    pub collection: String,
     /// What pymongo's client takes in order: host, port.
     pub connection_args: Vec<Value>,
     /// … and by name.
@@ -196,6 +227,7 @@ impl Default for MongodbSettings {
     fn default() -> Self {
         Self {
             database: "ipython-tasks".to_owned(),
+            collection: "task_records".to_owned(),
             connection_args: Vec::new(),
             connection_kwargs: Traits::new(),
         }

@@ -49,7 +49,8 @@ impl Key {
             Some("session") => name == Some("key"),
             Some("curve") => name == Some("secret_key"),
             Some("controller") => {
-                self.0.get(1).is_some_and(|part| part == "mongodb") && name != Some("database")
+                self.0.get(1).is_some_and(|part| part == "mongodb")
+                    && !matches!(name, Some("database" | "collection"))
             }
             _ => false,
         }
@@ -213,7 +214,7 @@ impl Resolver {
             Err(error) => Err(SettingsError::BadValue {
                 value: shown(&key, &value),
                 key: key.to_string(),
-                reason: error.to_string(),
+                reason: plainly(&error.to_string()),
                 origin,
             }),
         }
@@ -329,6 +330,23 @@ fn changed(old: Value, change: Change) -> Value {
             Value::Object(map)
         }
     }
+}
+
+/// serde's words for a value that is none of several, in the user's terms. Other reasons stay as they are.
+fn plainly(reason: &str) -> String {
+    let Some(listed) = reason.strip_prefix("unknown variant ") else {
+        return reason.to_owned();
+    };
+    let mut names = listed.split('`').skip(1).step_by(2);
+    let given = names.next().unwrap_or_default();
+    let known: Vec<&str> = names.collect();
+    let near = similar(given, known.iter().copied());
+    let near = near.first().map(|near| format!("; did you mean {near:?}?"));
+    format!(
+        "it is one of {}{}",
+        known.join(", "),
+        near.unwrap_or_default()
+    )
 }
 
 fn shown(key: &Key, value: &Value) -> String {

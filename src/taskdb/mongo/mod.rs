@@ -28,7 +28,7 @@ use self::filter::Filter;
 use super::changes::{Change, Changes};
 use super::query::Query;
 use super::record::{Key, KeySet, RecordUpdate, TaskRecord};
-use super::store::{Backlog, Fault, StoreError, StoreStats, TaskStore};
+use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
 use crate::protocol::MsgId;
 
 /// Bytes of buffers of one request or result that are kept.
@@ -73,11 +73,11 @@ impl Default for MongoConfig {
 #[derive(Debug)]
 pub struct MongoStore {
     database: Database,
-    records: Collection<Document>,
-    place: String,
+    reader: MongoReader,
     changes: Changes,
     backlog_limit: u64,
-    faulty: bool,
+    /// Why the server cannot be written to now.
+    fault: Option<StoreError>,
     refused: u64,
     /// Records that are surely there, so that a change need not ask. Forgotten now and then.
     known: HashSet<MsgId>,
@@ -122,29 +122,28 @@ impl MongoStore {
         }
         Ok(Self {
             database,
-            records,
-            place,
+            reader: MongoReader { records, place },
             changes: Changes::default(),
             backlog_limit: config.backlog_limit,
-            faulty: false,
+            fault: None,
             refused: 0,
             known: HashSet::new(),
         })
     }
 
-    fn wrong(&self, error: &Error) -> StoreError {
-        fault(&self.place, error)
-    }
-
+    /// While the server is at fault, what waits is bounded. Whether it has come back shows the next flush.
     fn room(&mut self) -> Result<(), StoreError> {
-        if self.changes.bytes() > self.backlog_limit {
-            self.flush()?;
+        match &self.fault {
+            Some(fault) if self.changes.bytes() > self.backlog_limit => {
+                self.refused += 1;
+                Err(fault.clone())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn grown(&mut self) {
-        if self.changes.is_batch() && !self.faulty {
+        if self.changes.is_batch() && self.fault.is_none() {
             // An error is found again, and told, by the next flush.
             let _ = self.flush();
         }
@@ -154,7 +153,10 @@ impl MongoStore {
         if self.known.contains(msg_id) {
             return true;
         }
-        let found = self.records.find_one(doc! {"msg_id": msg_id.as_str()});
+        let found = self
+            .reader
+            .records
+            .find_one(doc! {"msg_id": msg_id.as_str()});
         // Where the server cannot be asked, the change waits until it can be.
         let found = found.projection(doc! {"_id": 1}).run();
         let there = found.map_or(true, |found| found.is_some());
@@ -194,7 +196,13 @@ impl MongoStore {
 
     fn insert(&self, records: &[&TaskRecord]) -> Result<u64, Error> {
         let documents = records.iter().map(|record| codec::document(record));
-        let Err(error) = self.records.insert_many(documents).ordered(false).run() else {
+        let Err(error) = self
+            .reader
+            .records
+            .insert_many(documents)
+            .ordered(false)
+            .run()
+        else {
             return Ok(0);
         };
         let ErrorKind::InsertMany(failures) = &*error.kind else {
@@ -217,7 +225,7 @@ impl MongoStore {
     fn merge(&self, record: &TaskRecord) -> Result<(), Error> {
         let filter = doc! {"msg_id": record.msg_id.as_str()};
         let mut merged = record.clone();
-        if let Some(earlier) = self.records.find_one(filter.clone()).run()? {
+        if let Some(earlier) = self.reader.records.find_one(filter.clone()).run()? {
             let mut earlier = codec::record(&earlier, KeySet::ALL);
             // Written before, and not confirmed: the output is the same.
             if earlier.stdout == merged.stdout {
@@ -229,7 +237,8 @@ impl MongoStore {
             merged.fill_from(earlier);
         }
         let document = codec::document(&merged);
-        self.records
+        self.reader
+            .records
             .replace_one(filter, document)
             .upsert(true)
             .run()?;
@@ -242,7 +251,7 @@ impl MongoStore {
             let filter = doc! {"msg_id": msg_id.as_str()};
             let mut set = codec::changes(update);
             if !(update.stdout.is_empty() && update.stderr.is_empty()) {
-                let found = self.records.find_one(filter.clone());
+                let found = self.reader.records.find_one(filter.clone());
                 let found = found.projection(doc! {"stdout": 1, "stderr": 1}).run()?;
                 let found = found.unwrap_or_default();
                 for (name, more) in [("stdout", &update.stdout), ("stderr", &update.stderr)] {
@@ -257,15 +266,28 @@ impl MongoStore {
         if statements.is_empty() {
             return Ok(0);
         }
-        let name = self.records.name();
+        let name = self.reader.records.name();
         let mut command = doc! {"update": name, "updates": statements, "ordered": false};
         // A command of one's own does not inherit it.
-        if let Some(concern) = self.records.write_concern() {
+        if let Some(concern) = self.reader.records.write_concern() {
             command.insert("writeConcern", serialize_to_bson(concern)?);
         }
         let reply = self.database.run_command(command).run()?;
         let failures = reply.get_array("writeErrors").map_or(0, Vec::len);
         Ok(failures as u64)
+    }
+}
+
+/// Looks for records; what has been written, and nothing else.
+#[derive(Clone, Debug)]
+struct MongoReader {
+    records: Collection<Document>,
+    place: String,
+}
+
+impl MongoReader {
+    fn wrong(&self, error: &Error) -> StoreError {
+        fault(&self.place, error)
     }
 
     fn select(
@@ -300,6 +322,50 @@ impl MongoStore {
     }
 }
 
+impl RecordReader for MongoReader {
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.select(query, keys, each)
+            .map_err(|error| self.wrong(&error))
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        let read = || -> Result<Vec<MsgId>, Error> {
+            let found = self.records.find(doc! {"submitted": {"$ne": null}});
+            let cursor = found
+                .projection(doc! {"msg_id": 1})
+                .sort(doc! {"submitted": 1, "_id": 1})
+                .allow_disk_use(true)
+                .run()?;
+            cursor
+                .map(|document| Ok(MsgId::from(document?.get_str("msg_id").unwrap_or_default())))
+                .collect()
+        };
+        read().map_err(|error| self.wrong(&error))
+    }
+}
+
+impl RecordReader for MongoStore {
+    fn find(
+        &mut self,
+        query: &Query,
+        keys: KeySet,
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.reader.find(query, keys, each)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        self.flush()?;
+        self.reader.history()
+    }
+}
+
 impl TaskStore for MongoStore {
     fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
         self.room()?;
@@ -319,32 +385,12 @@ impl TaskStore for MongoStore {
         Ok(true)
     }
 
-    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
-        let mut found = None;
-        self.find(&Query::msg_ids([msg_id]), KeySet::ALL, &mut |record| {
-            found = Some(record);
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
-    }
-
-    fn find(
-        &mut self,
-        query: &Query,
-        keys: KeySet,
-        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.flush()?;
-        self.select(query, keys, each)
-            .map_err(|error| self.wrong(&error))
-    }
-
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         self.flush()?;
         self.known.clear();
         let delete = |filter: Document| {
-            let deleted = self.records.delete_many(filter).run();
-            let deleted = deleted.map_err(|error| self.wrong(&error))?;
+            let deleted = self.reader.records.delete_many(filter).run();
+            let deleted = deleted.map_err(|error| self.reader.wrong(&error))?;
             Ok(deleted.deleted_count)
         };
         let filter = Filter::of(query);
@@ -356,8 +402,9 @@ impl TaskStore for MongoStore {
             ids.push(Bson::from(record.msg_id.as_str()));
             ControlFlow::Continue(())
         };
-        self.select(query, KeySet::EMPTY.with(Key::MsgId), each)
-            .map_err(|error| self.wrong(&error))?;
+        self.reader
+            .select(query, KeySet::EMPTY.with(Key::MsgId), each)
+            .map_err(|error| self.reader.wrong(&error))?;
         let mut removed = 0;
         for piece in ids.chunks(10_000) {
             removed += delete(doc! {"msg_id": {"$in": piece}})?;
@@ -365,27 +412,23 @@ impl TaskStore for MongoStore {
         Ok(removed)
     }
 
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
-        self.flush()?;
-        let read = || -> Result<Vec<MsgId>, Error> {
-            let found = self.records.find(doc! {"submitted": {"$ne": null}});
-            let cursor = found
-                .projection(doc! {"msg_id": 1})
-                .sort(doc! {"submitted": 1, "_id": 1})
-                .allow_disk_use(true)
-                .run()?;
-            cursor
-                .map(|document| Ok(MsgId::from(document?.get_str("msg_id").unwrap_or_default())))
-                .collect()
-        };
-        read().map_err(|error| self.wrong(&error))
+    fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
+        Ok(Some(Box::new(self.reader.clone())))
+    }
+
+    fn place(&self) -> String {
+        format!(
+            "{}, collection {}",
+            self.reader.place,
+            self.reader.records.name()
+        )
     }
 
     fn stats(&mut self) -> Result<StoreStats, StoreError> {
         self.flush()?;
-        let count = self.records.count_documents(doc! {}).run();
+        let count = self.reader.records.count_documents(doc! {}).run();
         Ok(StoreStats {
-            records: count.map_err(|error| self.wrong(&error))?,
+            records: count.map_err(|error| self.reader.wrong(&error))?,
             bytes: 0,
         })
     }
@@ -403,8 +446,9 @@ impl TaskStore for MongoStore {
             return Ok(());
         }
         let outcome = self.write();
-        self.faulty = outcome.is_err();
-        self.refused += outcome.map_err(|error| self.wrong(&error))?;
+        let outcome = outcome.map_err(|error| self.reader.wrong(&error));
+        self.fault = outcome.as_ref().err().cloned();
+        self.refused += outcome?;
         self.changes.clear();
         Ok(())
     }

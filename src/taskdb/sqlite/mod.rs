@@ -30,6 +30,7 @@
 
 mod codec;
 mod pushdown;
+mod reader;
 mod retention;
 mod schema;
 #[cfg(test)]
@@ -44,10 +45,11 @@ use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
 
 use self::pushdown::Condition;
+use self::reader::SqliteReader;
 use super::changes::Changes;
 use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
-use super::store::{Backlog, Fault, StoreError, StoreStats, TaskStore};
+use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
 use crate::protocol::{MsgId, Timestamp};
 
 pub use self::retention::Retention;
@@ -102,16 +104,15 @@ impl SqliteConfig {
 /// The store.
 #[derive(Debug)]
 pub struct SqliteStore {
-    db: Connection,
-    place: String,
-    tables: schema::Tables,
+    file: SqliteReader,
+    path: PathBuf,
     notice: Option<String>,
     buffer_limit: u64,
     backlog_limit: u64,
     retention: Retention,
     changes: Changes,
-    /// Set while the file cannot be written to.
-    faulty: bool,
+    /// Why the file cannot be written to now.
+    fault: Option<StoreError>,
     refused: u64,
     /// Rows; kept up to date so that a limit on them need not count.
     records: u64,
@@ -123,19 +124,37 @@ impl SqliteStore {
         let place = config.path.display().to_string();
         let wrong = |error| fault(&place, error);
         let db = Connection::open(&config.path).map_err(wrong)?;
+        // SQLite opens such a file all the same, and complains in odd words later.
+        if db.is_readonly("main").map_err(wrong)? {
+            return Err(StoreError::Fault {
+                detail: "the file or its file system is read-only".to_owned(),
+                fault: Fault::ReadOnly,
+                place,
+            });
+        }
         schema::configure(&db, config.sync).map_err(wrong)?;
         let found = schema::prepare(&db, config, &place)?;
         Self::with(db, place, found, config)
+    }
+
+    /// Opens a table that is there already.
+    pub fn open_existing(config: &SqliteConfig) -> Result<Self, StoreError> {
+        // Found before anything is made. Where nothing can be written, it is at least read.
+        let reader = Self::open_to_read(config)?;
+        match Self::open(config) {
+            Err(StoreError::Fault {
+                fault: Fault::ReadOnly | Fault::Unreachable,
+                ..
+            }) => Ok(reader),
+            opened => opened,
+        }
     }
 
     /// Opens a file to look into it, whether a controller uses it or not.
     pub fn open_to_read(config: &SqliteConfig) -> Result<Self, StoreError> {
         let place = config.path.display().to_string();
         let wrong = |error| fault(&place, error);
-        let flags =
-            rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(&config.path, flags).map_err(wrong)?;
-        db.busy_timeout(Duration::from_secs(5)).map_err(wrong)?;
+        let db = reader::connect(&config.path).map_err(wrong)?;
         let found = schema::existing(&db, config, &place)?;
         Self::with(db, place, found, config)
     }
@@ -152,15 +171,18 @@ impl SqliteStore {
             .query_row(&count, [], |row| row.get(0))
             .map_err(|error| fault(&place, error))?;
         Ok(Self {
-            db,
-            place,
-            tables: found.tables,
+            file: SqliteReader {
+                db,
+                place,
+                tables: found.tables,
+            },
+            path: config.path.clone(),
             notice: found.notice,
             buffer_limit: config.buffer_limit.min(MAX_BUFFERS),
             backlog_limit: config.backlog_limit,
             retention: config.retention,
             changes: Changes::default(),
-            faulty: false,
+            fault: None,
             refused: 0,
             records: u64::try_from(records).unwrap_or_default(),
         })
@@ -168,56 +190,29 @@ impl SqliteStore {
 
     /// The table in use.
     pub fn table(&self) -> &str {
-        &self.tables.name
+        &self.file.tables.name
     }
 
     /// What the user should know of the choice of the table.
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
+}
 
-    fn wrong(&self, error: rusqlite::Error) -> StoreError {
-        fault(&self.place, error)
-    }
-
-    /// Rows that match, in the order in which they were added, with the fields `keys`.
-    fn select(
-        &self,
+impl RecordReader for SqliteStore {
+    fn find(
+        &mut self,
         query: &Query,
         keys: KeySet,
-        each: &mut dyn FnMut(i64, TaskRecord) -> ControlFlow<()>,
-    ) -> Result<(), rusqlite::Error> {
-        let condition = Condition::of(query);
-        let looked_at = if condition.exact {
-            KeySet::EMPTY
-        } else {
-            query.keys()
-        };
-        let loaded = keys.union(looked_at);
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {} ORDER BY id",
-            codec::columns(loaded),
-            self.tables.records,
-            condition.ordered(&self.tables.records),
-        );
-        let mut statement = self.db.prepare_cached(&sql)?;
-        let mut rows = statement.query(params_from_iter(&condition.params))?;
-        while let Some(row) = rows.next()? {
-            if !condition.exact {
-                // Buffers are not looked at beyond their being there.
-                let seen = codec::record(row, loaded, looked_at, &mut |_, _| Ok(Vec::new()))?;
-                if !query.matches(&seen) {
-                    continue;
-                }
-            }
-            let record = codec::record(row, loaded, keys, &mut |id, kind| {
-                self.spilled_buffers(id, kind)
-            })?;
-            if each(row.get(0)?, record).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.file.find(query, keys, each)
+    }
+
+    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+        self.flush()?;
+        self.file.history()
     }
 }
 
@@ -239,52 +234,32 @@ impl TaskStore for SqliteStore {
         Ok(true)
     }
 
-    fn get(&mut self, msg_id: &str) -> Result<Option<TaskRecord>, StoreError> {
-        let mut found = None;
-        self.find(&Query::msg_ids([msg_id]), KeySet::ALL, &mut |record| {
-            found = Some(record);
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
-    }
-
-    fn find(
-        &mut self,
-        query: &Query,
-        keys: KeySet,
-        each: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.flush()?;
-        self.select(query, keys, &mut |_, record| each(record))
-            .map_err(|error| self.wrong(error))
-    }
-
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         self.flush()?;
-        let removed = self.delete(query).map_err(|error| self.wrong(error))?;
+        let removed = self.delete(query).map_err(|error| self.file.wrong(error))?;
         self.records = self.records.saturating_sub(removed);
         Ok(removed)
     }
 
-    fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
-        self.flush()?;
-        let sql = format!(
-            "SELECT msg_id FROM {} WHERE submitted IS NOT NULL ORDER BY submitted, id",
-            self.tables.records
-        );
-        let read = || -> Result<Vec<MsgId>, rusqlite::Error> {
-            let mut statement = self.db.prepare_cached(&sql)?;
-            let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
-            ids.map(|id| id.map(MsgId::from)).collect()
-        };
-        read().map_err(|error| self.wrong(error))
+    fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
+        // One in memory has no other door.
+        let on_disk = self.file.db.path().is_some_and(|path| !path.is_empty());
+        if !on_disk {
+            return Ok(None);
+        }
+        let reader = SqliteReader::open(&self.path, self.file.tables.clone())?;
+        Ok(Some(Box::new(reader)))
+    }
+
+    fn place(&self) -> String {
+        format!("{}, table {}", self.file.place, self.file.tables.name)
     }
 
     fn stats(&mut self) -> Result<StoreStats, StoreError> {
         self.flush()?;
         Ok(StoreStats {
             records: self.records,
-            bytes: self.used_bytes().map_err(|error| self.wrong(error))?,
+            bytes: self.used_bytes().map_err(|error| self.file.wrong(error))?,
         })
     }
 
@@ -302,7 +277,7 @@ impl TaskStore for SqliteStore {
 
     fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
         self.flush()?;
-        let dropped = self.retain(now).map_err(|error| self.wrong(error))?;
+        let dropped = self.retain(now).map_err(|error| self.file.wrong(error))?;
         self.records = self.records.saturating_sub(dropped);
         Ok(dropped)
     }
@@ -311,6 +286,7 @@ impl TaskStore for SqliteStore {
         self.flush()?;
         // Statistics for the planner of the next run; cheap, and no harm if it cannot be done.
         let _ = self
+            .file
             .db
             .execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)");
         Ok(())
@@ -325,9 +301,12 @@ impl Drop for SqliteStore {
 
 impl SqliteStore {
     fn is_stored(&self, msg_id: &str) -> bool {
-        let sql = format!("SELECT 1 FROM {} WHERE msg_id = ?", self.tables.records);
+        let sql = format!(
+            "SELECT 1 FROM {} WHERE msg_id = ?",
+            self.file.tables.records
+        );
         let find = || -> Result<bool, rusqlite::Error> {
-            let mut statement = self.db.prepare_cached(&sql)?;
+            let mut statement = self.file.db.prepare_cached(&sql)?;
             let found = statement.query_row([msg_id], |_| Ok(())).optional()?;
             Ok(found.is_some())
         };
@@ -337,21 +316,25 @@ impl SqliteStore {
 
     fn delete(&self, query: &Query) -> Result<u64, rusqlite::Error> {
         let condition = Condition::of(query);
-        let table = &self.tables.records;
+        let table = &self.file.tables.records;
         if condition.exact {
             let sql = format!("DELETE FROM {table} WHERE {}", condition.sql);
-            let deleted = self.db.execute(&sql, params_from_iter(&condition.params))?;
+            let deleted = self
+                .file
+                .db
+                .execute(&sql, params_from_iter(&condition.params))?;
             return Ok(deleted as u64);
         }
         let mut ids = Vec::new();
-        self.select(query, KeySet::EMPTY, &mut |id, _| {
+        self.file.select(query, KeySet::EMPTY, &mut |id, _| {
             ids.push(id);
             ControlFlow::Continue(())
         })?;
-        let transaction = self.db.unchecked_transaction()?;
+        let transaction = self.file.db.unchecked_transaction()?;
         let sql = format!("DELETE FROM {table} WHERE id = ?");
         for id in &ids {
-            self.db
+            self.file
+                .db
                 .prepare_cached(&sql)?
                 .execute([SqlValue::from(*id)])?;
         }

@@ -25,7 +25,10 @@ impl SqliteStore {
     /// Bytes of the file's pages that hold something.
     pub(super) fn used_bytes(&self) -> Result<u64, rusqlite::Error> {
         let number = |name: &str| -> Result<u64, rusqlite::Error> {
-            let number: i64 = self.db.pragma_query_value(None, name, |row| row.get(0))?;
+            let number: i64 = self
+                .file
+                .db
+                .pragma_query_value(None, name, |row| row.get(0))?;
             Ok(u64::try_from(number).unwrap_or_default())
         };
         let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
@@ -57,7 +60,7 @@ impl SqliteStore {
         if dropped > 0 {
             // Each step gives back one page.
             let sql = format!("PRAGMA incremental_vacuum({PAGES})");
-            let mut statement = self.db.prepare_cached(&sql)?;
+            let mut statement = self.file.db.prepare_cached(&sql)?;
             let mut steps = statement.query([])?;
             while steps.next()?.is_some() {}
         }
@@ -68,7 +71,7 @@ impl SqliteStore {
         if count == 0 {
             return Ok(0);
         }
-        let records = &self.tables.records;
+        let records = &self.file.tables.records;
         let before_clause = if before.is_some() {
             "AND submitted < ?2"
         } else {
@@ -79,7 +82,7 @@ impl SqliteStore {
                 WHERE completed IS NOT NULL {before_clause} ORDER BY submitted, id LIMIT ?1)"
         );
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut statement = self.file.db.prepare_cached(&sql)?;
         let dropped = match before {
             Some(before) => statement.execute((count, before))?,
             None => statement.execute((count,))?,

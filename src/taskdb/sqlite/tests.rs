@@ -132,6 +132,7 @@ fn a_kill_loses_nothing_that_was_flushed() {
         };
         let mut store = open(&dir);
         let intact: String = store
+            .file
             .db
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))
             .unwrap();
@@ -222,7 +223,7 @@ fn a_fault_in_flight_heals() {
         ..config(&dir)
     };
     let mut store = SqliteStore::open(&small).unwrap();
-    store.db.busy_timeout(Duration::ZERO).unwrap();
+    store.file.db.busy_timeout(Duration::ZERO).unwrap();
     let lock = Connection::open(default_path(dir.path())).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut taken = 0;
@@ -243,11 +244,16 @@ fn a_fault_in_flight_heals() {
 #[test]
 fn a_full_disk_is_a_fault_that_heals() {
     let mut store = in_memory();
-    store.db.pragma_update(None, "max_page_count", 60).unwrap();
+    store
+        .file
+        .db
+        .pragma_update(None, "max_page_count", 60)
+        .unwrap();
     store.add(with_buffer(1, 1_000_000)).unwrap();
     assert_eq!(fault_of(store.flush()), Fault::DiskFull);
     assert_eq!(store.backlog().records, 1);
     store
+        .file
         .db
         .pragma_update(None, "max_page_count", 10_000)
         .unwrap();
@@ -286,8 +292,8 @@ fn buffers_go_with_their_record() {
         store.add(with_buffer(n, 100_000)).unwrap();
     }
     let count = |store: &SqliteStore| -> i64 {
-        let sql = format!("SELECT count(*) FROM {}", store.tables.buffers);
-        store.db.query_row(&sql, [], |row| row.get(0)).unwrap()
+        let sql = format!("SELECT count(*) FROM {}", store.file.tables.buffers);
+        store.file.db.query_row(&sql, [], |row| row.get(0)).unwrap()
     };
     store.flush().unwrap();
     assert_eq!(count(&store), 3);
@@ -364,6 +370,7 @@ fn the_file_shrinks() {
     }
     store.flush().unwrap();
     store
+        .file
         .db
         .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
         .unwrap();
@@ -427,10 +434,10 @@ fn indexes_are_used() {
         let condition = Condition::of(&query_of);
         let sql = format!(
             "EXPLAIN QUERY PLAN SELECT * FROM {} WHERE {} ORDER BY id",
-            store.tables.records,
-            condition.ordered(&store.tables.records)
+            store.file.tables.records,
+            condition.ordered(&store.file.tables.records)
         );
-        let mut statement = store.db.prepare(&sql).unwrap();
+        let mut statement = store.file.db.prepare(&sql).unwrap();
         let plan: Vec<String> = statement
             .query_map(params_from_iter(&condition.params), |row| row.get(3))
             .unwrap()

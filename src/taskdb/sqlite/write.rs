@@ -5,24 +5,27 @@ use rusqlite::blob::ZeroBlob;
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{ErrorCode, OptionalExtension};
 
+use super::SqliteStore;
 use super::codec::{self, Packed, kind_number};
-use super::{SqliteStore, fault};
 use crate::protocol::MsgId;
 use crate::taskdb::changes::Change;
 use crate::taskdb::record::{Key, KeySet, Kind, RecordUpdate, TaskRecord, note_dropped};
 use crate::taskdb::store::StoreError;
 
 impl SqliteStore {
-    /// While the file is at fault, what waits is bounded.
+    /// While the file is at fault, what waits is bounded. Whether it has healed shows the next flush.
     pub(super) fn room(&mut self) -> Result<(), StoreError> {
-        if self.changes.bytes() > self.backlog_limit {
-            self.write_changes()?;
+        match &self.fault {
+            Some(fault) if self.changes.bytes() > self.backlog_limit => {
+                self.refused += 1;
+                Err(fault.clone())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn grown(&mut self) {
-        if self.changes.is_batch() && !self.faulty {
+        if self.changes.is_batch() && self.fault.is_none() {
             // An error is found again, and told, by the next flush.
             let _ = self.write_changes();
         }
@@ -33,27 +36,28 @@ impl SqliteStore {
         if self.changes.is_empty() {
             return Ok(());
         }
-        let outcome = self.try_write();
-        self.faulty = outcome.is_err();
-        match outcome {
+        match self.try_write() {
             Ok((added, refused)) => {
+                self.fault = None;
                 self.records += added;
                 self.refused += refused;
                 self.changes.clear();
                 Ok(())
             }
             Err(error) => {
-                if !self.db.is_autocommit() {
-                    let _ = self.db.execute_batch("ROLLBACK");
+                if !self.file.db.is_autocommit() {
+                    let _ = self.file.db.execute_batch("ROLLBACK");
                 }
-                Err(fault(&self.place, error))
+                let error = self.file.wrong(error);
+                self.fault = Some(error.clone());
+                Err(error)
             }
         }
     }
 
     /// How many records were added, and how many changes the database will never take.
     fn try_write(&self) -> Result<(u64, u64), rusqlite::Error> {
-        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        self.file.db.execute_batch("BEGIN IMMEDIATE")?;
         let (mut added, mut refused) = (0, 0);
         for (msg_id, change) in self.changes.iter() {
             let outcome = match change {
@@ -62,11 +66,11 @@ impl SqliteStore {
             };
             match outcome {
                 Ok(new) => added += u64::from(new),
-                Err(error) if is_hopeless(&error) && !self.db.is_autocommit() => refused += 1,
+                Err(error) if is_hopeless(&error) && !self.file.db.is_autocommit() => refused += 1,
                 Err(error) => return Err(error),
             }
         }
-        self.db.execute_batch("COMMIT")?;
+        self.file.db.execute_batch("COMMIT")?;
         Ok((added, refused))
     }
 
@@ -74,11 +78,11 @@ impl SqliteStore {
     fn insert(&self, record: &TaskRecord) -> Result<bool, rusqlite::Error> {
         let request = self.fit(record.buffers.as_deref());
         let result = self.fit(record.result_buffers.as_deref());
-        let new = self.run_insert(&self.tables.insert, record, &request, &result)? > 0;
+        let new = self.run_insert(&self.file.tables.insert, record, &request, &result)? > 0;
         let id = if new {
-            Some(self.db.last_insert_rowid())
+            Some(self.file.db.last_insert_rowid())
         } else {
-            self.run_insert(&self.tables.merge, record, &request, &result)?;
+            self.run_insert(&self.file.tables.merge, record, &request, &result)?;
             self.id_of(record.msg_id.as_str())?
         };
         for (key, packed, list) in [
@@ -99,7 +103,7 @@ impl SqliteStore {
         request: &Fitted,
         result: &Fitted,
     ) -> Result<usize, rusqlite::Error> {
-        let mut statement = self.db.prepare_cached(sql)?;
+        let mut statement = self.file.db.prepare_cached(sql)?;
         let mut at = 0;
         let mut bind = |value: ToSqlOutput<'_>| {
             at += 1;
@@ -124,8 +128,11 @@ impl SqliteStore {
     }
 
     fn id_of(&self, msg_id: &str) -> Result<Option<i64>, rusqlite::Error> {
-        let sql = format!("SELECT id FROM {} WHERE msg_id = ?", self.tables.records);
-        let mut statement = self.db.prepare_cached(&sql)?;
+        let sql = format!(
+            "SELECT id FROM {} WHERE msg_id = ?",
+            self.file.tables.records
+        );
+        let mut statement = self.file.db.prepare_cached(&sql)?;
         statement.query_row([msg_id], |row| row.get(0)).optional()
     }
 
@@ -167,11 +174,11 @@ impl SqliteStore {
         }
         let sql = format!(
             "UPDATE {} SET {} WHERE msg_id = ?",
-            self.tables.records,
+            self.file.tables.records,
             sets.join(", ")
         );
         values.push(text(msg_id.as_str().as_bytes()));
-        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut statement = self.file.db.prepare_cached(&sql)?;
         let changed = statement.execute(rusqlite::params_from_iter(values))?;
         if changed > 0
             && result.packed.spills
@@ -186,47 +193,28 @@ impl SqliteStore {
     /// Writes buffers into their own table, in pieces: SQLite would copy each as a whole otherwise.
     fn spill(&self, task: i64, key: Key, list: &[Bytes]) -> Result<(), rusqlite::Error> {
         let kind = kind_number(key);
-        let buffers = &self.tables.buffers;
+        let buffers = &self.file.tables.buffers;
         let delete = format!("DELETE FROM {buffers} WHERE task = ? AND kind = ?");
-        self.db.prepare_cached(&delete)?.execute((task, kind))?;
+        self.file
+            .db
+            .prepare_cached(&delete)?
+            .execute((task, kind))?;
         let insert = format!("INSERT INTO {buffers} (task, kind, n, data) VALUES (?, ?, ?, ?)");
         for (n, buffer) in (0_i64..).zip(list) {
             let size = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
-            self.db
+            self.file
+                .db
                 .prepare_cached(&insert)?
                 .execute((task, kind, n, ZeroBlob(size)))?;
-            let row = self.db.last_insert_rowid();
-            let name = self.tables.buffers_name.as_str();
-            let mut blob = self.db.blob_open("main", name, "data", row, false)?;
+            let row = self.file.db.last_insert_rowid();
+            let name = self.file.tables.buffers_name.as_str();
+            let mut blob = self.file.db.blob_open("main", name, "data", row, false)?;
             for (piece, bytes) in buffer.chunks(1 << 20).enumerate() {
                 blob.write_at(bytes, piece << 20)?;
             }
             blob.close()?;
         }
         Ok(())
-    }
-
-    /// Buffers that were written by [`Self::spill`].
-    pub(super) fn spilled_buffers(
-        &self,
-        task: i64,
-        key: Key,
-    ) -> Result<Vec<Bytes>, rusqlite::Error> {
-        let sql = format!(
-            "SELECT id FROM {} WHERE task = ? AND kind = ? ORDER BY n",
-            self.tables.buffers
-        );
-        let mut statement = self.db.prepare_cached(&sql)?;
-        let mut rows = statement.query((task, kind_number(key)))?;
-        let mut list = Vec::new();
-        while let Some(row) = rows.next()? {
-            let name = self.tables.buffers_name.as_str();
-            let blob = self.db.blob_open("main", name, "data", row.get(0)?, true)?;
-            let mut buffer = vec![0; blob.size().try_into().unwrap_or_default()];
-            blob.read_at_exact(&mut buffer, 0)?;
-            list.push(buffer.into());
-        }
-        Ok(list)
     }
 
     /// Buffers as they are kept, unless they are too big to be.

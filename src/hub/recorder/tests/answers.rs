@@ -298,3 +298,25 @@ fn what_is_no_question_is_a_hub_error() {
         );
     }
 }
+
+#[test]
+fn an_answer_that_would_be_too_big_is_refused() {
+    let mut hub = Hub::new();
+    for n in 0..10 {
+        hub.run(&format!("a{n}"), n);
+    }
+    let content = br#"{"query": {}}"#;
+    let lookup = hub.recorder.lookup("db_request", content);
+    let lookup = lookup.unwrap().unwrap().with_limit(1000);
+    let answer = lookup.answer(hub.recorder.store());
+    let content: Value = serde_json::from_slice(&answer.content).unwrap();
+    assert_eq!(
+        (answer.msg_type, &content["ename"]),
+        ("db_reply", &json!("MemoryError"))
+    );
+    let content = br#"{"query": {}, "keys": ["msg_id"]}"#;
+    let lookup = hub.recorder.lookup("db_request", content);
+    let lookup = lookup.unwrap().unwrap().with_limit(1000);
+    let answer = lookup.answer(hub.recorder.store());
+    assert!(answer.content.starts_with(br#"{"status":"ok""#));
+}

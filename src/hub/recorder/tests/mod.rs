@@ -423,22 +423,41 @@ fn what_was_left_unfinished_is_handed_back() {
     hub.tell(submitted(Queue::Task, "task", 2));
     hub.tell(submitted(Queue::Mux, "mux", 3));
     hub.tell(broadcasts::broadcast(false));
+    let dependent = json!({"after": ["done", "task"], "follow": {"dependencies": "gone"}});
+    hub.tell(Traffic::Submitted {
+        queue: Queue::Task,
+        engine: None,
+        message: request("dependent", 4, &dependent),
+    });
+    let mut bare = TaskRecord::new("bare".into());
+    bare.header = Some(request("bare", 5, &json!({})).header);
+    bare.queue = Some(Queue::Task);
+    hub.recorder.store().add(bare).unwrap();
     let store = std::mem::take(hub.recorder.store());
     let mut hub = Hub::with(store);
-    let mut handed = Vec::new();
+    let (mut ends, mut handed) = (Vec::new(), Vec::new());
     let count = hub
         .recorder
-        .restore(at(60), &mut |unfinished| handed.push(unfinished));
-    assert_eq!((count, hub.recorder.pending()), (Ok(2), 2));
+        .restore(at(60), &mut |restored| match restored {
+            Restored::Ended { msg_id, ok, engine } => {
+                assert!(handed.is_empty(), "ends come first");
+                ends.push((msg_id.to_string(), ok, engine.is_some()));
+            }
+            Restored::Unfinished(unfinished) => handed.push(unfinished),
+        });
+    assert_eq!((count, hub.recorder.pending()), (Ok(3), 3));
+    assert_eq!(ends, [("done".to_owned(), true, true)]);
     assert_eq!(
         handed[0].message,
         request("task", 2, &json!({"label": "l", "retries": 2}))
     );
+    assert_eq!(handed[2].msg_id.as_str(), "dependent");
+    let why = &hub.record("bare")["result_content"]["evalue"];
+    assert!(why.as_str().unwrap().contains("too big"), "{why}");
     assert_eq!(
         (handed[1].queue, handed[1].engine.as_ref().unwrap().as_str()),
         (Queue::Mux, "engine-1")
     );
-    assert_eq!(handed[1].client.as_deref(), Some("client"));
     assert_eq!(hub.record("b")["result_content"]["ename"], "EngineError");
     hub.tell(completed(ok("task", "engine-1")));
     assert_eq!(hub.record("task")["result_content"]["status"], "ok");

@@ -18,6 +18,26 @@ fn after_waits_for_all_or_any() {
 }
 
 #[test]
+fn tasks_of_a_former_controller_can_be_depended_upon() {
+    let mut world = World::new(config(Scheme::LeastLoad, 0));
+    world.expect("e2");
+    world
+        .scheduler
+        .on_ended_before("good", true, Some(&"e2".into()));
+    world.scheduler.on_ended_before("bad", false, None);
+    world.register("e1");
+    world.submit("after", json!({"after": "good"}));
+    world.submit("follows", json!({"follow": ["good"]}));
+    world.submit("hopeless", json!({"after": "bad"}));
+    assert_eq!(
+        world.seen(),
+        ["after > e1", "hopeless ! ImpossibleDependency"]
+    );
+    world.register("e2");
+    assert_eq!(world.seen(), ["follows > e2"]);
+}
+
+#[test]
 fn success_failure_and_what_becomes_of_those_that_want_the_other() {
     let kinds = [
         ("s", json!({"dependencies": ["a", "b"]})),

@@ -1,0 +1,167 @@
+//! Whom the records are asked of. A hub and a database answer the same requests with the same JSON.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use super::Fields;
+use crate::cli::setup::Setup;
+use crate::cli::{Failure, database};
+use crate::hub::recorder::{Ask, Recorder};
+use crate::hubclient::HubClient;
+use crate::os::lock::remove_stale;
+use crate::profile::connection::{ClientFile, ConnectionFiles};
+use crate::profile::settings::Database;
+use crate::protocol::{MsgId, Timestamp};
+use crate::taskdb::TaskStore;
+
+pub(super) struct Source {
+    name: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Hub {
+        client: Box<HubClient>,
+        timeout: Duration,
+    },
+    Store(Box<Recorder<Box<dyn TaskStore>>>),
+}
+
+/// A file that is named; else the cluster, if it runs; else the database that it would use.
+pub(super) fn open(
+    setup: Option<&Setup>,
+    file: Option<&Path>,
+    table: Option<&str>,
+    timeout: f64,
+) -> Result<Source, Failure> {
+    let settings = setup.map(|setup| setup.settings.controller.sqlite.clone());
+    let mut sqlite = settings.unwrap_or_default();
+    if let Some(table) = table {
+        table.clone_into(&mut sqlite.table);
+    }
+    if let Some(file) = file {
+        return of_file(file.to_owned(), &sqlite);
+    }
+    let Some(setup) = setup else {
+        return Err(Failure::usage("there is neither a profile nor a --file"));
+    };
+    let security = setup.profile.security_dir();
+    let connection = ConnectionFiles::paths(&security, &setup.cluster_id).client;
+    let lock = ConnectionFiles::lock(&security, &setup.cluster_id);
+    remove_stale(&lock);
+    let of_hub = |connection: &Path| -> Result<Source, Failure> {
+        let client = HubClient::connect(ClientFile::read(connection)?)?;
+        let timeout = Duration::try_from_secs_f64(timeout)
+            .map_err(|error| Failure::usage(format!("--timeout: {error}")))?;
+        Ok(Source {
+            name: format!("the cluster of {}", connection.display()),
+            kind: Kind::Hub {
+                client: Box::new(client),
+                timeout,
+            },
+        })
+    };
+    if lock.exists() && table.is_none() {
+        return of_hub(&connection);
+    }
+    let path = database::sqlite_path(&sqlite, &setup.profile);
+    match setup.settings.controller.db {
+        Database::Mongodb => {
+            let store = database::on_server(&setup.settings.controller.mongodb)?;
+            Ok(Source::of_store(store))
+        }
+        _ if path.exists() => of_file(path, &sqlite),
+        // A controller on another machine, perhaps.
+        _ if connection.exists() => of_hub(&connection),
+        _ => Err(Failure::failed(format!(
+            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others",
+            setup.profile.location().display(),
+            path.display()
+        ))),
+    }
+}
+
+fn of_file(
+    path: PathBuf,
+    settings: &crate::profile::settings::SqliteSettings,
+) -> Result<Source, Failure> {
+    if !path.exists() {
+        return Err(Failure::failed(format!("there is no {}", path.display())));
+    }
+    let store = database::existing_file(path, settings)?;
+    Ok(Source::of_store(Box::new(store)))
+}
+
+impl Source {
+    fn of_store(store: Box<dyn TaskStore>) -> Self {
+        Self {
+            name: store.place(),
+            kind: Kind::Store(Box::new(Recorder::new(store, TimeZone::system()))),
+        }
+    }
+
+    /// In words for the user.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The content of the answer.
+    pub(super) fn ask(&mut self, msg_type: &str, content: Value) -> Result<Value, Failure> {
+        match &mut self.kind {
+            Kind::Hub { client, timeout } => Ok(client.request(msg_type, content, *timeout)?),
+            Kind::Store(recorder) => {
+                let mut ask = Ask {
+                    now: Timestamp::from(SystemTime::now()),
+                    new_id: &mut || MsgId::from(uuid::Uuid::new_v4().to_string()),
+                    engine: &|_| None,
+                };
+                let content = content.to_string();
+                let answer = recorder.answer(msg_type, content.as_bytes(), &mut ask);
+                let content: Value = serde_json::from_slice(&answer.content)?;
+                if content["status"] == "error" {
+                    let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
+                    let (ename, evalue) = (text("ename"), text("evalue"));
+                    return Err(Failure::failed(format!("{ename}: {evalue}")));
+                }
+                Ok(content)
+            }
+        }
+    }
+
+    /// The ids of matching records, in the order in which they were added.
+    pub(super) fn ids(&mut self, query: &Value) -> Result<Vec<String>, Failure> {
+        let mut content = self.ask("db_request", json!({"query": query, "keys": ["msg_id"]}))?;
+        let records = content["records"].take();
+        let ids = records.as_array().into_iter().flatten();
+        Ok(ids
+            .filter_map(|record| record["msg_id"].as_str())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Fields of these records, in the same order; all of them where no keys are given.
+    pub(super) fn records(
+        &mut self,
+        ids: &[String],
+        keys: &[String],
+    ) -> Result<Vec<Fields>, Failure> {
+        let keys = if keys.is_empty() {
+            Value::Null
+        } else {
+            json!(keys)
+        };
+        let query = json!({"msg_id": {"$in": ids}});
+        let mut content = self.ask("db_request", json!({"query": query, "keys": keys}))?;
+        Ok(serde_json::from_value(content["records"].take())?)
+    }
+
+    pub(super) fn close(self) -> Result<(), Failure> {
+        match self.kind {
+            Kind::Hub { .. } => Ok(()),
+            Kind::Store(mut recorder) => Ok(recorder.store().close()?),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Answers questions that only read records, beside the recording: however long one takes, nothing waits for it but the
+//! client that asked, and those who ask the same thread.
+
+use super::mail::HubMail;
+use crate::hub::Request;
+use crate::hub::recorder::{Answer, Lookup};
+use crate::taskdb::RecordReader;
+use crate::transport::{Mailbox, Poller, Sender};
+
+#[derive(Debug)]
+pub(super) enum ReaderMail {
+    Ask { request: Request, lookup: Lookup },
+    Stop,
+}
+
+pub(super) struct ReaderThread {
+    reader: Box<dyn RecordReader>,
+    hub: Sender<HubMail>,
+    mailbox: Mailbox<ReaderMail>,
+}
+
+impl ReaderThread {
+    pub(super) fn new(
+        reader: Box<dyn RecordReader>,
+        hub: Sender<HubMail>,
+        mailbox: Mailbox<ReaderMail>,
+    ) -> Self {
+        Self {
+            reader,
+            hub,
+            mailbox,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut poller = Poller::new();
+        poller.add_fd(self.mailbox.fd());
+        let mut mail = Vec::new();
+        loop {
+            let busy = self.mailbox.take(&mut mail);
+            for message in mail.drain(..) {
+                match message {
+                    ReaderMail::Ask { request, lookup } => {
+                        let answer = lookup.answer(&mut *self.reader);
+                        answer_request(&self.hub, request, answer);
+                    }
+                    ReaderMail::Stop => return,
+                }
+            }
+            if !busy && let Err(error) = poller.wait(None) {
+                tracing::error!("reader of records: cannot wait for messages: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Sends an answer through the hub, whose socket it is.
+pub(super) fn answer_request(hub: &Sender<HubMail>, request: Request, answer: Answer) {
+    hub.send(HubMail::Answered {
+        to: request.from,
+        parent: request.header,
+        msg_type: answer.msg_type,
+        content: answer.content,
+        buffers: answer.buffers,
+    });
+}

@@ -1,0 +1,318 @@
+"""The task database under a real cluster: what survives the controller's death, and what users see of faults."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import random
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ipyparallel import error
+from programs import GENEROUS, wait_until
+
+# How often the controller is killed in one test; many more in the long run.
+KILLS = int(os.environ.get("IPCLUSTER_TEST_KILLS", "5"))
+
+
+def get(result):
+    return result.get(timeout=GENEROUS)
+
+
+# ---- a controller that is killed
+
+
+class Promises:
+    """What a client was told before the controller died."""
+
+    def __init__(self):
+        self.values = {}
+        self.stored = set()
+
+    def note(self, lines):
+        for line in lines:
+            match line.split():
+                case ["accepted", msg_id, value]:
+                    self.values[msg_id] = int(value)
+                case ["stored", msg_id]:
+                    self.stored.add(msg_id)
+
+    def check_stored(self, client):
+        """Every result that was stored is there at once."""
+        status = client.result_status(list(self.stored), status_only=True)
+        assert set(status["completed"]) == self.stored
+
+    def check_all(self, client, msg_ids):
+        """Every request that was accepted has its result, sooner or later."""
+        msg_ids = sorted(msg_ids)
+        results = client.get_result(msg_ids, block=False, owner=False)
+        assert get(results) == [self.values[msg_id] for msg_id in msg_ids]
+
+
+def test_kills_at_random_moments_lose_nothing(place):
+    seed = int(os.environ.get("IPCLUSTER_TEST_SEED") or time.time_ns() % 1_000_000)
+    print("seed", seed)
+    chance = random.Random(seed)
+    how = ("--sqlitedb", "--restore", "--log-level=INFO")
+    controller = place.controller(*how)
+    place.engines(2)
+    promises, finished, value = Promises(), set(), 0
+    script = Path(__file__).with_name("submits_until_killed.py")
+    for _ in range(KILLS):
+        submitter = place.start([sys.executable, script, place.client_file(), value, chance.randrange(1 << 30)])
+        submitter.wait_for("^stored")
+        time.sleep(chance.uniform(0, 1.5))
+        controller.kill()
+        submitter.kill()
+        promises.note(submitter.lines)
+        value += 1_000_000
+
+        controller = place.controller(*how)
+        client = place.client(2)
+        promises.check_stored(client)
+        new = set(promises.values) - finished
+        assert new
+        promises.check_all(client, new)
+        finished |= new
+        client.close()
+    client = place.client(2)
+    promises.check_all(client, promises.values)
+    assert client.db_query({"completed": None}, keys=["msg_id"]) == []
+    print(f"{len(promises.values)} requests were accepted, {len(promises.stored)} results stored")
+
+
+# ---- ipcluster db
+
+
+def db(place, *arguments):
+    code, output = place.run("db", *arguments, "--log-level=ERROR")
+    assert code == 0, output
+    return output
+
+
+def work(place):
+    """A few requests that are done, and one that failed."""
+    client = place.client(1)
+    view = client.load_balanced_view()
+    with view.temp_flags(label="one"):
+        one = view.apply_async(lambda: print("said") or 1)
+    get(one)
+    two = client[0].apply_async(lambda: 1 / 0)
+    with pytest.raises(error.RemoteError):
+        get(two)
+    ids = one.msg_ids + two.msg_ids
+    wait_until(lambda: len(client.db_query({"completed": {"$ne": None}}, keys=["msg_id"])) == 2, "the records")
+    wait_until(lambda: client.db_query({"stdout": "said\n"}, keys=["msg_id"]), "the output")
+    return ids
+
+
+@pytest.mark.parametrize("database", ["--dictdb", "--sqlitedb"])
+def test_records_of_a_running_cluster(place, database):
+    place.controller(database)
+    place.engines(1)
+    one, two = work(place)
+    table = db(place, "query", '{"queue": "task"}').splitlines()
+    assert table[0].split() == ["MSG_ID", "QUEUE", "LABEL", "SUBMITTED", "COMPLETED", "ENGINE_UUID"]
+    assert table[1].split()[:3] == [one, "task", "one"] and len(table) == 2
+    lines = db(place, "query", "--keys=stdout,pyerr", "-o", "jsonl").splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert (first, second["msg_id"]) == ({"msg_id": one, "stdout": "said\n", "pyerr": None}, two)
+    records = json.loads(db(place, "query", "--last=1", "-o", "json"))
+    assert [record["msg_id"] for record in records] == [two]
+    assert records[0]["result_content"]["ename"] == "ZeroDivisionError"
+    rows = list(csv.reader(io.StringIO(db(place, "query", "--keys=msg_id,stdout", "-o", "csv"))))
+    assert rows == [["msg_id", "stdout"], [one, "said\n"], [two, ""]]
+    assert "said" in db(place, "show", one)
+    assert json.loads(db(place, "show", two, "-o", "json"))["queue"] == "mux"
+    stats = json.loads(db(place, "stats", "-o", "json"))
+    assert (stats["records"], stats["unfinished"], stats["lost"]) == (2, 0, 0)
+
+    assert db(place, "purge", "--older-than=1d") == "0 records dropped"
+    assert db(place, "purge", "--all", "--dry-run") == "2 records would be dropped"
+    assert db(place, "purge", one) == "1 records dropped"
+    assert json.loads(db(place, "query", "--keys=msg_id", "-o", "json")) == [{"msg_id": two}]
+    code, output = place.run("db", "purge", one, two)
+    assert code == 1 and "1 of the requests are not finished, or have no record" in output
+    assert db(place, "query", "-o", "json") == "[]"
+
+
+def test_records_of_a_stopped_cluster(place, tmp_path):
+    controller = place.controller("--sqlitedb")
+    engines = place.engines(1)
+    one, two = work(place)
+    engines.stop()
+    controller.stop()
+    ids = ["query", "--keys=msg_id", "-o", "json"]
+    assert json.loads(db(place, *ids)) == [{"msg_id": one}, {"msg_id": two}]
+    assert json.loads(db(place, "stats", "-o", "json"))["records"] == 2
+    assert db(place, "purge", "--query", '{"queue": "mux"}') == "1 records dropped"
+    file = place.profile_dir() / "tasks.db"
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(file.read_bytes())
+    assert json.loads(db(place, *ids, f"--file={copy}", "--profile=nowhere")) == [{"msg_id": one}]
+    code, output = place.run("db", "query", f"--file={copy}", "--table=other")
+    assert code == 1 and "other" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["query"], 1, "no cluster of profile"),
+        (["query", "{completed: null}"], 2, "no JSON"),
+        (["query", "--keys=complete"], 2, "no field"),
+        (["query", "--keys=buffers"], 2, "bytes"),
+        (["query", "--file=/nowhere/tasks.db"], 1, "there is no /nowhere"),
+        (["query", "--file=/bin/sh"], 1, "not a task database"),
+        (["purge"], 2, "say what to drop"),
+        (["purge", "--older-than=long"], 2, "no age"),
+        (["show"], 2, "MSG_ID"),
+    ],
+)
+def test_what_cannot_be_asked(place, arguments, code, said):
+    place.run("profile", "create", "default")
+    ended, output = place.run("db", *arguments)
+    assert ended == code and said in output, output
+
+
+def test_queries_that_are_wrong_are_told_in_the_original_s_classes(place):
+    place.controller("--sqlitedb")
+    for query, said in (('{"nonsense": 1}', "KeyError"), ('{"label": {"$odd": 1}}', "KeyError"), ("[]", "AttributeError")):
+        code, output = place.run("db", "query", query)
+        assert code == 1 and said in output, output
+    assert place.run("db", "show", "nobody")[0] == 1
+
+
+def test_without_a_database_it_is_said_how_to_have_one(place):
+    place.controller("--nodb")
+    code, output = place.run("db", "query")
+    assert code == 1 and "Start the Controller with a DB backend" in output
+
+
+# ---- faults
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 8 MB, which can be filled and made read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk):
+    """Leaves nothing free; returns the file that takes the room."""
+    ballast = disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return ballast
+
+
+def test_a_full_disk_stops_no_work_and_is_shown_until_it_heals(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    place.engines(2)
+    client = place.client(2)
+    view = client.load_balanced_view()
+    before = view.apply_async(lambda: "before")
+    assert get(before) == "before"
+    assert "database" not in client.queue_status()
+    wait_until(lambda: client.result_status(before.msg_ids)["completed"], "the record")
+    ballast = fill(disk)
+    results = [view.apply_async(lambda n: bytes(100_000), n) for n in range(30)]
+    for result in results:
+        assert len(get(result)) == 100_000
+    controller.wait_for("cannot be stored now.*the disk is full")
+    fault = wait_until(lambda: client.queue_status().get("database"), "the fault in the figures")
+    assert "the disk is full" in fault["error"] and fault["waiting"] > 0 and fault["lost"] == 0
+    with pytest.raises(error.RemoteError, match="the disk is full"):
+        client.db_query({"msg_id": before.msg_ids[0]})
+    assert [get(view.apply_async(lambda: "still works"))] == ["still works"]
+
+    ballast.unlink()
+    controller.wait_for("stored again; none were lost")
+    wait_until(lambda: "database" not in client.queue_status(), "figures without a fault")
+    ids = [result.msg_ids[0] for result in results]
+    again = place.client(2).get_result(ids, block=False, owner=False)
+    assert [len(value) for value in get(again)] == [100_000] * 30
+
+
+def test_what_a_full_disk_did_not_take_is_told_at_the_end(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    place.engines(1)
+    client = place.client(1)
+    fill(disk)
+    assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
+    controller.wait_for("cannot be stored now")
+    controller.stop()
+    controller.wait_for(r"the task database does not have \d+ changes of records.*the disk is full")
+
+
+def test_a_locked_database_is_waited_for(place):
+    controller = place.controller("--sqlitedb")
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    other = sqlite3.connect(place.profile_dir() / "tasks.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    result = view.apply_async(lambda: "done")
+    assert get(result) == "done"
+    controller.wait_for("cannot be stored now.*in use by another program")
+    assert get(view.apply_async(lambda: "too")) == "too"
+    other.execute("ROLLBACK")
+    controller.wait_for("stored again; none were lost")
+    assert client.result_status(result.msg_ids)["completed"] == result.msg_ids
+
+
+def test_a_database_that_cannot_be_had_is_named_at_the_start(place, disk):
+    file = disk / "tasks.db"
+
+    def refused(said):
+        code, output = place.run("controller", "--sqlitedb", f"--SQLiteDB.location={disk}")
+        assert code == 1 and said in output and str(file) in output, output
+        assert not place.client_file().exists()
+
+    file.write_bytes(b"this is no database at all, though it is long enough to be one" * 100)
+    refused("not a task database, or a damaged one")
+    file.unlink()
+    place.controller("--sqlitedb", f"--SQLiteDB.location={disk}").stop()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100] + b"\xa5" * (len(whole) - 100))
+    refused("not a task database, or a damaged one")
+    file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute('UPDATE "ipcluster-tables" SET version = 99')
+        other.commit()
+    refused("made by another version")
+    file.write_bytes(whole)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused("in use by another program")
+    file.unlink()
+    fill(disk)
+    refused("the disk is full")
+    (disk / "ballast").unlink()
+    file.write_bytes(whole)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    refused("cannot be written to")
+    code, output = place.run("controller", "--sqlitedb", "--SQLiteDB.location=/nowhere")
+    assert code == 1 and "cannot be opened" in output
+
+
+def test_mongodb_that_is_not_there_is_told_at_the_start(place):
+    place.run("profile", "create", "default")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    code, output = place.run("controller", "--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {port}]")
+    assert (code, "cannot be opened or reached" in output) == (1, True) or (
+        code == 2 and "built without MongoDB" in output
+    ), output
