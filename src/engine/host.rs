@@ -589,12 +589,13 @@ impl EngineHost {
             .pin
             .then(|| placement::processors(&self.processors, rank, count));
         let output = (stdout_writer, stderr_writer);
+        let surroundings = spawn::Surroundings {
+            environment,
+            processors,
+            open_files: config.kernel.open_files,
+        };
         let link = match &config.kernel.program {
             KernelProgram::Own(own) if own.start == StartMethod::Spawn => {
-                let surroundings = spawn::Surroundings {
-                    environment,
-                    processors,
-                };
                 let (child, link) = spawn::start(&own.python, "spawn", output, surroundings)?;
                 self.watch(rank, child);
                 link
@@ -607,20 +608,10 @@ impl EngineHost {
                 };
                 let (link, theirs) = link::pair()?;
                 let (stdout, stderr) = output;
-                let environment = environment.into();
-                server.fork(
-                    rank,
-                    &environment,
-                    processors.as_deref(),
-                    [theirs, stdout, stderr],
-                )?;
+                server.fork(rank, surroundings, [theirs, stdout, stderr])?;
                 link
             }
             KernelProgram::Jupyter { spec, python } => {
-                let surroundings = spawn::Surroundings {
-                    environment,
-                    processors,
-                };
                 self.start_jupyter(rank, spec, python.as_ref(), output, surroundings)?
             }
         };
