@@ -13,8 +13,9 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
-    Command, Config, Ended, EngineHost, KernelConfig, MemoryLimits, Python, RestartMode,
-    RestartPolicy, StartMethod, Surroundings, Tidings,
+    Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
+    MemoryLimits, OwnKernel, Python, RestartMode, RestartPolicy, StartMethod, Surroundings,
+    Tidings,
 };
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
@@ -63,6 +64,10 @@ pub(super) struct EngineArgs {
     /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
+
+    /// Run an installed Jupyter kernel of any language, by its name: for execute requests
+    #[arg(long, value_name = "NAME", conflicts_with = "spawn")]
+    kernel: Option<String>,
 
     /// Seconds that a Python has to start, import what it needs and run the start-up code; 0 for any number [default:
     /// 60]
@@ -118,6 +123,7 @@ impl EngineArgs {
                 edit("engine.startup_command", "--c", self.c.clone()),
                 edit("engine.startup_script", "--s", self.s.as_ref().map(path)),
                 edit("engine.python", "--python", self.python.clone()),
+                edit("engine.kernel", "--kernel", self.kernel.clone()),
                 edit(
                     "engine.start_timeout",
                     "--start-timeout",
@@ -167,18 +173,13 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     if args.n == 0 {
         return Err(Failure::usage("-n 0 would run no engine"));
     }
-    let python = python(&setup)?;
-    tracing::debug!(
-        "user code runs in {} (found by {})",
-        python.path.display(),
-        python.origin
-    );
+    let program = program(&setup, args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
-        let config = config(&setup, args, connection, python);
+        let config = config(&setup, args, connection, program);
         host(config, lifeline, starter).await
     })?;
     // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
@@ -211,14 +212,43 @@ fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
     }
 }
 
-fn python(setup: &Setup) -> Result<Python, Failure> {
-    let asked = setup
-        .settings
-        .engine
+/// What the kernels are.
+fn program(setup: &Setup, args: &EngineArgs) -> Result<KernelProgram, Failure> {
+    let engine = &setup.settings.engine;
+    let asked = engine
         .python
         .as_ref()
         .map(|path| path.to_string_lossy().into_owned());
-    Ok(Python::find(asked.as_deref(), &Surroundings::current())?)
+    let python = Python::find(asked.as_deref(), &Surroundings::current());
+    if let Some(name) = &engine.kernel {
+        // Many kernels need no Python; but one that was asked for has to be there.
+        let python = match python {
+            Err(error) if asked.is_some() => return Err(error.into()),
+            python => python.ok(),
+        };
+        let places = KernelPlaces::current(
+            python.as_ref().map(|python| python.path.as_path()),
+            setup.common.lookup.ipython_dir().ok(),
+        );
+        let spec = KernelSpec::find(name, &places)?;
+        tracing::debug!("user code runs in the kernel of {}", spec.folder.display());
+        return Ok(KernelProgram::Jupyter { spec, python });
+    }
+    let python = python?;
+    tracing::debug!(
+        "user code runs in {} (found by {})",
+        python.path.display(),
+        python.origin
+    );
+    Ok(KernelProgram::Own(OwnKernel {
+        python,
+        start: if args.spawn {
+            StartMethod::Spawn
+        } else {
+            StartMethod::default()
+        },
+        preload: engine.preload.clone(),
+    }))
 }
 
 /// The connection file's content, waiting for the file if it is not there yet.
@@ -266,7 +296,12 @@ async fn wait_for(file: &Path, limit: Duration) -> Result<(), Failure> {
     }
 }
 
-fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Python) -> Config {
+fn config(
+    setup: &Setup,
+    args: &EngineArgs,
+    connection: EngineFile,
+    program: KernelProgram,
+) -> Config {
     let engine = &setup.settings.engine;
     let traits = &setup.settings.kernel;
     // IPython's own settings for code at the start, as ipengine takes them from either class.
@@ -309,13 +344,7 @@ fn config(setup: &Setup, args: &EngineArgs, connection: EngineFile, python: Pyth
         },
         pin: engine.pin,
         kernel: KernelConfig {
-            python,
-            start: if args.spawn {
-                StartMethod::Spawn
-            } else {
-                StartMethod::default()
-            },
-            preload: engine.preload.clone(),
+            program,
             exec_lines,
             exec_files,
             traits: traits.clone(),

@@ -3,7 +3,9 @@
 use clap::Args;
 
 use crate::cli::args::{CommonArgs, Rewritten};
-use crate::cli::parts::{engines_job, warn_of_controller_traits, warn_of_launcher_traits};
+use crate::cli::parts::{
+    KernelArgs, engines_job, warn_of_controller_traits, warn_of_launcher_traits,
+};
 use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, cluster_info, in_background, plan,
@@ -36,13 +38,8 @@ pub(super) struct EnginesArgs {
     #[arg(long, value_name = "LAUNCHER")]
     engines: Option<String>,
 
-    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
-    #[arg(long, value_name = "PYTHON")]
-    python: Option<String>,
-
-    /// Start each kernel by itself in place of forking them from one that has imported everything
-    #[arg(long)]
-    spawn: bool,
+    #[command(flatten)]
+    kernels: KernelArgs,
 }
 
 impl EnginesArgs {
@@ -115,7 +112,7 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     background.leave_terminal(&setup)?;
     setup.enter_work_dir()?;
 
-    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
+    let engines = engines_job(&setup, &args.kernels)?;
     let info = cluster_info(&setup, Vec::new());
     let ledger = Ledger::join(&setup.profile, info, "local").map_err(claim_failure)?;
     let plan = plan(&setup, false);

@@ -40,6 +40,32 @@ const HEEDED: &[&str] = &[
     "stop_seconds_until_kill",
 ];
 
+/// What `start` and `engines` hand on to the process that runs the engines.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct KernelArgs {
+    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<String>,
+
+    /// Start each kernel by itself in place of forking them from one that has imported everything
+    #[arg(long)]
+    spawn: bool,
+
+    /// Run an installed Jupyter kernel of any language, by its name: for execute requests
+    #[arg(long, value_name = "NAME", conflicts_with = "spawn")]
+    kernel: Option<String>,
+}
+
+impl KernelArgs {
+    fn handed_on(&self) -> impl Iterator<Item = OsString> {
+        let named = [("--python", &self.python), ("--kernel", &self.kernel)];
+        named
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?).into()))
+            .chain(self.spawn.then(|| "--spawn".into()))
+    }
+}
+
 /// The controller, and the arguments that are its user's own.
 pub(super) fn controller_job(
     setup: &Setup,
@@ -70,15 +96,10 @@ pub(super) fn controller_job(
 }
 
 /// The process that runs all engines.
-pub(super) fn engines_job(
-    setup: &Setup,
-    python: Option<&str>,
-    spawn: bool,
-) -> Result<Job, Failure> {
+pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Failure> {
     let traits = setup.settings.launcher_traits(ENGINE_LAUNCHER);
     let mut arguments: Vec<OsString> = vec![format!("--n={}", engine_count(setup)).into()];
-    arguments.extend(python.map(|python| format!("--python={python}").into()));
-    arguments.extend(spawn.then(|| "--spawn".into()));
+    arguments.extend(kernels.handed_on());
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
     arguments.extend(texts(&traits, "engine_args"));

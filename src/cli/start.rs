@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
-use crate::cli::parts::{controller_job, engines_job, warn_of_launcher_traits};
+use crate::cli::parts::{KernelArgs, controller_job, engines_job, warn_of_launcher_traits};
 use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background, plan,
@@ -56,13 +56,8 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
 
-    /// The Python that runs the user's code [default: of $VIRTUAL_ENV, beside this program, or on PATH]
-    #[arg(long, value_name = "PYTHON")]
-    python: Option<String>,
-
-    /// Start each kernel by itself in place of forking them from one that has imported everything
-    #[arg(long)]
-    spawn: bool,
+    #[command(flatten)]
+    kernels: KernelArgs,
 }
 
 impl StartArgs {
@@ -143,7 +138,7 @@ fn start(
     clean_logs(&setup);
 
     let (controller, own) = controller_job(&setup, rest)?;
-    let engines = engines_job(&setup, args.python.as_deref(), args.spawn)?;
+    let engines = engines_job(&setup, &args.kernels)?;
     let own = own
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())

@@ -11,10 +11,11 @@ use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
 use crate::protocol::{
-    Composer, DELIMITER, EngineId, EngineUuid, Header, Identity, MsgId, RemoteError, Wire,
+    Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
 };
 use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
 use crate::taskdb::Queue;
@@ -172,7 +173,7 @@ impl Desk {
                 .refuse(frames, "a broadcast has one address before it");
         };
         let client = Identity::from(&client[..]);
-        let header = match Header::parse(wire.header()) {
+        let header = match Brief::parse(wire.header()) {
             Ok(header) => header,
             Err(error) => return self.door.refuse(frames, error),
         };
@@ -447,8 +448,8 @@ fn read_reply(wire: &Wire<'_, Frame>) -> Result<(EngineUuid, String, String), St
         return Err("a reply without the address of a client".to_owned());
     };
     let engine = std::str::from_utf8(engine).map_err(|_| "an engine's uuid is text")?;
-    let parent = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
-    let outgoing = parent.ok_or("a reply to nothing")?.msg_id.into_owned();
+    let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
+    let outgoing = parent.ok_or("a reply to nothing")?.into_owned();
     let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
     // An engine that fails before it has read the request's metadata leaves the original id out.
     let original = match metadata.original_msg_id {

@@ -1,5 +1,6 @@
 //! The queues on which clients name the engine: mux for requests, control for what must not wait behind them.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use hashbrown::HashMap;
@@ -12,8 +13,8 @@ use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
-use crate::protocol::header::reply_type;
-use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, RemoteError, Wire};
+use crate::protocol::header::{Brief, parent_id, reply_type};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
@@ -190,7 +191,7 @@ impl Desk {
                 .door
                 .refuse(frames, "a direct request does not name its engine");
         };
-        let header = match Header::parse(wire.header()) {
+        let header = match Brief::parse(wire.header()) {
             Ok(header) => header,
             Err(error) => return self.door.refuse(frames, error),
         };
@@ -353,9 +354,9 @@ impl Desk {
 }
 
 fn read_reply(wire: &Wire<'_, Frame>) -> Result<String, String> {
-    let header = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
-    header
-        .map(|parent| parent.msg_id.into_owned())
+    let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
+    parent
+        .map(Cow::into_owned)
         .ok_or_else(|| "a reply to nothing".to_owned())
 }
 

@@ -12,6 +12,10 @@ use crate::transport::{BindError, Context, Kind, Socket};
 /// controller its memory.
 const IOPUB_BACKLOG: i32 = 100_000;
 
+/// Requests of one client that lie in a socket until its thread takes them. Beyond that they stay with the client: a
+/// thread that does not read, since storage does not keep up, slows clients down and does not fill memory.
+const REQUEST_BACKLOG: i32 = 1000;
+
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
 const SMALL_MESSAGE: i64 = 8 * 1024;
 
@@ -239,6 +243,9 @@ impl Binder<'_> {
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Router, channel)?;
+        socket
+            .set_high_water_marks(0, REQUEST_BACKLOG)
+            .map_err(|source| EndpointError::Socket { channel, source })?;
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }

@@ -7,7 +7,7 @@ use crate::controller::config::Config;
 use crate::controller::endpoints::HeartbeatSockets;
 use crate::controller::mail::{HeartbeatMail, HubMail};
 use crate::heartbeat::{Action, HeartMonitor};
-use crate::os::Host;
+use crate::os::{Host, memory};
 use crate::protocol::Identity;
 use crate::transport::{
     ConnectionEvent, Context, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left,
@@ -135,6 +135,8 @@ impl HeartbeatThread {
                     if let Err(error) = self.ping.send(frames) {
                         tracing::error!("heartbeat: a ping could not be sent: {error}");
                     }
+                    // The one thing here that happens now and then, whatever else goes on.
+                    memory::give_back();
                 }
                 Action::Started(heart) => {
                     self.hub.send(HubMail::HeartStarted(heart));

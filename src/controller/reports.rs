@@ -4,9 +4,9 @@ use hashbrown::HashMap;
 
 use crate::hub::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 use crate::protocol::{EngineUuid, MsgId};
-use crate::scheduler::{BroadcastScheduler, DirectScheduler, TaskScheduler, TaskStatus};
+use crate::scheduler::{BroadcastScheduler, DirectScheduler, Payload, TaskScheduler, TaskStatus};
 
-pub(super) fn of_tasks<P>(scheduler: &TaskScheduler<P>, what: &Inspection) -> Report {
+pub(super) fn of_tasks<P: Payload>(scheduler: &TaskScheduler<P>, what: &Inspection) -> Report {
     match what {
         Inspection::Status(ids) => status_of(ids, |id| match scheduler.status(id)? {
             TaskStatus::Finished { .. } => Some(ReportedStatus::Finished),

@@ -8,10 +8,11 @@ use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
-use crate::protocol::{Composer, EngineUuid, Header, Identity, MsgId, TaskMetadata, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, TaskMetadata, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
+    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
@@ -207,6 +208,12 @@ impl TaskThread {
     }
 }
 
+impl Payload for Packed {
+    fn msg_id(&self) -> &str {
+        self.id()
+    }
+}
+
 /// What is left of a request when it has been read.
 struct Submission {
     client: Identity,
@@ -259,16 +266,10 @@ impl Desk {
         };
         match metadata {
             Ok(metadata) => {
-                let payload = Packed::new(frames);
+                let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
-                self.scheduler.on_submit(
-                    now,
-                    client,
-                    &msg_id,
-                    &metadata,
-                    payload,
-                    &mut self.actions,
-                );
+                self.scheduler
+                    .on_submit(now, client, &metadata, payload, &mut self.actions);
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
             Err(why) => {
@@ -387,7 +388,6 @@ impl Desk {
                     client,
                     engine,
                     error,
-                    ..
                 } => {
                     self.outgoing.clear();
                     job_payload.unpack_into(&mut self.outgoing);
@@ -395,7 +395,7 @@ impl Desk {
                         continue;
                     };
                     let header = self.outgoing[wire.layout().header()].clone();
-                    let request_type = Header::parse(&header)
+                    let request_type = Brief::parse(&header)
                         .map(|header| header.msg_type)
                         .unwrap_or_default();
                     self.fail(
@@ -438,7 +438,7 @@ fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
     let [client] = wire.identities() else {
         return Err("a task has no address before it".to_owned());
     };
-    let header = Header::parse(wire.header()).map_err(|error| error.to_string())?;
+    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
     Ok(Submission {
         client: Identity::from(&client[..]),
         msg_id: header.msg_id.into_owned(),
@@ -452,11 +452,11 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
     if wire.identities().len() != 2 {
         return Err("a reply without the address of a client".to_owned());
     }
-    let header = Header::parse(wire.header()).map_err(|error| error.to_string())?;
+    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
     if !header.msg_type.ends_with("_reply") {
         return Err("not a reply".to_owned());
     }
-    let parent = Header::parse_parent(wire.parent_header()).map_err(|error| error.to_string())?;
+    let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
     let parent = parent.ok_or("a reply to nothing")?;
     let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
     let outcome = if metadata.is_unmet() {
@@ -468,7 +468,7 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
     } else {
         Outcome::Failed
     };
-    Ok((parent.msg_id, outcome))
+    Ok((parent, outcome))
 }
 
 /// Gives a message that its engine has had before a new signature: engines refuse one that they know.

@@ -1,6 +1,7 @@
 //! What engines are started with: resolved values, no layers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use crate::profile::connection::EngineFile;
 
+use super::jupyter::KernelSpec;
 use super::kernel::python::Python;
 use super::memory::MemoryLimits;
 use super::restarts::RestartPolicy;
@@ -35,22 +37,54 @@ pub struct Config {
     pub kernel: KernelConfig,
 }
 
+/// Configuration of IPython's classes: class -> trait -> value.
+pub(super) type Traits = BTreeMap<String, BTreeMap<String, Value>>;
+
 /// What every kernel is started with.
 #[derive(Clone, Debug)]
 pub struct KernelConfig {
-    pub python: Python,
-    pub start: StartMethod,
-    /// Modules that the fork server imports for all of its kernels.
-    pub preload: Vec<String>,
+    pub program: KernelProgram,
     /// Lines, then files, that run in the user's namespace before the first request.
     pub exec_lines: Vec<String>,
     pub exec_files: Vec<String>,
-    /// Configuration for IPython's classes: class -> trait -> value.
-    pub traits: BTreeMap<String, BTreeMap<String, Value>>,
+    pub traits: Traits,
     /// `{rank}` and `{n}` in values are replaced.
     pub environment: BTreeMap<String, String>,
     pub profile_dir: Option<PathBuf>,
     pub ipython_dir: Option<PathBuf>,
+}
+
+/// What a kernel is.
+#[derive(Clone, Debug)]
+pub enum KernelProgram {
+    /// This project's own, in the user's Python.
+    Own(OwnKernel),
+    /// An installed Jupyter kernel. A `python` in its command is this one.
+    Jupyter {
+        spec: KernelSpec,
+        python: Option<Python>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct OwnKernel {
+    pub python: Python,
+    pub start: StartMethod,
+    /// Modules that the fork server imports for all of its kernels.
+    pub preload: Vec<String>,
+}
+
+/// As messages name it.
+impl fmt::Display for KernelProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(own) => own.python.path.display().fmt(f),
+            Self::Jupyter { spec, .. } => {
+                let program = spec.argv.first().map_or("", String::as_str);
+                write!(f, "{program}, the Jupyter kernel {}", spec.name)
+            }
+        }
+    }
 }
 
 /// How kernels come to be.

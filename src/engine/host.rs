@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,16 +12,19 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use thiserror::Error;
+use tokio::process::Child;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use super::config::{Config, StartMethod};
+use super::config::{Config, KernelProgram, OwnKernel, StartMethod};
 use super::engine_thread::EngineThread;
 use super::heart::{HeartMail, Hearts};
+use super::jupyter::{Bridge, BridgeMail, InterruptMode, KernelSpec};
 use super::kernel::fork_server::{ForkServer, ForkServerEvent};
-use super::kernel::link;
+use super::kernel::link::{self, Link};
 use super::kernel::messages::{ExitStatus, FromForkServer};
 use super::kernel::pipes::OutputPipe;
+use super::kernel::python::Python;
 use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
@@ -122,6 +126,8 @@ struct RunningEngine {
     mail: Sender<EngineMail>,
     id: Option<EngineId>,
     pid: Option<i32>,
+    /// Of a kernel that is interrupted by a message.
+    interrupts: Option<Sender<BridgeMail>>,
     /// It was said in the log that the kernel uses much memory.
     warned: bool,
     /// Why this process has killed the kernel.
@@ -283,7 +289,7 @@ impl EngineHost {
                         rank,
                         EngineMail::KernelFailed(format!(
                             "its kernel cannot be started with {}: {error}",
-                            self.python()
+                            self.program()
                         )),
                     );
                 }
@@ -407,13 +413,18 @@ impl EngineHost {
 
     /// Starts an engine, now or when the fork server is ready for it.
     fn begin(&mut self, rank: Rank, wanted: Option<EngineId>) -> Result<(), HostError> {
-        let is_warm = match (self.config.kernel.start, &self.fork_server) {
-            (StartMethod::Spawn, _) => true,
-            (StartMethod::ForkServer, Some(server)) => server.is_ready(),
-            (StartMethod::ForkServer, None) => {
-                self.start_fork_server()?;
-                false
+        let config = self.config.clone();
+        let is_warm = match (&config.kernel.program, &self.fork_server) {
+            (KernelProgram::Own(own), server) if own.start == StartMethod::ForkServer => {
+                match server {
+                    Some(server) => server.is_ready(),
+                    None => {
+                        self.start_fork_server(own)?;
+                        false
+                    }
+                }
             }
+            _ => true,
         };
         if !is_warm {
             self.waiting.push((rank, wanted));
@@ -440,6 +451,7 @@ impl EngineHost {
                 mail: sender,
                 id: None,
                 pid: None,
+                interrupts: None,
                 warned: false,
                 killed: None,
             },
@@ -449,20 +461,21 @@ impl EngineHost {
 
     // ---- kernels
 
-    fn start_fork_server(&mut self) -> Result<(), HostError> {
-        let kernel = &self.config.kernel;
-        let server = ForkServer::start(&kernel.python, kernel, self.config.start_timeout).map_err(
-            |source| HostError::Python {
-                python: self.python(),
-                source,
-            },
-        )?;
+    fn start_fork_server(&mut self, kernel: &OwnKernel) -> Result<(), HostError> {
+        let traits = &self.config.kernel.traits;
+        let server =
+            ForkServer::start(kernel, traits, self.config.start_timeout).map_err(|source| {
+                HostError::Python {
+                    python: self.program(),
+                    source,
+                }
+            })?;
         self.fork_server = Some(server);
         Ok(())
     }
 
-    fn python(&self) -> String {
-        self.config.kernel.python.path.display().to_string()
+    fn program(&self) -> String {
+        self.config.kernel.program.to_string()
     }
 
     async fn on_fork_server(&mut self, event: ForkServerEvent) -> Result<(), HostError> {
@@ -476,13 +489,13 @@ impl EngineHost {
             ForkServerEvent::Late(Late::Warn(waited)) => {
                 tracing::warn!(
                     "{} has been starting for {:.0} s: waiting for it to import what kernels need",
-                    self.python(),
+                    self.program(),
                     waited.as_secs_f64()
                 );
                 Ok(())
             }
             ForkServerEvent::Late(Late::GiveUp(limit)) => {
-                let python = self.python();
+                let python = self.program();
                 let Some(server) = self.fork_server.take() else {
                     return Ok(());
                 };
@@ -550,7 +563,7 @@ impl EngineHost {
                 return Ok(());
             }
             return Err(HostError::PythonEnded {
-                python: self.python(),
+                python: self.program(),
                 status: status.to_string(),
                 words,
             });
@@ -569,40 +582,47 @@ impl EngineHost {
     fn start_kernel(&mut self, rank: Rank) -> io::Result<()> {
         let (stdout, stdout_writer) = OutputPipe::new()?;
         let (stderr, stderr_writer) = OutputPipe::new()?;
-        let (config, count) = (&self.config, self.config.count);
+        let config = self.config.clone();
+        let count = config.count;
         let environment = placement::environment(&config.kernel.environment, rank, count);
         let processors = config
             .pin
             .then(|| placement::processors(&self.processors, rank, count));
-        let link = if let Some(server) = &mut self.fork_server {
-            let (link, theirs) = link::pair()?;
-            let environment = environment.into();
-            let processors = processors.as_deref();
-            server.fork(
-                rank,
-                &environment,
-                processors,
-                [theirs, stdout_writer, stderr_writer],
-            )?;
-            link
-        } else if self.config.kernel.start == StartMethod::Spawn {
-            let output = (stdout_writer, stderr_writer);
-            let surroundings = spawn::Surroundings {
-                environment,
-                processors,
-            };
-            let (mut child, link) =
-                spawn::start(&self.config.kernel.python, "spawn", output, surroundings)?;
-            if let Some(engine) = self.engines.get_mut(&rank) {
-                engine.pid = spawn::pid_of(&child).map(Pid::as_raw);
+        let output = (stdout_writer, stderr_writer);
+        let link = match &config.kernel.program {
+            KernelProgram::Own(own) if own.start == StartMethod::Spawn => {
+                let surroundings = spawn::Surroundings {
+                    environment,
+                    processors,
+                };
+                let (child, link) = spawn::start(&own.python, "spawn", output, surroundings)?;
+                self.watch(rank, child);
+                link
             }
-            self.spawned
-                .spawn(async move { (rank, child.wait().await) });
-            link
-        } else {
-            return Err(io::Error::other(
-                "the process that kernels are forked from has ended",
-            ));
+            KernelProgram::Own(_) => {
+                let Some(server) = &mut self.fork_server else {
+                    return Err(io::Error::other(
+                        "the process that kernels are forked from has ended",
+                    ));
+                };
+                let (link, theirs) = link::pair()?;
+                let (stdout, stderr) = output;
+                let environment = environment.into();
+                server.fork(
+                    rank,
+                    &environment,
+                    processors.as_deref(),
+                    [theirs, stdout, stderr],
+                )?;
+                link
+            }
+            KernelProgram::Jupyter { spec, python } => {
+                let surroundings = spawn::Surroundings {
+                    environment,
+                    processors,
+                };
+                self.start_jupyter(rank, spec, python.as_ref(), output, surroundings)?
+            }
         };
         self.tell(
             rank,
@@ -613,6 +633,59 @@ impl EngineHost {
             }),
         );
         Ok(())
+    }
+
+    /// Starts a Jupyter kernel, and a thread between it and its engine.
+    fn start_jupyter(
+        &mut self,
+        rank: Rank,
+        spec: &KernelSpec,
+        python: Option<&Python>,
+        output: (OwnedFd, OwnedFd),
+        mut surroundings: spawn::Surroundings,
+    ) -> io::Result<Link> {
+        let bridge = Bridge::new(&self.context, spec)?;
+        let (link, theirs) = link::pair_within()?;
+        let argv = spec.command(
+            bridge.connection_file(),
+            python.map(|python| python.path.as_path()),
+        );
+        let mut command = tokio::process::Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            // ipykernel ends with the process that this names.
+            .env("JPY_PARENT_PID", std::process::id().to_string());
+        // What the user sets for all kernels goes before what the kernel brings.
+        for (name, value) in spec.environment(|name| std::env::var(name).ok()) {
+            surroundings
+                .environment
+                .entry(name)
+                .or_insert_with(|| value.into());
+        }
+        let child = spawn::start_command(command, output, surroundings, None)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", argv[0])))?;
+        self.watch(rank, child);
+        let (mail, mailbox) = mailbox()?;
+        let name = spec.name.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("kernel-{rank}"))
+            .spawn(move || bridge.run(&name, theirs, mailbox))?;
+        self.threads.push(thread);
+        if let Some(engine) = self.engines.get_mut(&rank)
+            && spec.interrupt_mode == InterruptMode::Message
+        {
+            engine.interrupts = Some(mail);
+        }
+        Ok(link)
+    }
+
+    /// Waits for a kernel's end.
+    fn watch(&mut self, rank: Rank, mut child: Child) {
+        if let Some(engine) = self.engines.get_mut(&rank) {
+            engine.pid = spawn::pid_of(&child).map(Pid::as_raw);
+        }
+        self.spawned
+            .spawn(async move { (rank, child.wait().await) });
     }
 
     fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
@@ -671,9 +744,16 @@ impl EngineHost {
     }
 
     fn signal(&mut self, rank: Rank, signal: i32, group: bool) {
-        let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) else {
+        let Some(engine) = self.engines.get(&rank) else {
             return;
         };
+        if signal == Signal::SIGINT as i32
+            && let Some(kernel) = &engine.interrupts
+        {
+            kernel.send(BridgeMail::Interrupt);
+            return;
+        }
+        let Some(pid) = engine.pid else { return };
         if let Some(server) = &mut self.fork_server {
             if let Err(error) = server.signal(pid, signal, group) {
                 tracing::warn!("a kernel could not be signalled: {error}");

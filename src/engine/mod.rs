@@ -1,5 +1,6 @@
 //! Engines: to the controller each is one of ipyparallel's; here, one process ([`host`]) runs several, and each has a
-//! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]).
+//! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]; or any
+//! installed Jupyter kernel, [`jupyter`]).
 //!
 //! The engine owns everything but the user's code: registration, heartbeats, signatures, the queue of requests, abort,
 //! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`], [`restarts`], [`starting`].
@@ -8,6 +9,7 @@ mod config;
 mod engine_thread;
 mod heart;
 mod host;
+mod jupyter;
 mod kernel;
 mod mail;
 mod memory;
@@ -19,8 +21,9 @@ mod restarts;
 mod sockets;
 mod starting;
 
-pub use config::{Config, KernelConfig, StartMethod};
+pub use config::{Config, KernelConfig, KernelProgram, OwnKernel, StartMethod};
 pub use host::{Command, Ended, EngineHost, HostError, Tidings};
+pub use jupyter::{KernelPlaces, KernelSpec, SpecError};
 pub use kernel::python::{Python, PythonError, Surroundings};
 pub use memory::MemoryLimits;
 pub use restarts::{RestartMode, RestartPolicy};

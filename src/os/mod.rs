@@ -1,4 +1,4 @@
-//! This machine: private files, processes and who they are, limits, names and addresses, the log.
+//! This machine: private files, processes and who they are, limits, memory, names and addresses, the log.
 
 pub mod appear;
 pub mod files;
@@ -7,6 +7,7 @@ pub mod host;
 pub mod limits;
 pub mod lock;
 pub mod log;
+pub mod memory;
 pub mod ports;
 pub mod process;
 pub mod session;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::header::read;
 use super::wire::WireError;
 
 /// What the task scheduler reads from a request's metadata (ipyparallel `LoadBalancedView._really_apply`). Fields keep
@@ -30,7 +31,7 @@ impl TaskMetadata {
         if matches!(json, b"{}" | b"null") {
             return Ok(Self::default());
         }
-        serde_json::from_slice(json).map_err(|_| WireError::Json)
+        read(json)
     }
 }
 
@@ -52,7 +53,7 @@ pub struct ReplyMetadata<'a> {
 
 impl<'a> ReplyMetadata<'a> {
     pub fn parse(json: &'a [u8]) -> Result<Self, WireError> {
-        serde_json::from_slice(json).map_err(|_| WireError::Json)
+        read(json)
     }
 
     pub fn is_ok(&self) -> bool {
@@ -74,7 +75,9 @@ mod tests {
         let metadata = TaskMetadata::parse(br#"{"timeout":"soon","retries":2,"x":1}"#).unwrap();
         assert_eq!(metadata.timeout, Some(Value::from("soon")));
         assert_eq!(metadata.retries, Some(Value::from(2)));
-        assert!(TaskMetadata::parse(b"[1").is_err());
+        for odd in [&b"[1"[..], b"[]", b"[[], [], [], 3]", b"7"] {
+            assert!(TaskMetadata::parse(odd).is_err());
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! client as it comes; with it, one reply goes out when the last engine has answered or died (ipyparallel
 //! `broadcast_scheduler.py`, whose tree of schedulers is not needed here).
 
-use hashbrown::HashMap;
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, HashSet};
 
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
 
@@ -65,18 +67,24 @@ pub enum BroadcastVerdict<H, R> {
 #[derive(Debug)]
 pub struct BroadcastScheduler<H, R> {
     engines: HashMap<EngineUuid, Engine>,
-    requests: HashMap<MsgId, Request<H, R>>,
+    requests: HashMap<Number, Request<H, R>>,
+    numbers: HashMap<MsgId, Number>,
+    last_number: Number,
 }
+
+/// Counts requests.
+type Number = u64;
 
 #[derive(Debug, Default)]
 struct Engine {
-    /// Requests that it has not answered yet, oldest first.
-    pending: Vec<MsgId>,
+    /// Requests that it has not answered yet, oldest first, and which of their parts is its own.
+    pending: BTreeMap<Number, usize>,
     completed: u64,
 }
 
 #[derive(Debug)]
 struct Request<H, R> {
+    msg_id: MsgId,
     client: Identity,
     header: H,
     coalescing: bool,
@@ -110,6 +118,8 @@ impl<H, R> Default for BroadcastScheduler<H, R> {
         Self {
             engines: HashMap::new(),
             requests: HashMap::new(),
+            numbers: HashMap::new(),
+            last_number: 0,
         }
     }
 }
@@ -120,7 +130,7 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
     }
 
     pub fn on_engine_registered(&mut self, uuid: EngineUuid) {
-        self.engines.insert(uuid, Engine::default());
+        self.engines.entry(uuid).or_default();
     }
 
     /// Its part in every request is lost.
@@ -133,8 +143,8 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         let Some(engine) = self.engines.remove(uuid) else {
             return;
         };
-        for msg_id in engine.pending {
-            self.lose(&msg_id, uuid, how, ends);
+        for (number, part) in engine.pending {
+            self.lose(number, part, how, ends);
         }
     }
 
@@ -149,23 +159,24 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         header: H,
         ends: &mut Vec<BroadcastEnd<H, R>>,
     ) -> Option<FanOut> {
-        if self.requests.contains_key(msg_id) {
+        if self.numbers.contains_key(msg_id) {
             return None;
         }
+        let number = self.last_number + 1;
         let mut parts: Vec<Part<R>> = Vec::with_capacity(targets.len());
         let mut to = Vec::with_capacity(targets.len());
         let mut missing = Vec::new();
-        let mut seen = hashbrown::HashSet::with_capacity(targets.len());
+        let mut seen = HashSet::with_capacity(targets.len());
         for target in targets {
             if !seen.insert(target.uuid.clone()) {
                 continue;
             }
             match self.engines.get_mut(&target.uuid) {
                 Some(engine) => {
-                    engine.pending.push(msg_id.clone());
+                    engine.pending.insert(number, parts.len());
                     to.push((target.clone(), outgoing_id(msg_id, &target.uuid)));
                 }
-                None => missing.push(target.uuid.clone()),
+                None => missing.push(parts.len()),
             }
             parts.push(Part {
                 target,
@@ -174,19 +185,19 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         }
         let nobody = parts.is_empty();
         if !nobody {
-            let left = parts.len();
-            self.requests.insert(
-                msg_id.clone(),
-                Request {
-                    client,
-                    header,
-                    coalescing,
-                    parts,
-                    left,
-                },
-            );
-            for uuid in missing {
-                self.lose(msg_id, &uuid, "no such engine is registered", ends);
+            self.last_number = number;
+            self.numbers.insert(msg_id.clone(), number);
+            let request = Request {
+                msg_id: msg_id.clone(),
+                client,
+                header,
+                coalescing,
+                left: parts.len(),
+                parts,
+            };
+            self.requests.insert(number, request);
+            for part in missing {
+                self.lose(number, part, "no such engine is registered", ends);
             }
         }
         Some(FanOut { to, nobody })
@@ -200,43 +211,36 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         outgoing: &str,
         reply: R,
     ) -> BroadcastVerdict<H, R> {
-        let Some((msg_id, request)) = self.requests.get_key_value_mut(original) else {
-            return BroadcastVerdict::Unknown;
-        };
-        if outgoing_id(msg_id, engine).as_str() != outgoing {
-            return BroadcastVerdict::Unknown;
-        }
-        let msg_id = msg_id.clone();
-        let Some(part) = request
-            .parts
-            .iter_mut()
-            .find(|part| part.target.uuid == *engine)
+        let (Some(number), Some(known)) =
+            (self.numbers.get(original), self.engines.get_mut(engine))
         else {
             return BroadcastVerdict::Unknown;
         };
-        if !matches!(part.state, PartState::Waiting) {
+        let suffix = outgoing
+            .strip_prefix(original)
+            .and_then(|suffix| suffix.strip_prefix('_'));
+        if suffix != Some(engine.as_str()) {
             return BroadcastVerdict::Unknown;
         }
+        let number = *number;
+        let Some(part) = known.pending.remove(&number) else {
+            return BroadcastVerdict::Unknown;
+        };
+        known.completed += 1;
+        let request = self.requests.get_mut(&number);
+        let request = request.expect("what an engine has to answer is there");
         request.left -= 1;
-        if let Some(engine) = self.engines.get_mut(engine) {
-            engine.completed += 1;
-            if let Some(at) = engine.pending.iter().position(|pending| *pending == msg_id) {
-                engine.pending.remove(at);
-            }
+        if request.coalescing {
+            request.parts[part].state = PartState::Answered(Some(reply));
+            return match self.conclude(number) {
+                Some(end) => BroadcastVerdict::End(end),
+                None => BroadcastVerdict::Held,
+            };
         }
-        if !request.coalescing {
-            part.state = PartState::Answered(None);
-            let client = request.client.clone();
-            if request.left == 0 {
-                self.requests.remove(&msg_id);
-            }
-            return BroadcastVerdict::Deliver { client, reply };
-        }
-        part.state = PartState::Answered(Some(reply));
-        match self.conclude(&msg_id) {
-            Some(end) => BroadcastVerdict::End(end),
-            None => BroadcastVerdict::Held,
-        }
+        request.parts[part].state = PartState::Answered(None);
+        let client = request.client.clone();
+        self.forget_if_done(number);
+        BroadcastVerdict::Deliver { client, reply }
     }
 
     pub fn snapshot(&self) -> impl Iterator<Item = BroadcastLoad> {
@@ -249,68 +253,62 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
 
     /// Requests, by their original ids, that an engine has not answered yet.
     pub fn pending_ids(&self, uuid: &EngineUuid) -> Vec<MsgId> {
-        self.engines
-            .get(uuid)
-            .map(|engine| engine.pending.clone())
-            .unwrap_or_default()
+        let pending = self.engines.get(uuid).map(|engine| &engine.pending);
+        pending
+            .into_iter()
+            .flatten()
+            .map(|(number, _)| self.requests[number].msg_id.clone())
+            .collect()
     }
 
     /// Is a request of this id, or an engine's part in one, under way?
     pub fn is_pending(&self, msg_id: &str) -> bool {
-        if self.requests.contains_key(msg_id) {
+        if self.numbers.contains_key(msg_id) {
             return true;
         }
         // `ORIGINAL_UUID`: uuids have no underscore, original ids do.
-        let Some((original, uuid)) = msg_id.rsplit_once('_') else {
-            return false;
-        };
-        self.requests.get(original).is_some_and(|request| {
-            request.parts.iter().any(|part| {
-                part.target.uuid.as_str() == uuid && matches!(part.state, PartState::Waiting)
-            })
+        msg_id.rsplit_once('_').is_some_and(|(original, uuid)| {
+            let (number, engine) = (self.numbers.get(original), self.engines.get(uuid));
+            number
+                .zip(engine)
+                .is_some_and(|(number, engine)| engine.pending.contains_key(number))
         })
     }
 
-    fn lose(
-        &mut self,
-        msg_id: &MsgId,
-        uuid: &EngineUuid,
-        how: &str,
-        ends: &mut Vec<BroadcastEnd<H, R>>,
-    ) {
-        let Some(request) = self.requests.get_mut(msg_id) else {
-            return;
-        };
-        let waiting = |part: &&mut Part<R>| {
-            part.target.uuid == *uuid && matches!(part.state, PartState::Waiting)
-        };
-        let Some(part) = request.parts.iter_mut().find(waiting) else {
-            return;
-        };
-        part.state = PartState::Lost(how.to_owned());
+    /// An engine's part in a request, which is not among what it has to answer any more, is lost.
+    fn lose(&mut self, number: Number, part: usize, how: &str, ends: &mut Vec<BroadcastEnd<H, R>>) {
+        let request = self.requests.get_mut(&number);
+        let request = request.expect("a request with a part that waits is there");
         request.left -= 1;
+        let part = &mut request.parts[part];
+        part.state = PartState::Lost(how.to_owned());
         if request.coalescing {
-            ends.extend(self.conclude(msg_id));
+            ends.extend(self.conclude(number));
             return;
         }
         ends.push(BroadcastEnd::Lost {
             client: request.client.clone(),
-            msg_id: outgoing_id(msg_id, uuid),
+            msg_id: outgoing_id(&request.msg_id, &part.target.uuid),
             header: request.header.clone(),
             target: part.target.clone(),
             how: how.to_owned(),
         });
-        if request.left == 0 {
-            self.requests.remove(msg_id);
+        self.forget_if_done(number);
+    }
+
+    /// Takes a request out if nobody is waited for any more.
+    fn forget_if_done(&mut self, number: Number) -> Option<Request<H, R>> {
+        if self.requests.get(&number)?.left > 0 {
+            return None;
         }
+        let request = self.requests.remove(&number)?;
+        self.numbers.remove(&request.msg_id);
+        Some(request)
     }
 
     /// The one reply of a coalescing request, if nobody is waited for any more.
-    fn conclude(&mut self, msg_id: &MsgId) -> Option<BroadcastEnd<H, R>> {
-        if self.requests.get(msg_id)?.left > 0 {
-            return None;
-        }
-        let request = self.requests.remove(msg_id)?;
+    fn conclude(&mut self, number: Number) -> Option<BroadcastEnd<H, R>> {
+        let request = self.forget_if_done(number)?;
         let (mut targets, mut replies, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for Part { target, state } in request.parts {
             targets.push(target.clone());
@@ -320,15 +318,27 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
                 PartState::Waiting => {}
             }
         }
-        let Request { client, header, .. } = request;
         Some(BroadcastEnd::Coalesced {
-            client,
-            msg_id: msg_id.clone(),
-            header,
+            client: request.client,
+            msg_id: request.msg_id,
+            header: request.header,
             targets,
             replies,
             lost,
         })
+    }
+}
+
+#[cfg(test)]
+impl<H, R> BroadcastScheduler<H, R> {
+    /// Nothing is under way, and nothing is kept of what was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+            && self.numbers.is_empty()
+            && self
+                .engines
+                .values()
+                .all(|engine| engine.pending.is_empty())
     }
 }
 
@@ -387,14 +397,6 @@ mod tests {
         scheduler.on_reply(&uuid(engine), "m_1", &format!("m_1_e{engine}"), engine)
     }
 
-    fn is_empty(scheduler: &Scheduler) -> bool {
-        scheduler.requests.is_empty()
-            && scheduler
-                .engines
-                .values()
-                .all(|engine| engine.pending.is_empty())
-    }
-
     #[test]
     fn each_reply_is_delivered_once_as_it_comes() {
         let mut scheduler = with_engines(2);
@@ -423,7 +425,7 @@ mod tests {
                 reply: 0
             }
         );
-        assert!(is_empty(&scheduler));
+        assert!(scheduler.is_empty());
     }
 
     #[test]
@@ -443,7 +445,7 @@ mod tests {
         };
         assert_eq!((replies, lost), (vec![2, 0, 1], vec![]));
         assert_eq!(targets, [2, 0, 1].map(target));
-        assert!(is_empty(&scheduler));
+        assert!(scheduler.is_empty());
     }
 
     #[test]
@@ -472,7 +474,7 @@ mod tests {
                 }
                 other => panic!("{other:?}"),
             }
-            assert!(is_empty(&scheduler));
+            assert!(scheduler.is_empty());
             assert_eq!(reply(&mut scheduler, 1), BroadcastVerdict::Unknown);
         }
     }
@@ -486,10 +488,10 @@ mod tests {
             matches!(&ends[..], [BroadcastEnd::Lost { target: lost, .. }] if *lost == target(7))
         );
         reply(&mut scheduler, 0);
-        assert!(is_empty(&scheduler));
+        assert!(scheduler.is_empty());
         let (_, ends) = send(&mut scheduler, &[7, 8], true);
         assert!(matches!(&ends[..], [BroadcastEnd::Coalesced { lost, .. }] if lost.len() == 2));
         let (fan_out, ends) = send(&mut scheduler, &[], true);
-        assert!(fan_out.nobody && ends.is_empty() && is_empty(&scheduler));
+        assert!(fan_out.nobody && ends.is_empty() && scheduler.is_empty());
     }
 }

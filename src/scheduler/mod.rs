@@ -5,6 +5,8 @@
 //! thread that sends it.
 
 mod broadcast;
+#[cfg(test)]
+mod broadcast_simulation;
 mod direct;
 mod recent;
 pub mod scheme;
@@ -16,6 +18,6 @@ pub use broadcast::{
 pub use direct::{DirectFailure, DirectLoad, DirectScheduler, Route};
 pub use scheme::Scheme;
 pub use task::{
-    EngineLoad, JobKey, Outcome, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskSnapshot,
-    TaskStatus, Verdict,
+    EngineLoad, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler,
+    TaskSnapshot, TaskStatus, Verdict,
 };

@@ -96,7 +96,8 @@ def run_file(file, ours, binary, python):
     """What became of the file's tests, and the processes that were left behind."""
     work = CHECKOUT / "target" / "conformance" / ours / file
     shutil.rmtree(work, ignore_errors=True)
-    (work / "tmp").mkdir(parents=True)
+    for folder in ("home", "tmp"):
+        (work / folder).mkdir(parents=True)
     log = work / "log.txt"
     outcomes = work / "results.jsonl"
     outcomes.touch()
@@ -108,6 +109,7 @@ def run_file(file, ours, binary, python):
         "IPCLUSTER_REPLACES": REPLACES[ours],
         "IPCLUSTER_FILE": file,
         "IPCLUSTER_RESULTS": str(outcomes),
+        "HOME": str(work / "home"),
         "IPYTHONDIR": str(work / "ipython"),
         "JUPYTER_CONFIG_DIR": str(work / "jupyter"),
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

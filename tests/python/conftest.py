@@ -9,10 +9,6 @@ import pytest
 
 
 def pytest_sessionstart(session):
-    # What is ignored here, as under nohup or in the background of a script, is ignored by every program that is started.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     # As Ctrl-C: fixtures end what they started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.access(programs.BINARY, os.X_OK):

@@ -15,7 +15,7 @@ use super::{
     EngineThread, Registered, is_registration_reply, now, read_registration, registration,
     unregistration,
 };
-use crate::engine::config::Config;
+use crate::engine::config::{Config, KernelProgram};
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::{Link, Received};
 use crate::engine::kernel::messages::{ExitStatus, FromKernel, KernelInfo, to_kernel};
@@ -253,7 +253,7 @@ impl Serving {
                 self.drain_pipes();
                 let why = format!(
                     "its kernel ({}) was not ready within {:.1} s (--start-timeout gives it longer)",
-                    self.config.kernel.python.path.display(),
+                    self.config.kernel.program,
                     limit.as_secs_f64()
                 );
                 let ending = Ending::Failed(format!("{why}{}", self.kernel.words));
@@ -612,6 +612,30 @@ impl Serving {
     }
 
     fn on_ready(&mut self, info: &KernelInfo) {
+        if let Some(kernel) = &info.kernel {
+            tracing::info!(
+                "engine {}: runs the Jupyter kernel {} ({} {})",
+                self.who.id,
+                kernel.name,
+                kernel.language,
+                kernel.version
+            );
+        } else {
+            self.describe_own_kernel(info);
+        }
+        self.drain_pipes();
+        self.kernel.ready = true;
+        let words = std::mem::take(&mut self.kernel.words);
+        if !words.is_empty() {
+            tracing::info!(
+                "engine {}: as it started, its kernel wrote:{}",
+                self.who.id,
+                words.indented()
+            );
+        }
+    }
+
+    fn describe_own_kernel(&self, info: &KernelInfo) {
         tracing::debug!(
             "engine {}: kernel {} runs Python {} ({})",
             self.who.id,
@@ -631,16 +655,6 @@ impl Serving {
                 "engine {}: the kernel is one of mode {}",
                 self.who.id,
                 info.mode
-            );
-        }
-        self.drain_pipes();
-        self.kernel.ready = true;
-        let words = std::mem::take(&mut self.kernel.words);
-        if !words.is_empty() {
-            tracing::info!(
-                "engine {}: as it started, its kernel wrote:{}",
-                self.who.id,
-                words.indented()
             );
         }
     }
@@ -786,8 +800,8 @@ impl Serving {
         let how = match (status, &why) {
             (_, Some(Killed::OverLimit(why))) => why.clone(),
             (Some(status), _) if !self.kernel.ready => {
-                let python = self.config.kernel.python.path.display();
-                format!("its kernel ({python}) ended before it was ready: {status}")
+                let program = &self.config.kernel.program;
+                format!("its kernel ({program}) ended before it was ready: {status}")
             }
             (Some(ExitStatus::Code(0)), _) => "its kernel ended itself".to_owned(),
             (Some(status), None) => format!("its kernel died: {status}"),
@@ -842,11 +856,16 @@ impl Serving {
         self.state = State::Stopping {
             until: Instant::now() + GRACE,
         };
+        let was_busy = self.queue.running().is_some() || !self.beside.is_empty();
         self.fail_requests("it was stopped");
         self.kernel.link.send(to_kernel::EXIT, []);
         self.flush_link_now();
-        // Code that is running does not see the message.
-        self.signal_kernel(Signal::SIGTERM as i32, false);
+        // Code that is running does not see the message. A kernel that is not ours may know of no other way to take
+        // SIGTERM than to end at once: it gets it only then.
+        let is_own = matches!(self.config.kernel.program, KernelProgram::Own(_));
+        if is_own || was_busy {
+            self.signal_kernel(Signal::SIGTERM as i32, false);
+        }
     }
 
     fn end(&mut self, how: Ending, reason: &str) {

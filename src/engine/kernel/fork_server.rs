@@ -15,8 +15,8 @@ use tokio::process::Child;
 
 use super::link::{Link, Received};
 use super::messages::{FromForkServer, to_fork_server};
-use super::{python::Python, spawn};
-use crate::engine::config::KernelConfig;
+use super::spawn;
+use crate::engine::config::{OwnKernel, Traits};
 use crate::engine::outputs::Utf8Pieces;
 use crate::engine::starting::{LastWords, Late, Patience};
 use crate::transport::Frame;
@@ -52,19 +52,19 @@ pub(in crate::engine) enum ForkServerEvent {
 impl ForkServer {
     /// `limit`: as long as it may take to be ready.
     pub(in crate::engine) fn start(
-        python: &Python,
-        config: &KernelConfig,
+        kernel: &OwnKernel,
+        traits: &Traits,
         limit: Option<Duration>,
     ) -> io::Result<Self> {
         let (reader, stdout) = io::pipe()?;
         let output = (OwnedFd::from(stdout.try_clone()?), OwnedFd::from(stdout));
         let (process, mut link) = spawn::start(
-            python,
+            &kernel.python,
             "fork-server",
             output,
             spawn::Surroundings::default(),
         )?;
-        let preload = json!({ "preload": config.preload, "config": config.traits });
+        let preload = json!({ "preload": kernel.preload, "config": traits });
         link.send(
             to_fork_server::PRELOAD,
             [Frame::from(preload.to_string().into_bytes())],

@@ -59,17 +59,21 @@ impl Piece {
 
 /// Makes a link: this process's end, and the descriptor for the other.
 pub(in crate::engine) fn pair() -> io::Result<(Link, OwnedFd)> {
+    let (here, there) = streams()?;
+    Ok((Link::new(here)?, there.into()))
+}
+
+/// Makes a link between two threads of this process.
+pub(in crate::engine) fn pair_within() -> io::Result<(Link, Link)> {
+    let (here, there) = streams()?;
+    Ok((Link::new(here)?, Link::new(there)?))
+}
+
+fn streams() -> io::Result<(UnixStream, UnixStream)> {
     let (here, there) = UnixStream::pair()?;
-    here.set_nonblocking(true)?;
     enlarge_buffers(&here);
     enlarge_buffers(&there);
-    let link = Link {
-        stream: here,
-        decoder: Decoder::default(),
-        outgoing: VecDeque::new(),
-        written: 0,
-    };
-    Ok((link, there.into()))
+    Ok((here, there))
 }
 
 /// Fewer, larger steps for large arrays. Small buffers are no error.
@@ -81,6 +85,16 @@ fn enlarge_buffers(stream: &UnixStream) {
 }
 
 impl Link {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            decoder: Decoder::default(),
+            outgoing: VecDeque::new(),
+            written: 0,
+        })
+    }
+
     pub(in crate::engine) fn fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }

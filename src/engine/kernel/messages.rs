@@ -13,6 +13,17 @@ pub(in crate::engine) mod to_kernel {
     pub(in crate::engine) const EXIT: u32 = 4;
 }
 
+/// Tags of messages from a kernel.
+pub(in crate::engine) mod from_kernel {
+    pub(in crate::engine) const READY: u32 = 101;
+    pub(in crate::engine) const FAILED: u32 = 102;
+    pub(in crate::engine) const REPLY: u32 = 103;
+    pub(in crate::engine) const IOPUB: u32 = 104;
+    pub(in crate::engine) const STREAM: u32 = 105;
+    pub(in crate::engine) const DONE: u32 = 106;
+    pub(in crate::engine) const LOG: u32 = 107;
+}
+
 /// Tags of messages to the fork server.
 pub(in crate::engine) mod to_fork_server {
     pub(in crate::engine) const PRELOAD: u32 = 201;
@@ -62,8 +73,18 @@ pub(in crate::engine) struct KernelInfo {
     pub(in crate::engine) executable: String,
     #[serde(default)]
     pub(in crate::engine) ipyparallel: Option<String>,
-    /// `ipyparallel`, `ipython` or `plain`.
+    /// `ipyparallel`, `ipython` or `plain`; `jupyter` for a kernel that is not ours.
     pub(in crate::engine) mode: String,
+    /// What is known of a kernel of mode `jupyter`.
+    #[serde(default)]
+    pub(in crate::engine) kernel: Option<JupyterKernel>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::engine) struct JupyterKernel {
+    pub(in crate::engine) name: String,
+    pub(in crate::engine) language: String,
+    pub(in crate::engine) version: String,
 }
 
 /// Why a kernel cannot be one.
@@ -119,30 +140,30 @@ impl FromKernel {
         let LinkMessage { tag, frames } = message;
         let mut frames = frames.into_iter();
         Some(match tag {
-            101 => Self::Ready(serde_json::from_slice(&frames.next()?).ok()?),
-            102 => Self::Failed(serde_json::from_slice(&frames.next()?).ok()?),
-            103 => Self::Reply {
+            from_kernel::READY => Self::Ready(serde_json::from_slice(&frames.next()?).ok()?),
+            from_kernel::FAILED => Self::Failed(serde_json::from_slice(&frames.next()?).ok()?),
+            from_kernel::REPLY => Self::Reply {
                 msg_id: text(frames.next()?)?,
                 content: frames.next()?,
                 metadata: frames.next()?,
                 buffers: frames.collect(),
             },
-            104 => Self::Iopub {
+            from_kernel::IOPUB => Self::Iopub {
                 msg_type: text(frames.next()?)?,
                 parent: frames.next()?,
                 metadata: frames.next()?,
                 content: frames.next()?,
                 buffers: frames.collect(),
             },
-            105 => Self::Stream {
+            from_kernel::STREAM => Self::Stream {
                 stderr: frames.next()? == b"stderr",
                 parent: frames.next()?,
                 text: text(frames.next()?)?,
             },
-            106 => Self::Done {
+            from_kernel::DONE => Self::Done {
                 msg_id: text(frames.next()?)?,
             },
-            107 => Self::Log {
+            from_kernel::LOG => Self::Log {
                 level: text(frames.next()?)?,
                 text: text(frames.next()?)?,
             },

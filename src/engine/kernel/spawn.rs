@@ -1,4 +1,4 @@
-//! Starting the user's Python.
+//! Starting the user's Python, and other kernels.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -23,37 +23,48 @@ pub(in crate::engine) struct Surroundings {
     pub(in crate::engine) processors: Option<Vec<usize>>,
 }
 
-/// Starts `python -c BOOTSTRAP mode FD` in a session of its own, sends it the kernel's sources, and returns it with the
-/// link to it.
+/// Starts `python -c BOOTSTRAP mode FD`, sends it the kernel's sources, and returns it with the link to it.
 pub(in crate::engine) fn start(
     python: &Python,
     mode: &str,
-    (stdout, stderr): (OwnedFd, OwnedFd),
+    output: (OwnedFd, OwnedFd),
     surroundings: Surroundings,
 ) -> io::Result<(Child, Link)> {
     let (mut link, theirs) = pair()?;
     let fd = theirs.as_raw_fd();
     let mut command = Command::new(&python.path);
-    command
-        .args(["-c", BOOTSTRAP, mode, &fd.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(stdout))
-        .stderr(Stdio::from(stderr))
-        .env_remove(HIDDEN);
-    command.envs(
-        surroundings
-            .environment
-            .iter()
-            .filter_map(|(name, value)| Some((name, value.as_str()?))),
-    );
-    command.kill_on_drop(true);
-    // SAFETY: between fork and exec only system calls are made, which may be.
-    unsafe { command.pre_exec(move || prepare_child(fd, surroundings.processors.as_deref())) };
-    let child = command.spawn()?;
+    command.args(["-c", BOOTSTRAP, mode, &fd.to_string()]);
+    let child = start_command(command, output, surroundings, Some(fd))?;
     drop(theirs);
     link.send(0, [Frame::from(to_json())]);
     link.flush()?;
     Ok((child, link))
+}
+
+/// Starts a program in a session of its own; `inherited` stays open in it.
+pub(in crate::engine) fn start_command(
+    mut command: Command,
+    (stdout, stderr): (OwnedFd, OwnedFd),
+    surroundings: Surroundings,
+    inherited: Option<RawFd>,
+) -> io::Result<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(stdout))
+        .stderr(Stdio::from(stderr))
+        .env_remove(HIDDEN)
+        .envs(
+            surroundings
+                .environment
+                .iter()
+                .filter_map(|(name, value)| Some((name, value.as_str()?))),
+        )
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only system calls are made, which may be.
+    unsafe {
+        command.pre_exec(move || prepare_child(inherited, surroundings.processors.as_deref()));
+    }
+    command.spawn()
 }
 
 /// The number of a process that has not been waited for; in a session of its own it is that of its process group too.
@@ -65,11 +76,13 @@ pub(in crate::engine) fn pid_of(child: &Child) -> Option<Pid> {
 }
 
 /// The link stays open across exec; the child does not outlive the engine (Linux; elsewhere it sees the link's end).
-fn prepare_child(fd: RawFd, processors: Option<&[usize]>) -> io::Result<()> {
+fn prepare_child(inherited: Option<RawFd>, processors: Option<&[usize]>) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-    // SAFETY: the descriptor is open in this process: it was made before the fork.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    if let Some(fd) = inherited {
+        // SAFETY: the descriptor is open in this process: it was made before the fork.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
     // Whatever it is that was started, it can be ended as a whole, and Ctrl-C is the engine's to pass on.
     nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]

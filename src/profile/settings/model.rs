@@ -322,6 +322,8 @@ pub struct EngineSettings {
     pub id: Option<u32>,
     /// The Python that runs user code; else $VIRTUAL_ENV's, the one beside this program, or that of PATH.
     pub python: Option<PathBuf>,
+    /// An installed Jupyter kernel, by its name, that runs the code in place of an ordinary engine's.
+    pub kernel: Option<String>,
     /// Seconds that a Python has to start, import what it needs and run the start-up code; 0 for any number.
     pub start_timeout: Seconds,
     /// Code that every kernel runs first.
@@ -364,6 +366,7 @@ impl Default for EngineSettings {
             max_heartbeat_misses: 50,
             id: None,
             python: None,
+            kernel: None,
             start_timeout: seconds(60.0),
             startup_command: String::new(),
             startup_script: None,

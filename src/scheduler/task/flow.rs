@@ -7,7 +7,7 @@ use super::job::{FAILED, HAD, Job, RETURNED, State};
 use super::queues::ClassIx;
 use super::roster::{Serial, Slot};
 use super::slab::Ix;
-use super::{JobKey, TaskAction, TaskError, TaskScheduler};
+use super::{JobKey, Payload, TaskAction, TaskError, TaskScheduler};
 use crate::protocol::{EngineUuid, Identity};
 
 /// A job that the scheduler ends, with the engine that is to blame.
@@ -21,7 +21,7 @@ pub(super) struct Doom {
 /// Lists of one event keep their memory up to this length.
 const KEPT: usize = 1024;
 
-impl<P> TaskScheduler<P> {
+impl<P: Payload> TaskScheduler<P> {
     /// Ends and places what an event has put into the lists, and what that leads to.
     pub(super) fn work(&mut self, now: Instant, out: &mut Vec<TaskAction<P>>) {
         loop {
@@ -247,7 +247,6 @@ impl<P> TaskScheduler<P> {
         out.push(TaskAction::Fail {
             job_payload: job.payload,
             client,
-            msg_id: job.msg_id,
             engine: uuid,
             error: doom.error,
         });
@@ -258,7 +257,7 @@ impl<P> TaskScheduler<P> {
         self.stop_clock(job);
         self.disconnect(job);
         let known = self.jobs.remove(job);
-        let hash = self.hasher.hash(known.msg_id.as_str());
+        let hash = self.hasher.hash(known.payload.msg_id());
         self.live.remove(hash, job);
         self.finished.insert(hash, end);
         self.queues.let_go(known.class);
@@ -275,10 +274,9 @@ impl<P> TaskScheduler<P> {
         if let Some(terms) = &mut self.jobs[job].terms
             && terms.deadline.is_none()
             && let Some(timeout) = terms.timeout
-            && let Some(deadline) = now.checked_add(timeout)
+            && let Some(deadline) = self.deadlines.add(now, timeout, job)
         {
             terms.deadline = Some(deadline);
-            self.deadlines.insert((deadline, job));
         }
     }
 
@@ -286,7 +284,7 @@ impl<P> TaskScheduler<P> {
         if let Some(terms) = &mut self.jobs[job].terms
             && let Some(deadline) = terms.deadline.take()
         {
-            self.deadlines.remove(&(deadline, job));
+            self.deadlines.remove(deadline, job);
         }
     }
 }

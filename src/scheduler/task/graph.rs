@@ -10,7 +10,7 @@ use super::job::{Edge, EdgeIx, Follow, Job, Kind, Need, State};
 use super::queues::ClassIx;
 use super::request::Dependency;
 use super::roster::Serial;
-use super::{TaskError, TaskScheduler};
+use super::{Payload, TaskError, TaskScheduler};
 
 /// What is known of a task that another one names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn how(ok: bool) -> &'static str {
     if ok { "succeeded" } else { "failed" }
 }
 
-impl<P> TaskScheduler<P> {
+impl<P: Payload> TaskScheduler<P> {
     fn known(&self, msg_id: &str) -> Known {
         let hash = self.hasher.hash(msg_id);
         if let Some(job) = self.find(hash, msg_id) {
@@ -365,10 +365,10 @@ impl<P> TaskScheduler<P> {
     }
 }
 
-fn impossible<P>(ended: &Job<P>, ok: bool) -> TaskError {
+fn impossible<P: Payload>(ended: &Job<P>, ok: bool) -> TaskError {
     TaskError::Impossible(format!(
         "a task that it depends on {}: {}",
         how(ok),
-        ended.msg_id
+        ended.payload.msg_id()
     ))
 }

@@ -1,13 +1,11 @@
 //! A live task.
 
-use std::time::{Duration, Instant};
-
+use super::deadlines::Nanos;
 use super::ids::JobIx;
 use super::queues::{ClassIx, ClientIx, LaneIx};
 use super::request::Dependency;
 use super::roster::{Serial, Slot};
 use super::slab::ix;
-use crate::protocol::MsgId;
 
 ix! {
     /// One task's need of another.
@@ -16,7 +14,6 @@ ix! {
 
 #[derive(Debug)]
 pub(super) struct Job<P> {
-    pub(super) msg_id: MsgId,
     pub(super) payload: P,
     /// Counts submissions.
     pub(super) sequence: u64,
@@ -52,9 +49,9 @@ pub(super) enum State {
 /// What only some tasks have.
 #[derive(Debug)]
 pub(super) struct Terms {
-    pub(super) timeout: Option<Duration>,
+    pub(super) timeout: Option<Nanos>,
     /// While it waits.
-    pub(super) deadline: Option<Instant>,
+    pub(super) deadline: Option<Nanos>,
     /// What `targets` named, before `follow` narrowed it.
     pub(super) targets: ClassIx,
     /// None once it is met.
@@ -204,7 +201,7 @@ impl<P> Job<P> {
             .is_some_and(|attempts| attempts.excluded().next().is_some())
     }
 
-    pub(super) fn timeout(&self) -> Option<Duration> {
+    pub(super) fn timeout(&self) -> Option<Nanos> {
         self.terms.as_ref().and_then(|terms| terms.timeout)
     }
 }

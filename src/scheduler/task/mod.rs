@@ -38,10 +38,11 @@
 //! that runs.
 //!
 //! # Memory
-//! A waiting task takes less than 300 bytes beside its payload, with its id and its part of every index; up to 150
-//! more with a timeout or dependencies, and 32 for each task that it needs. All of it is given back. What remains is the
-//! memory of finished tasks, up to [`TaskConfig::finished_limit`], and the names of the last engines that have gone.
+//! A waiting task takes less than 200 bytes beside its frames, with its part of every index; less than 300 with a
+//! timeout or dependencies, and 32 more for each task that it needs. All of it is given back. What remains is the memory
+//! of finished tasks, up to [`TaskConfig::finished_limit`], and the names of the last engines that have gone.
 
+mod deadlines;
 mod error;
 mod flow;
 mod graph;
@@ -53,16 +54,17 @@ mod roster;
 mod slab;
 mod types;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 pub use error::TaskError;
 pub use types::{
-    DEFAULT_FINISHED_LIMIT, EngineLoad, JobKey, Outcome, TaskAction, TaskConfig, TaskSnapshot,
-    TaskStatus, Verdict,
+    DEFAULT_FINISHED_LIMIT, EngineLoad, JobKey, Outcome, Payload, TaskAction, TaskConfig,
+    TaskSnapshot, TaskStatus, Verdict,
 };
 
 use crate::protocol::{EngineUuid, Identity, MsgId, TaskMetadata};
+use deadlines::{Deadlines, Nanos};
 use flow::Doom;
 use graph::Checked;
 use ids::{Ended, Finished, IdHash, IdHasher, JobIx, LiveIds};
@@ -82,7 +84,7 @@ pub struct TaskScheduler<P> {
     edges: Slab<EdgeIx, Edge>,
     roster: Roster,
     queues: Queues,
-    deadlines: BTreeSet<(Instant, JobIx)>,
+    deadlines: Deadlines,
     submissions: u64,
     /// To be placed before the event is over, unless they end.
     ready: Vec<JobKey>,
@@ -98,7 +100,7 @@ struct Plan<'a> {
     follow: Option<Checked<'a>>,
 }
 
-impl<P> TaskScheduler<P> {
+impl<P: Payload> TaskScheduler<P> {
     pub fn new(config: TaskConfig) -> Self {
         Self {
             jobs: Slab::new(),
@@ -108,7 +110,7 @@ impl<P> TaskScheduler<P> {
             edges: Slab::new(),
             roster: Roster::new(&config),
             queues: Queues::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             submissions: 0,
             ready: Vec::new(),
             doomed: VecDeque::new(),
@@ -179,7 +181,7 @@ impl<P> TaskScheduler<P> {
             let known = &mut self.jobs[job];
             known.state = State::Moving;
             let again = known.retries > 0 && !known.aborted;
-            let (class, msg_id) = (known.class, known.msg_id.clone());
+            let class = known.class;
             if again && (!self.is_empty(class) || self.follows_more(job)) {
                 let known = &mut self.jobs[job];
                 known.retries -= 1;
@@ -188,7 +190,7 @@ impl<P> TaskScheduler<P> {
             } else {
                 let error = TaskError::EngineDied {
                     engine: engine.clone(),
-                    msg_id,
+                    msg_id: self.id_of(job),
                     how: how.to_owned(),
                 };
                 self.doom(job, error, Some((serial, engine.clone())));
@@ -204,21 +206,21 @@ impl<P> TaskScheduler<P> {
         &mut self,
         now: Instant,
         client: Identity,
-        msg_id: &str,
         metadata: &TaskMetadata,
         payload: P,
         out: &mut Vec<TaskAction<P>>,
     ) {
+        let msg_id = payload.msg_id();
         let hash = self.hasher.hash(msg_id);
         let refused = |payload, error| TaskAction::Fail {
             job_payload: payload,
             client: client.clone(),
-            msg_id: MsgId::from(msg_id),
             engine: None,
             error,
         };
         if self.find(hash, msg_id).is_some() {
-            out.push(refused(payload, TaskError::Duplicate(msg_id.into())));
+            let error = TaskError::Duplicate(msg_id.into());
+            out.push(refused(payload, error));
             return;
         }
         let planned = Request::parse(metadata)
@@ -239,7 +241,7 @@ impl<P> TaskScheduler<P> {
                 return;
             }
         };
-        self.admit(client, msg_id, hash, &plan, &request, payload);
+        self.admit(client, hash, &plan, &request, payload);
         self.work(now, out);
     }
 
@@ -275,7 +277,6 @@ impl<P> TaskScheduler<P> {
     fn admit(
         &mut self,
         client: Identity,
-        msg_id: &str,
         hash: IdHash,
         plan: &Plan<'_>,
         request: &Request<'_>,
@@ -288,7 +289,7 @@ impl<P> TaskScheduler<P> {
         let special = request.timeout.is_some() || plan.after.is_some() || plan.follow.is_some();
         let terms = special.then(|| {
             Box::new(Terms {
-                timeout: request.timeout,
+                timeout: request.timeout.and_then(Nanos::new),
                 deadline: None,
                 targets: self.queues.hold_again(class),
                 after: plan.after.as_ref().map(Checked::need),
@@ -301,7 +302,6 @@ impl<P> TaskScheduler<P> {
         });
         self.submissions += 1;
         let job = self.jobs.insert(Job {
-            msg_id: msg_id.into(),
             payload,
             sequence: self.submissions,
             client: self.queues.join(client),
@@ -407,7 +407,7 @@ impl<P> TaskScheduler<P> {
             }
             Outcome::Ok | Outcome::Aborted => {
                 if let State::Running { engine, place } = state {
-                    let moved = self.roster.haunt(engine, place, known.msg_id.clone());
+                    let moved = self.roster.haunt(engine, place, self.id_of(job));
                     self.now_at(moved, place);
                     self.jobs[job].state = State::Moving;
                 } else {
@@ -487,12 +487,9 @@ impl<P> TaskScheduler<P> {
 
     /// Ends the tasks whose timeout has passed.
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<TaskAction<P>>) {
-        while let Some((deadline, job)) = self.deadlines.first().copied()
-            && deadline <= now
-        {
-            self.deadlines.pop_first();
+        while let Some(job) = self.deadlines.pop_passed(now) {
             let known = &mut self.jobs[job];
-            let timeout = known.timeout().unwrap_or_default();
+            let timeout = known.timeout().map(Nanos::duration).unwrap_or_default();
             if let Some(terms) = &mut known.terms {
                 terms.deadline = None;
             }
@@ -503,7 +500,7 @@ impl<P> TaskScheduler<P> {
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.first()
     }
 
     /// The request's frames.
@@ -512,7 +509,7 @@ impl<P> TaskScheduler<P> {
     }
 
     pub fn msg_id(&self, job: JobKey) -> Option<&str> {
-        self.of_key(job).map(|job| job.msg_id.as_str())
+        self.payload(job).map(Payload::msg_id)
     }
 
     /// Where a task is; none when it was never here or has been forgotten.
@@ -572,12 +569,18 @@ impl<P> TaskScheduler<P> {
     {
         let mut jobs: Vec<_> = jobs.collect();
         jobs.sort_unstable_by_key(|job| job.sequence);
-        jobs.into_iter().map(|job| job.msg_id.clone()).collect()
+        jobs.into_iter()
+            .map(|job| MsgId::from(job.payload.msg_id()))
+            .collect()
     }
 
     fn find(&self, hash: IdHash, msg_id: &str) -> Option<JobIx> {
         self.live
-            .find(hash, |job| self.jobs[job].msg_id.as_str() == msg_id)
+            .find(hash, |job| self.jobs[job].payload.msg_id() == msg_id)
+    }
+
+    fn id_of(&self, job: JobIx) -> MsgId {
+        MsgId::from(self.jobs[job].payload.msg_id())
     }
 
     /// By its routing id, which is its uuid.

@@ -1,9 +1,15 @@
 //! What goes into the task scheduler and what comes out of it.
 
-use crate::protocol::{EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineUuid, Identity};
 use crate::scheduler::Scheme;
 
 use super::error::TaskError;
+
+/// A request as its sender wants it kept: its frames.
+pub trait Payload {
+    /// Its id, which is in the frames already, so that nobody needs a second copy.
+    fn msg_id(&self) -> &str;
+}
 
 /// Settings of the task scheduler.
 #[derive(Clone, Debug)]
@@ -54,7 +60,6 @@ pub enum TaskAction<P> {
     Fail {
         job_payload: P,
         client: Identity,
-        msg_id: MsgId,
         /// The engine that is to blame, if one is.
         engine: Option<EngineUuid>,
         error: TaskError,

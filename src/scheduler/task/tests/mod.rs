@@ -2,6 +2,7 @@
 
 mod deaths;
 mod dependencies;
+mod graphs;
 mod original;
 mod queueing;
 mod retries;
@@ -16,6 +17,12 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::scheduler::Scheme;
+
+impl Payload for String {
+    fn msg_id(&self) -> &str {
+        self.strip_prefix("frames of ").unwrap_or(self)
+    }
+}
 
 /// A scheduler, the time, and what the scheduler asked for since it was last looked at.
 struct World {
@@ -77,7 +84,6 @@ impl World {
         self.scheduler.on_submit(
             self.now,
             identity(client),
-            msg_id,
             &metadata,
             format!("frames of {msg_id}"),
             &mut self.out,
@@ -167,12 +173,11 @@ impl World {
                 }
                 TaskAction::Fail {
                     job_payload,
-                    msg_id,
                     engine,
                     error,
                     ..
                 } => {
-                    assert_eq!(job_payload, format!("frames of {msg_id}"));
+                    let msg_id = job_payload.msg_id();
                     let ename = error.to_remote_error().ename;
                     match engine {
                         Some(engine) => format!("{msg_id} ! {ename} {engine}"),

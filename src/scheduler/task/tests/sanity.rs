@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::*;
 use crate::scheduler::task::job::Need;
 
-impl<P> TaskScheduler<P> {
+impl<P: Payload> TaskScheduler<P> {
     /// Each job is in exactly one place, loads are what is pending, no engine has more than the high water mark, and
     /// nothing waits for an engine that has room.
     pub(super) fn sanity_check(&self) {
@@ -20,11 +20,11 @@ impl<P> TaskScheduler<P> {
         assert_eq!(self.live.len(), self.jobs.len());
         let (mut on_engines, mut clocks) = (0, 0);
         for (here, job) in self.jobs.iter() {
-            let hash = self.hasher.hash(job.msg_id.as_str());
-            assert_eq!(self.find(hash, job.msg_id.as_str()), Some(here));
+            let msg_id = job.payload.msg_id();
+            assert_eq!(self.find(self.hasher.hash(msg_id), msg_id), Some(here));
             let deadline = job.terms.as_ref().and_then(|terms| terms.deadline);
             clocks += usize::from(deadline.is_some());
-            assert!(deadline.is_none_or(|deadline| self.deadlines.contains(&(deadline, here))));
+            assert!(deadline.is_none_or(|deadline| self.deadlines.contains(deadline, here)));
             match job.state {
                 State::Running { engine, place } => {
                     on_engines += 1;
@@ -57,12 +57,12 @@ impl<P> TaskScheduler<P> {
                         assert!(
                             !may || !self.roster.has_room(slot) || job.excludes(engine.serial),
                             "{} waits though {} has room",
-                            job.msg_id,
+                            msg_id,
                             engine.uuid
                         );
                     }
                 }
-                State::Moving | State::Doomed => panic!("{} is nowhere", job.msg_id),
+                State::Moving | State::Doomed => panic!("{msg_id} is nowhere"),
             }
         }
         let running = self.roster.iter().map(|(_, engine)| engine.running.len());

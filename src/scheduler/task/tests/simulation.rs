@@ -208,12 +208,11 @@ impl Model {
                 }
                 TaskAction::Fail {
                     client,
-                    msg_id,
+                    job_payload,
                     engine,
                     error,
-                    ..
                 } => {
-                    let msg_id = msg_id.to_string();
+                    let msg_id = job_payload.msg_id().to_owned();
                     assert_eq!(client, identity(&self.tasks[&msg_id].client));
                     self.failed(&msg_id, engine.as_ref().map(number), &error);
                 }
@@ -442,10 +441,10 @@ impl Model {
             .iter()
             .filter_map(|action| match action {
                 TaskAction::Fail {
-                    msg_id,
+                    job_payload,
                     error: TaskError::EngineDied { .. },
                     ..
-                } => Some(msg_id.to_string()),
+                } => Some(job_payload.msg_id().to_owned()),
                 _ => None,
             })
             .collect();

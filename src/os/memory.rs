@@ -1,0 +1,51 @@
+//! Memory that was freed, and that the C library still keeps.
+//!
+//! A queue of a million tasks that has been worked off leaves its memory with the allocator, in pieces between others
+//! that are in use, and glibc gives back by itself only what lies at the end of a heap.
+
+/// Below this, nothing is worth the trouble.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE: usize = 32 << 20;
+
+/// Gives memory that is free back to the system, if this process has become large. Takes some milliseconds for each 100 MB
+/// that go, in which other threads may have to wait for the allocator; next to nothing when there is nothing to give.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn give_back() {
+    if resident().is_some_and(|bytes| bytes >= LARGE) {
+        // SAFETY: may be called at any time, on any thread.
+        unsafe { nix::libc::malloc_trim(0) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back() {}
+
+/// Bytes of this process that are in memory.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn resident() -> Option<usize> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * usize::try_from(page).ok()?)
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_between_pieces_in_use_is_given_back() {
+        const PIECES: usize = 200_000;
+        // Other tests run beside this one, so that only a large difference means something.
+        let all: Vec<Box<[u8]>> = (0..PIECES).map(|n| vec![n as u8; 1000].into()).collect();
+        let full = resident().unwrap();
+        let kept: Vec<_> = all
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| n % 1000 == 999)
+            .collect();
+        give_back();
+        assert!(resident().unwrap() < full - PIECES * 1000 / 2);
+        assert!(kept.iter().all(|(n, piece)| piece[0] == *n as u8));
+    }
+}
