@@ -506,7 +506,7 @@ impl Serving {
             "config": kernel.traits,
             "exec_lines": kernel.exec_lines,
             "exec_files": kernel.exec_files,
-            "mpi_init": null,
+            "mpi_init": kernel.mpi_init,
             "work_dir": null,
             "env": {},
             "profile_dir": kernel.profile_dir,
