@@ -48,6 +48,7 @@ lint:
 
 bench:
 	$(CARGO) bench --locked --bench taskdb
+	@python=$$($(ENVIRONMENT)) && $(CARGO) bench --locked --bench load -- --python "$$python"
 
 clean:
 	$(CARGO) clean

@@ -67,7 +67,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("dictdb", CONTROLLERS, dictdb),
     slow(scenario("sqlitedb", CONTROLLERS, sqlitedb)),
     scenario("latency", ALL, latency),
+    scenario("turns", OURS, turns),
     scenario("big", ALL, big),
+    slow(scenario("payloads", ALL, payloads)),
     scenario("broadcast", CONTROLLERS, broadcast),
     slow(scenario("crowd", CONTROLLERS, crowd)),
     slow(scenario("crowd-5000", OURS, crowd_of_5000)),
@@ -187,6 +189,18 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Tasks that wait for an engine.
+    fn queued(&mut self) -> Result<u64, Box<dyn Error>> {
+        Ok(self.hub.as_mut().ok_or("no hub")?.accounted()?.1)
+    }
+
+    fn until_queued(&mut self, count: u64) -> Result<(), Box<dyn Error>> {
+        while self.queued()? < count {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn cpu(&self) -> Duration {
@@ -341,6 +355,31 @@ fn latency(plan: &Plan, side: Side) -> Samples {
     ])
 }
 
+/// What one client's single tasks cost it while another client has thousands queued.
+fn turns(plan: &Plan, side: Side) -> Samples {
+    let queued = 100_000;
+    let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+    let mut flood = cluster.load(1, &Queue::Task, 100)?;
+    let mut single = cluster.load(1, &Queue::Task, 100)?;
+    single.one_at_a_time(100)?;
+    flood.submit(queued)?;
+    cluster.until_queued(queued / 2)?;
+    let times = single.one_at_a_time(plan.count(side, 4000, 0))?;
+    if cluster.queued()? == 0 {
+        return Err("the queue ran empty".into());
+    }
+    flood.run(queued, 0)?;
+    cluster.engines.check()?;
+    Ok(vec![
+        Sample::new(
+            format!("one at a time, of another {queued} queued, p50"),
+            "ms",
+            percentile(&times, 50.0),
+        ),
+        Sample::new("  p99", "ms", percentile(&times, 99.0)),
+    ])
+}
+
 /// In milliseconds, of ascending times.
 fn percentile(times: &[Duration], percent: f64) -> f64 {
     let index = (times.len() as f64 * percent / 100.0) as usize;
@@ -355,6 +394,31 @@ fn big(plan: &Plan, side: Side) -> Samples {
         Sample::new("tasks, 1 MB each way", "/s", rate.per_second).goal(">= 85% relay"),
         Sample::new("  controller CPU per task", "us", rate.cpu),
     ])
+}
+
+fn payloads(plan: &Plan, side: Side) -> Samples {
+    let mut samples = Vec::new();
+    for (payload, name, count) in [
+        (10, "10 B", 100_000),
+        (10 * KB, "10 kB", 60_000),
+        (100 * KB, "100 kB", 20_000),
+    ] {
+        for mux in [false, true] {
+            let mut cluster = Cluster::start(plan, side, Setup::default(), 4)?;
+            let queue = if mux { cluster.mux() } else { Queue::Task };
+            let mut load = cluster.load(CLIENTS, &queue, payload)?;
+            let window = WINDOW.min(20_000_000 / payload as u64);
+            let rate = cluster.throughput(&mut load, plan.count(side, count, 2000), window)?;
+            let queue = if mux { "mux" } else { "tasks" };
+            samples.push(Sample::new(
+                format!("{queue}, {name} each way"),
+                "/s",
+                rate.per_second,
+            ));
+            samples.push(Sample::new("  controller CPU", "us", rate.cpu));
+        }
+    }
+    Ok(samples)
 }
 
 fn broadcast(plan: &Plan, side: Side) -> Samples {
@@ -383,7 +447,7 @@ fn broadcast(plan: &Plan, side: Side) -> Samples {
 
 fn crowd(plan: &Plan, side: Side) -> Samples {
     // A stock controller is expected to lose engines beyond about a thousand connections.
-    let few = task_rate(plan, side, Setup::default())?.per_second;
+    let few = task_rate(plan, side, Setup::default())?;
     let server = Server::start(side, Setup::default(), &plan.programs)?;
     let (mut cluster, arrival) = Cluster::with_engines(server, 1000, Connections::All)?;
     let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
@@ -401,7 +465,13 @@ fn crowd(plan: &Plan, side: Side) -> Samples {
             arrival.registered.as_secs_f64(),
         )
         .goal("<= 0.3"),
-        Sample::new("  task rate against 4 engines", "", many.per_second / few).goal(">= 0.9"),
+        Sample::new(
+            "  task rate against 4 engines",
+            "",
+            many.per_second / few.per_second,
+        )
+        .goal(">= 0.9"),
+        Sample::new("  CPU per task against 4 engines", "", many.cpu / few.cpu),
         Sample::new("  idle CPU", "%", idle).goal("<= 0.5"),
         Sample::new("  idle memory", "MB", cluster.memory() / 1e6).goal("<= 60"),
     ])
@@ -480,15 +550,11 @@ fn memory(plan: &Plan, side: Side) -> Samples {
     let count = plan.count(side, 1_000_000, 0);
     cluster.engines.hold(true);
     load.submit(count)?;
-    let hub = cluster.hub.as_mut().ok_or("no hub")?;
-    while hub.accounted()?.1 + 4 < count {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    cluster.until_queued(count - 4)?;
     let full = cluster.memory();
     cluster.engines.hold(false);
     load.run(count, 0)?;
-    std::thread::sleep(Duration::from_millis(500));
-    let after = cluster.memory();
+    let after = until_small(&cluster, before);
     let beyond = (full - before) / count as f64 - load.request_size() as f64;
     Ok(vec![
         Sample::new("memory per queued task beyond its frames", "B", beyond).goal("<= 300"),
@@ -499,6 +565,18 @@ fn memory(plan: &Plan, side: Side) -> Samples {
         )
         .goal("all freed"),
     ])
+}
+
+/// Memory when it is back to what it was, or when enough time for that has passed.
+fn until_small(cluster: &Cluster, before: f64) -> f64 {
+    let start = Instant::now();
+    loop {
+        let now = cluster.memory();
+        if now < before + 10e6 || start.elapsed() > Duration::from_secs(10) {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn idle(plan: &Plan, side: Side) -> Samples {

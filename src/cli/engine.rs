@@ -14,11 +14,11 @@ use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, lifeline};
 use crate::engine::{
     Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
-    MemoryLimits, OwnKernel, Python, RestartMode, RestartPolicy, StartMethod, Surroundings,
-    Tidings,
+    MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings,
 };
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
+use crate::os::python::{Python, Surroundings};
 use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
@@ -167,7 +167,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         args.edits(),
         must,
     )?;
-    raise_limits();
+    let open_files = raise_limits();
     setup.enter_work_dir()?;
     refuse_what_is_missing(&setup)?;
     if args.n == 0 {
@@ -179,7 +179,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         .build()?;
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
-        let config = config(&setup, args, connection, program);
+        let config = config(&setup, args, connection, program, open_files);
         host(config, lifeline, starter).await
     })?;
     // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
@@ -301,6 +301,7 @@ fn config(
     args: &EngineArgs,
     connection: EngineFile,
     program: KernelProgram,
+    open_files: Option<u64>,
 ) -> Config {
     let engine = &setup.settings.engine;
     let traits = &setup.settings.kernel;
@@ -345,6 +346,7 @@ fn config(
         pin: engine.pin,
         kernel: KernelConfig {
             program,
+            open_files,
             exec_lines,
             exec_files,
             traits: traits.clone(),

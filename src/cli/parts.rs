@@ -67,11 +67,18 @@ pub(super) struct KernelArgs {
 }
 
 impl KernelArgs {
+    fn python(&self) -> Option<OsString> {
+        Some(format!("--python={}", self.python.as_ref()?).into())
+    }
+
     fn handed_on(&self) -> impl Iterator<Item = OsString> {
-        let named = [("--python", &self.python), ("--kernel", &self.kernel)];
-        named
+        let kernel = self
+            .kernel
+            .iter()
+            .map(|kernel| format!("--kernel={kernel}").into());
+        self.python()
             .into_iter()
-            .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?).into()))
+            .chain(kernel)
             .chain(self.spawn.then(|| "--spawn".into()))
     }
 }
@@ -79,6 +86,7 @@ impl KernelArgs {
 /// The controller, and the arguments that are its user's own.
 pub(super) fn controller_job(
     setup: &Setup,
+    kernels: &KernelArgs,
     rest: Vec<OsString>,
 ) -> Result<(Job, Vec<OsString>), Failure> {
     let settings = &setup.settings.cluster;
@@ -90,6 +98,7 @@ pub(super) fn controller_job(
     ] {
         arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
     }
+    arguments.extend(kernels.python());
     let mut own: Vec<OsString> = settings
         .controller_args
         .iter()

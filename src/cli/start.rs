@@ -150,7 +150,7 @@ fn start(
     setup.enter_work_dir()?;
     clean_logs(&setup);
 
-    let (controller, own) = controller_job(&setup, rest)?;
+    let (controller, own) = controller_job(&setup, &args.kernels, rest)?;
     let engines = engines_job(&setup, &args.kernels)?;
     let own = own
         .iter()

@@ -378,6 +378,7 @@ impl<S: TaskStore> RecorderThread<S> {
                     .find(|(known, _)| *known == id)
                     .map(|(_, uuid)| uuid.clone())
             },
+            behind: self.backlog.reports(),
         };
         let mut answer = self
             .recorder

@@ -72,6 +72,11 @@ def _move_up(fd):
     return moved
 
 
+def limit_open_files(soft):
+    """Take back what the engine has raised for itself."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 def own_session():
     """Leave the engine's process group: the terminal's Ctrl-C is the engine's to pass on, to this group as a whole."""
     try:
