@@ -516,7 +516,7 @@ impl Serving {
             "config": kernel.traits,
             "exec_lines": kernel.exec_lines,
             "exec_files": kernel.exec_files,
-            "mpi_init": null,
+            "mpi_init": kernel.mpi_init,
             "work_dir": null,
             "env": {},
             "profile_dir": kernel.profile_dir,
@@ -710,8 +710,7 @@ impl Serving {
         {
             return;
         }
-        // Taken out while the reply is made.
-        let Some(mut request) = self.queue.on_done() else {
+        let Some(mut request) = self.queue.lend() else {
             return;
         };
         request.replied = true;
