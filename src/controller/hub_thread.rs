@@ -349,13 +349,11 @@ impl Desk {
         }
     }
 
+    /// All but the recorder, which takes what they still report.
     fn stop_others(&mut self) {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
-        if let Some(recorder) = &self.schedulers.recorder {
-            recorder.send(RecorderMail::Stop);
-        }
         self.engine_state.save();
         self.dask.end();
     }
