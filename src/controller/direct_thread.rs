@@ -228,6 +228,15 @@ impl Desk {
                 }
             }
             Route::Drop => {}
+            Route::Duplicate => {
+                let evalue = format!("message id '{}' is already in use", header.msg_id);
+                let error = RemoteError::new("ValueError", evalue);
+                let msg_type = reply_type(&header.msg_type);
+                let (composer, parent) = (&mut self.composer, &frames[wire.layout().header()]);
+                let mut reply = error_reply(composer, &client, &msg_type, parent, None, &error);
+                // Not reported: the record of this id is that of the request in flight.
+                send_to_client(clients, &mut reply);
+            }
             Route::UnknownEngine => {
                 let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
                 let evalue = format!("no engine {engine} is registered: it has left, or never was");
