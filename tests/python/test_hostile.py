@@ -297,6 +297,32 @@ def test_a_message_id_that_is_in_use_harms_nobody(cluster, context, channel, msg
     assert again.get(GENEROUS) == "the result"
 
 
+def test_what_peers_say_to_the_hub_does_not_fill_the_log(cluster, context):
+    """Nor does any of it reach a terminal."""
+    key = cluster.connection()["key"]
+    url = client_channels(cluster)["registration"]
+    bad = "\x1b[2J\n" + 100_000 * "x"
+    requests = [
+        ("registration_request", {"uuid": bad}),
+        (f"{bad}_request", {}),
+        ("connection_request", {}),
+    ]
+    for msg_type, content in requests:
+        attacker = connected(context, zmq.DEALER, url)
+        for _ in range(100):
+            attacker.send_multipart(message(key, msg_type, content))
+            attacker.recv_multipart()
+    engine = cluster.client(2)._engines[1]
+    attacker.send_multipart(message(key, "unregistration_request", {"id": 1, "uuid": engine, "reason": bad}))
+    controller = cluster.controller_program
+    controller.wait_for(r"engine 1 \(.*\) left")
+    assert "a registration of" in controller.output
+    assert re.search(r"client \S+: \\u\{1b\}\[2J", controller.output)
+    assert "\x1b" not in controller.output
+    assert len(controller.lines) < 50
+    assert max(map(len, controller.lines)) < 1000
+
+
 @pytest.mark.parametrize("channel", ["mux", "control", "task", "registration"])
 def test_every_wellsigned_request_has_an_answer(cluster, context, channel):
     key = cluster.connection()["key"]
