@@ -17,7 +17,7 @@ use crate::scheduler::{
 };
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left,
+    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, drain_turns, time_left,
 };
 
 pub(super) struct TaskThread {
@@ -124,7 +124,9 @@ impl TaskThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                while self.receive_replies(frames) {}
+                let pending = self.desk.scheduler.pending_ids(&engine).len();
+                let peers = self.desk.scheduler.snapshot().engines.len() + 1;
+                drain_turns(pending, peers, || self.receive_replies(frames));
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk
                     .scheduler

@@ -15,7 +15,7 @@ mod poll;
 mod socket;
 mod wake;
 
-pub use burst::{drain, time_left};
+pub use burst::{drain, drain_turns, time_left};
 pub use door::Door;
 pub use frame::Frame;
 pub use mailbox::{Mailbox, Sender, mailbox};
