@@ -389,9 +389,13 @@ fn coalesce(
         (Some((target, how)), _) => {
             RemoteError::engine_died(target.id, msg_id.as_str(), how).to_content()
         }
-        (None, Some(reply)) => {
-            serde_json::from_slice(&reply.frames[reply.layout.content()]).unwrap_or_default()
-        }
+        (None, Some(reply)) => serde_json::from_slice(&reply.frames[reply.layout.content()])
+            .ok()
+            .filter(|content: &Value| content["status"].is_string())
+            .unwrap_or_else(|| {
+                let why = "an engine failed, and its reply does not say how";
+                RemoteError::new("EngineError", why).to_content()
+            }),
         (None, None) => json!({ "status": "ok" }),
     };
     let first = failed.or_else(|| replies.first());
@@ -484,5 +488,41 @@ fn reply_type_of(header: &Frame) -> &'static str {
 fn send_to_client(clients: &mut Socket, frames: &mut Vec<Frame>) {
     if let Err(error) = clients.send(frames) {
         tracing::debug!("broadcast: a reply could not be sent: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(content: &[u8]) -> Reply {
+        let frames = [
+            &b"engine"[..],
+            b"client",
+            DELIMITER,
+            b"",
+            b"{}",
+            b"{}",
+            br#"{"status": "error"}"#,
+            content,
+        ]
+        .map(Frame::from)
+        .to_vec();
+        let layout = Wire::parse(&frames).unwrap().layout();
+        Reply { frames, layout }
+    }
+
+    #[test]
+    fn an_engine_s_error_that_cannot_be_read_is_an_error_all_the_same() {
+        let joined = |content| coalesce(&MsgId::from("m"), &[], &[failed(content)], &[]);
+        for content in [&b"{"[..], b"null", b"[]", b"7", b"{}", b"\xff"] {
+            let (metadata, content, buffers) = joined(content);
+            assert_eq!(metadata["status"], "error");
+            assert_eq!(content["status"], "error");
+            assert_eq!(content["ename"], "EngineError");
+            assert!(buffers.is_empty());
+        }
+        let (_, content, _) = joined(br#"{"status": "error", "ename": "KeyError"}"#);
+        assert_eq!(content["ename"], "KeyError");
     }
 }

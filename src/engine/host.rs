@@ -410,10 +410,7 @@ impl EngineHost {
         }
         let rank = self.started;
         self.started += 1;
-        self.begin(
-            rank,
-            self.config.first_id.map(|first| EngineId(first + rank)),
-        )
+        self.begin(rank, wanted_id(self.config.first_id, rank))
     }
 
     /// Starts an engine, now or when the fork server is ready for it.
@@ -774,5 +771,23 @@ fn describe(status: std::process::ExitStatus) -> ExitStatus {
     match (status.code(), status.signal()) {
         (Some(code), _) => ExitStatus::Code(code),
         (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
+    }
+}
+
+/// The id that an engine asks for. Beyond the highest there is, any will do.
+fn wanted_id(first: Option<u32>, rank: Rank) -> Option<EngineId> {
+    first?.checked_add(rank).map(EngineId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_beyond_the_highest_are_not_asked_for() {
+        assert_eq!(wanted_id(None, 1), None);
+        assert_eq!(wanted_id(Some(3), 1), Some(EngineId(4)));
+        assert_eq!(wanted_id(Some(u32::MAX), 0), Some(EngineId(u32::MAX)));
+        assert_eq!(wanted_id(Some(u32::MAX), 1), None);
     }
 }
