@@ -170,6 +170,7 @@ fn ask<S: TaskStore>(
                 now: at(0),
                 new_id: &mut || MsgId::from("new"),
                 engine: &|_| None,
+                behind: 0,
             },
         );
         times.push(before.elapsed());

@@ -16,6 +16,7 @@ use crate::heartbeat;
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
 use crate::os::lock::{FileLock, LockError};
+use crate::os::python::{Python, Surroundings};
 use crate::os::{files, host};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Scheme, Settings};
@@ -102,6 +103,11 @@ pub(super) struct ControllerArgs {
     #[arg(long)]
     mongodb: bool,
 
+    /// The Python that runs a dask.distributed scheduler when a client asks for one [default: of $VIRTUAL_ENV, beside
+    /// this program, or on PATH]
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<String>,
+
     /// Schedulers are threads always
     #[arg(long, hide = true)]
     usethreads: bool,
@@ -148,6 +154,7 @@ impl ControllerArgs {
                 ),
                 edit("heartbeat.period_ms", "--ping", self.ping),
                 edit("scheduler.scheme", "--scheme", self.scheme.clone()),
+                edit("engine.python", "--python", self.python.clone()),
                 edit("scheduler.hwm", "--hwm", self.hwm),
                 edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
                 edit(
@@ -347,6 +354,7 @@ impl Plan {
             restored: restored(controller.restore, &engine_state)?,
             restore_tasks: controller.restore,
             engine_state_file: Some(engine_state),
+            python: python(settings),
         };
         let mut location = controller.location.clone().unwrap_or_else(host::hostname);
         if let Some((client, _)) = &reused
@@ -482,6 +490,14 @@ fn session_key(settings: &Settings) -> Result<String, Failure> {
         let (head, tail) = random.split_at(8);
         format!("{head}-{}", tail.to_uppercase())
     }))
+}
+
+/// The one that runs user code. Few controllers need one: it is missed when it is.
+fn python(settings: &Settings) -> Option<PathBuf> {
+    let asked = settings.engine.python.as_ref();
+    let asked = asked.map(|path| path.to_string_lossy().into_owned());
+    let found = Python::find(asked.as_deref(), &Surroundings::current());
+    found.ok().map(|python| python.path)
 }
 
 fn task_config(settings: &Settings) -> TaskConfig {

@@ -114,9 +114,14 @@ impl Setup {
 }
 
 /// An engine costs the controller about eight descriptors, and most systems allow far more than they give at first.
-pub(super) fn raise_limits() {
-    if let Err(error) = limits::raise_open_files() {
-        tracing::warn!("{error}");
+/// Returns the limit on open files as it was before.
+pub(super) fn raise_limits() -> Option<u64> {
+    match limits::raise_open_files() {
+        Ok(limit) => Some(limit.before),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
     }
 }
 

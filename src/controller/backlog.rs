@@ -66,6 +66,11 @@ impl Backlog {
         }
     }
 
+    /// How many reports wait.
+    pub(super) fn reports(&self) -> usize {
+        self.reports.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }

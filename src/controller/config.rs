@@ -36,6 +36,8 @@ pub struct Config {
     pub tasks: TaskConfig,
     /// Engines of a controller that has ended, which are expected to come back.
     pub restored: Option<super::EngineState>,
+    /// Runs a dask.distributed scheduler, should a client ask for one.
+    pub python: Option<PathBuf>,
     /// What a former controller left unfinished in the task database is queued again.
     pub restore_tasks: bool,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.

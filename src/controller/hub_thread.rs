@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::controller::config::Config;
+use crate::controller::dask::Dask;
 use crate::controller::endpoints::{HubSockets, Ports};
 use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
@@ -33,6 +34,7 @@ struct Desk {
     heartbeat: Sender<HeartbeatMail>,
     late_joiners: LateJoiners,
     engine_state: EngineStateFile,
+    dask: Dask,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
@@ -60,6 +62,7 @@ impl HubThread {
         ports: &Ports,
         schedulers: SchedulerSenders,
         heartbeat: Sender<HeartbeatMail>,
+        dask: Dask,
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
     ) -> Self {
@@ -86,6 +89,7 @@ impl HubThread {
             heartbeat,
             late_joiners: LateJoiners::default(),
             engine_state: EngineStateFile::new(config.engine_state_file.clone()),
+            dask,
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -181,6 +185,8 @@ impl Desk {
             }
             HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
             HubMail::SchedulerDone { token } => self.hub.on_scheduler_done(now, token, out),
+            HubMail::DaskStarted { run, result } => self.hub.on_dask_started(run, result, out),
+            HubMail::DaskEnded { run } => self.hub.on_dask_ended(run, out),
             HubMail::Report { token, report } => self.hub.on_report(token, report, out),
             HubMail::Answered {
                 to,
@@ -296,6 +302,8 @@ impl Desk {
                 Action::SaveEngines { engines, next_id } => {
                     self.engine_state.change(EngineState { engines, next_id })
                 }
+                Action::StartDask { run, arguments } => self.dask.start(run, arguments),
+                Action::StopDask => self.dask.stop(),
                 Action::Log(event) => log(&event),
                 Action::ShutDown => {
                     if let Some(request) = self.request_shutdown.take() {
@@ -349,6 +357,7 @@ impl Desk {
             recorder.send(RecorderMail::Stop);
         }
         self.engine_state.save();
+        self.dask.end();
     }
 }
 

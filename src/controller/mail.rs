@@ -1,10 +1,11 @@
 //! What the controller's threads tell each other.
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::recorder_thread::RecorderMail;
 use crate::hub::{Inspection, Report, StorageFault, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 use crate::transport::{Frame, Sender};
 
 /// To the hub's thread.
@@ -26,6 +27,14 @@ pub(super) enum HubMail {
     Report {
         token: Token,
         report: Report,
+    },
+    /// The dask.distributed scheduler of this run listens, or cannot.
+    DaskStarted {
+        run: u64,
+        result: Result<Map<String, Value>, RemoteError>,
+    },
+    DaskEnded {
+        run: u64,
     },
     /// The recorder's answer to a client.
     Answered {

@@ -16,6 +16,7 @@
 mod backlog;
 mod broadcast_thread;
 mod config;
+mod dask;
 mod direct_thread;
 mod endpoints;
 mod engine_state;
@@ -217,6 +218,7 @@ impl Controller {
                 &ports,
                 schedulers,
                 heartbeat,
+                dask::Dask::new(config.python.clone(), hub.clone()),
                 hub_mailbox,
                 request_shutdown,
             );

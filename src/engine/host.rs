@@ -24,13 +24,13 @@ use super::kernel::fork_server::{ForkServer, ForkServerEvent};
 use super::kernel::link::{self, Link};
 use super::kernel::messages::{ExitStatus, FromForkServer};
 use super::kernel::pipes::OutputPipe;
-use super::kernel::python::Python;
 use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
 use super::placement::{self, available_processors};
 use super::restarts::{RestartMode, Restarts};
 use super::starting::{LastWords, Late};
+use crate::os::python::Python;
 use crate::profile::connection::Channel;
 use crate::protocol::EngineId;
 use crate::transport::{Context, Sender, mailbox};
@@ -589,12 +589,13 @@ impl EngineHost {
             .pin
             .then(|| placement::processors(&self.processors, rank, count));
         let output = (stdout_writer, stderr_writer);
+        let surroundings = spawn::Surroundings {
+            environment,
+            processors,
+            open_files: config.kernel.open_files,
+        };
         let link = match &config.kernel.program {
             KernelProgram::Own(own) if own.start == StartMethod::Spawn => {
-                let surroundings = spawn::Surroundings {
-                    environment,
-                    processors,
-                };
                 let (child, link) = spawn::start(&own.python, "spawn", output, surroundings)?;
                 self.watch(rank, child);
                 link
@@ -607,20 +608,10 @@ impl EngineHost {
                 };
                 let (link, theirs) = link::pair()?;
                 let (stdout, stderr) = output;
-                let environment = environment.into();
-                server.fork(
-                    rank,
-                    &environment,
-                    processors.as_deref(),
-                    [theirs, stdout, stderr],
-                )?;
+                server.fork(rank, surroundings, [theirs, stdout, stderr])?;
                 link
             }
             KernelProgram::Jupyter { spec, python } => {
-                let surroundings = spawn::Surroundings {
-                    environment,
-                    processors,
-                };
                 self.start_jupyter(rank, spec, python.as_ref(), output, surroundings)?
             }
         };

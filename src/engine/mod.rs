@@ -24,7 +24,7 @@ mod starting;
 pub use config::{Config, KernelConfig, KernelProgram, OwnKernel, StartMethod};
 pub use host::{Command, Ended, EngineHost, HostError, Tidings};
 pub use jupyter::{KernelPlaces, KernelSpec, SpecError};
-pub use kernel::python::{Python, PythonError, Surroundings};
 pub use memory::MemoryLimits;
+pub use placement::mpi_rank;
 pub use restarts::{RestartMode, RestartPolicy};
 pub use starting::LastWords;

@@ -3,6 +3,7 @@
 //! What the schedulers know (queues, loads, which task is where) stays with them: a query about it asks each of them for
 //! an answer and puts the answers together. So the hub is never behind, and costs nothing per task.
 
+mod dask;
 mod inspection;
 mod queries;
 pub mod recorder;
@@ -12,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, Timestamp};
+use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError, Timestamp};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
 
+use dask::DaskScheduler;
 use inspection::Inspections;
 use registry::Registry;
 
@@ -118,6 +120,12 @@ pub enum Action {
         engines: Vec<(EngineId, EngineUuid)>,
         next_id: u32,
     },
+    /// Start a dask.distributed scheduler, and say so with [`Hub::on_dask_started`] and [`Hub::on_dask_ended`].
+    StartDask {
+        run: u64,
+        arguments: Map<String, Value>,
+    },
+    StopDask,
     /// A line for the log.
     Log(Event),
     /// A client asked for the end of the controller.
@@ -167,6 +175,7 @@ pub struct Hub {
     config: Config,
     registry: Registry,
     inspections: Inspections,
+    dask: DaskScheduler,
     storage: Option<StorageFault>,
     next_token: u64,
 }
@@ -177,6 +186,7 @@ impl Hub {
             config,
             registry: Registry::default(),
             inspections: Inspections::default(),
+            dask: DaskScheduler::default(),
             storage: None,
             next_token: 0,
         }
@@ -255,6 +265,20 @@ impl Hub {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.registry
             .next_deadline(self.config.registration_timeout)
+    }
+
+    /// The dask.distributed scheduler of this run says where it is, or why it cannot be.
+    pub fn on_dask_started(
+        &mut self,
+        run: u64,
+        result: Result<Map<String, Value>, RemoteError>,
+        out: &mut Vec<Action>,
+    ) {
+        self.dask.on_started(run, result, out);
+    }
+
+    pub fn on_dask_ended(&mut self, run: u64, out: &mut Vec<Action>) {
+        self.dask.on_ended(run, out);
     }
 
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<Action>) {

@@ -27,10 +27,11 @@ impl Hub {
             }
             "purge_request" => self.purge(&request, out),
             "shutdown_request" => shutdown(&request, out),
-            "become_dask_request" | "stop_distributed_request" => Err(RemoteError::new(
-                "NotImplementedError",
-                "this controller cannot start a dask.distributed scheduler",
-            )),
+            "become_dask_request" => self.become_dask(&request, out),
+            "stop_distributed_request" => {
+                self.dask.on_stop(&request, out);
+                Ok(())
+            }
             other => Err(RemoteError::new(
                 "KeyError",
                 format!("Bad Message Type: '{other}'"),
@@ -243,6 +244,18 @@ impl Hub {
         Ok(())
     }
 
+    fn become_dask(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            #[serde(default)]
+            scheduler_args: Option<serde_json::Map<String, Value>>,
+        }
+        let content: Content = parse(request)?;
+        let arguments = content.scheduler_args.unwrap_or_default();
+        self.dask.on_become(request, arguments, out);
+        Ok(())
+    }
+
     /// Queries about records: the recorder's, if there is one.
     fn records(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
         match self.config.database {
@@ -315,7 +328,7 @@ fn parse<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, RemoteError>
     })
 }
 
-fn reply(request: &Request, msg_type: &str, content: Value, out: &mut Vec<Action>) {
+pub(super) fn reply(request: &Request, msg_type: &str, content: Value, out: &mut Vec<Action>) {
     out.push(Action::Reply {
         to: request.from.clone(),
         msg_type: msg_type.to_owned(),

@@ -1,4 +1,4 @@
-//! This machine: private files, processes and who they are, limits, memory, names and addresses, the log.
+//! This machine: private files, processes and who they are, limits, memory, names and addresses, the log, Python.
 
 pub mod appear;
 pub mod files;
@@ -10,6 +10,7 @@ pub mod log;
 pub mod memory;
 pub mod ports;
 pub mod process;
+pub mod python;
 pub mod session;
 pub mod user;
 

@@ -4,12 +4,12 @@
 //! As permissive as traitlets where scripts rely on it: a class that is not known belongs to the kernel, which may have
 //! it. A trait that a known class does not have is an error on the command line and a warning in a file.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::dir::similar;
 use super::literal::Literal;
-use super::settings::{Change, Edit, Key, Origin};
+use super::settings::{Change, Database, Edit, Key, Origin};
 use super::traits_table::{
     APP_TRAITS, CLASSES, Class, KERNEL_CLASSES, Kind, LAUNCHER_TRAITS, Target,
 };
@@ -319,7 +319,7 @@ fn from_text(kind: Kind, texts: &[String], assignment: &Assignment) -> Result<Va
         Kind::Ports => Ok(Value::from(texts.join(","))),
         Kind::List => Ok(list(texts)),
         Kind::Dict => dict(texts).ok_or_else(|| wrong(assignment, "key=value")),
-        Kind::Database => Ok(Value::from(database(unquoted(text)))),
+        Kind::Database => Ok(database(unquoted(text))),
         Kind::Launcher => launcher_name(unquoted(text)).map(Value::from),
         Kind::Any => Ok(Literal::parse(text)
             .ok()
@@ -331,7 +331,7 @@ fn from_text(kind: Kind, texts: &[String], assignment: &Assignment) -> Result<Va
 /// A value of a configuration file. Whether its type fits is checked where it is set.
 fn from_value(kind: Kind, value: Value, assignment: &Assignment) -> Result<Value, TraitError> {
     match (kind, value) {
-        (Kind::Database, Value::String(text)) => Ok(Value::from(database(&text))),
+        (Kind::Database, Value::String(text)) => Ok(database(&text)),
         (Kind::Launcher, Value::String(text)) => launcher_name(&text).map(Value::from),
         // Python takes True for 1, and traitlets does not mind 1.0 for a float only.
         (Kind::Int, Value::Bool(_)) => Err(wrong(assignment, "an integer")),
@@ -415,14 +415,11 @@ fn dict(texts: &[String]) -> Option<Value> {
     Some(Value::Object(map))
 }
 
-/// `ipyparallel.controller.dictdb.NoDB`, `NoDB`, `nodb`: what comes last says it.
-fn database(text: &str) -> String {
-    let class = text.rsplit(['.', ':']).next().unwrap_or(text);
-    match class.to_ascii_lowercase().as_str() {
-        "nodb" => "none".to_owned(),
-        "dictdb" => "memory".to_owned(),
-        "sqlitedb" => "sqlite".to_owned(),
-        other => other.to_owned(),
+/// The name of a database as settings have it; any other name is for them to refuse.
+fn database(text: &str) -> Value {
+    match Database::named(text) {
+        Some(database) => json!(database),
+        None => Value::from(text),
     }
 }
 

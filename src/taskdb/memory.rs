@@ -264,8 +264,27 @@ impl TaskStore for MemoryStore {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::taskdb::testing::{record, with_buffer};
+    use crate::taskdb::testing::{
+        any_query, any_record, compare, conformance, record, with_buffer,
+    };
+
+    #[test]
+    fn it_does_what_every_store_does() {
+        conformance(&mut MemoryStore::default());
+    }
+
+    proptest! {
+        #[test]
+        fn it_means_what_the_matcher_means(
+            records in prop::collection::vec(any_record(), 1..12),
+            queries in prop::collection::vec(any_query(), 1..12),
+        ) {
+            compare(&mut MemoryStore::default(), &records, &queries)?;
+        }
+    }
 
     fn store(size_limit: u64, record_limit: usize) -> MemoryStore {
         MemoryStore::new(Limits {

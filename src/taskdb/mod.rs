@@ -3,7 +3,7 @@
 //! * [`record`]: a task record, its field names, a change to it.
 //! * [`query`] \[p\]: MongoDB-like queries, parsed and matched. [`query::Query::matches`] is the reference: every store
 //!   gives the records that it would give.
-//! * [`store`]: the trait of a store, its errors, and the choice of one by name.
+//! * [`store`]: the traits of a store and of a reader, their errors.
 //! * [`none`], [`memory`]: the stores that need no file and no server. [`sqlite`]: a file. `mongo`: a server; only with
 //!   the feature `mongodb`.
 //!
@@ -26,4 +26,4 @@ mod testing;
 
 pub use query::{Query, QueryError};
 pub use record::{Key, KeySet, Queue, RecordUpdate, TaskRecord};
-pub use store::{DbChoice, RecordReader, StoreError, TaskStore};
+pub use store::{RecordReader, StoreError, TaskStore};

@@ -1,7 +1,6 @@
-//! What every store of task records does, its errors, and the choice of one by name.
+//! What every store of task records does, and its errors.
 
 use std::ops::ControlFlow;
-use std::str::FromStr;
 
 use thiserror::Error;
 
@@ -215,94 +214,9 @@ impl StoreError {
     }
 }
 
-/// Which store the user wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DbChoice {
-    #[default]
-    None,
-    Memory,
-    Sqlite,
-    Mongo,
-}
-
-impl DbChoice {
-    const NAMES: [(&str, Self); 8] = [
-        ("nodb", Self::None),
-        ("dictdb", Self::Memory),
-        ("sqlitedb", Self::Sqlite),
-        ("mongodb", Self::Mongo),
-        ("none", Self::None),
-        ("memory", Self::Memory),
-        ("dict", Self::Memory),
-        ("sqlite", Self::Sqlite),
-    ];
-
-    /// The name that settings use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Memory => "memory",
-            Self::Sqlite => "sqlite",
-            Self::Mongo => "mongodb",
-        }
-    }
-}
-
-/// A database that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("no task database is called {name:?}: NoDB, DictDB, SQLiteDB or MongoDB")]
-pub struct UnknownDb {
-    pub name: String,
-}
-
-impl FromStr for DbChoice {
-    type Err = UnknownDb;
-
-    /// The documents' names in any case, the short ones, and the original's class paths
-    /// (`ipyparallel.controller.dictdb.DictDB`).
-    fn from_str(name: &str) -> Result<Self, UnknownDb> {
-        let class = name.trim().rsplit('.').next().unwrap_or_default();
-        let class = class.to_ascii_lowercase();
-        Self::NAMES
-            .iter()
-            .find(|(known, _)| *known == class)
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| UnknownDb {
-                name: name.to_owned(),
-            })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_database_has_many_names() {
-        for (name, choice) in [
-            ("NoDB", DbChoice::None),
-            ("none", DbChoice::None),
-            ("DICTDB", DbChoice::Memory),
-            ("ipyparallel.controller.dictdb.DictDB", DbChoice::Memory),
-            ("IPython.parallel.controller.dictdb.NoDB", DbChoice::None),
-            ("sqlite", DbChoice::Sqlite),
-            ("ipyparallel.controller.sqlitedb.SQLiteDB", DbChoice::Sqlite),
-            ("MongoDB", DbChoice::Mongo),
-        ] {
-            assert_eq!(name.parse(), Ok(choice), "{name}");
-        }
-        for name in ["", "dictdb.", "oracle"] {
-            assert!(name.parse::<DbChoice>().is_err(), "{name}");
-        }
-        for choice in [
-            DbChoice::None,
-            DbChoice::Memory,
-            DbChoice::Sqlite,
-            DbChoice::Mongo,
-        ] {
-            assert_eq!(choice.as_str().parse(), Ok(choice));
-        }
-    }
 
     #[test]
     fn nodb_says_its_whole_sentence() {

@@ -117,6 +117,7 @@ impl Source {
                     now: Timestamp::from(SystemTime::now()),
                     new_id: &mut || MsgId::from(uuid::Uuid::new_v4().to_string()),
                     engine: &|_| None,
+                    behind: 0,
                 };
                 let content = content.to_string();
                 let answer = recorder.answer(msg_type, content.as_bytes(), &mut ask);

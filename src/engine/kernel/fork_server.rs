@@ -150,11 +150,16 @@ impl ForkServer {
     pub(in crate::engine) fn fork(
         &mut self,
         rank: u32,
-        env: &serde_json::Value,
-        cpus: Option<&[usize]>,
+        surroundings: spawn::Surroundings,
         [link, stdout, stderr]: [OwnedFd; 3],
     ) -> io::Result<()> {
-        let request = json!({ "rank": rank, "env": env, "cpus": cpus }).to_string();
+        let request = json!({
+            "rank": rank,
+            "env": surroundings.environment,
+            "cpus": surroundings.processors,
+            "open_files": surroundings.open_files,
+        })
+        .to_string();
         let fds = [link.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         self.link
             .send_with_fds(to_fork_server::FORK, request.as_bytes(), &fds)

@@ -6,6 +6,5 @@ pub(super) mod fork_server;
 pub(super) mod link;
 pub(super) mod messages;
 pub(super) mod pipes;
-pub(super) mod python;
 pub(super) mod sources;
 pub(super) mod spawn;

@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::Stdio;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
 use tokio::process::{Child, Command};
 
 use super::link::{Link, pair};
-use super::python::Python;
 use super::sources::{BOOTSTRAP, to_json};
+use crate::os::python::Python;
 use crate::transport::Frame;
 
 /// The connection file's key is no business of user code.
@@ -21,6 +22,8 @@ const HIDDEN: &str = "IPP_CONNECTION_INFO";
 pub(in crate::engine) struct Surroundings {
     pub(in crate::engine) environment: Map<String, Value>,
     pub(in crate::engine) processors: Option<Vec<usize>>,
+    /// The soft limit on open files.
+    pub(in crate::engine) open_files: Option<u64>,
 }
 
 /// Starts `python -c BOOTSTRAP mode FD`, sends it the kernel's sources, and returns it with the link to it.
@@ -62,7 +65,7 @@ pub(in crate::engine) fn start_command(
         .kill_on_drop(true);
     // SAFETY: between fork and exec only system calls are made, which may be.
     unsafe {
-        command.pre_exec(move || prepare_child(inherited, surroundings.processors.as_deref()));
+        command.pre_exec(move || prepare_child(inherited, &surroundings));
     }
     command.spawn()
 }
@@ -76,19 +79,23 @@ pub(in crate::engine) fn pid_of(child: &Child) -> Option<Pid> {
 }
 
 /// The link stays open across exec; the child does not outlive the engine (Linux; elsewhere it sees the link's end).
-fn prepare_child(inherited: Option<RawFd>, processors: Option<&[usize]>) -> io::Result<()> {
+fn prepare_child(inherited: Option<RawFd>, surroundings: &Surroundings) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     if let Some(fd) = inherited {
         // SAFETY: the descriptor is open in this process: it was made before the fork.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
+    if let Some(soft) = surroundings.open_files {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    }
     // Whatever it is that was started, it can be ended as a whole, and Ctrl-C is the engine's to pass on.
     nix::unistd::setsid()?;
     #[cfg(target_os = "linux")]
     {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        if let Some(processors) = processors {
+        if let Some(processors) = &surroundings.processors {
             let mut set = nix::sched::CpuSet::new();
             processors
                 .iter()
@@ -96,7 +103,5 @@ fn prepare_child(inherited: Option<RawFd>, processors: Option<&[usize]>) -> io::
             nix::sched::sched_setaffinity(Pid::from_raw(0), &set)?;
         }
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = processors;
     Ok(())
 }

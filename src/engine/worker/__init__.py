@@ -50,7 +50,7 @@ has exactly one REPLY, and each has exactly one DONE.
 
 Fork server's control link, same framing:
     201 PRELOAD  [json]  {preload: [module], config: {...}}, first message
-    202 FORK     [json]  {rank, env, cpus}, with three descriptors: link, stdout, stderr
+    202 FORK     [json]  {rank, env, cpus, open_files}, with three descriptors: link, stdout, stderr
     203 SIGNAL   [json]  {pid, sig, group}
     301 WARM     [json]  as READY, with threads: [name] that were there before any fork; the imports are done
     302 FORKED   [json]  {rank, pid}

@@ -177,6 +177,8 @@ class ForkServer:
         process.update_environment(request.get("env") or {})
         if request.get("cpus") and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, request["cpus"])
+        if request.get("open_files"):
+            process.limit_open_files(request["open_files"])
         process.reseed()
 
     def signal(self, request):

@@ -40,7 +40,7 @@ impl<S: TaskStore> Recorder<S> {
                 let msg_ids = request.msg_ids.list()?;
                 Ok(self.resubmit(&msg_ids, ask))
             }),
-            "db_stats_request" => Ok(self.stats()),
+            "db_stats_request" => Ok(self.stats(ask)),
             other => {
                 let text = format!("Bad Message Type: {}", repr(other));
                 Err(RemoteError::new("KeyError", repr(&text)))
@@ -49,8 +49,8 @@ impl<S: TaskStore> Recorder<S> {
         answer.unwrap_or_else(|error| Answer::hub_error(&error))
     }
 
-    /// `{place, records, bytes, unfinished, waiting, waiting_bytes, lost}`: ours, for `ipcluster db stats`.
-    fn stats(&mut self) -> Answer {
+    /// `{place, records, bytes, unfinished, behind, waiting, waiting_bytes, lost}`: ours, for `ipcluster db stats`.
+    fn stats(&mut self, ask: &Ask<'_>) -> Answer {
         const REPLY: &str = "db_stats_reply";
         let stats = match self.store.stats() {
             Ok(stats) => stats,
@@ -63,6 +63,7 @@ impl<S: TaskStore> Recorder<S> {
             "records": stats.records,
             "bytes": stats.bytes,
             "unfinished": self.pending.len(),
+            "behind": ask.behind,
             "waiting": backlog.records,
             "waiting_bytes": backlog.bytes,
             "lost": backlog.refused,

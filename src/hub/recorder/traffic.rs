@@ -75,6 +75,8 @@ pub struct Ask<'a> {
     pub new_id: &'a mut dyn FnMut() -> MsgId,
     /// The uuid of a registered engine.
     pub engine: &'a dyn Fn(EngineId) -> Option<EngineUuid>,
+    /// Reports on their way to the recorder.
+    pub behind: usize,
 }
 
 /// The reply to a question.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::ports::Ports;
@@ -131,7 +131,7 @@ fn interface(transport: &str, ip: &str) -> String {
 }
 
 /// Where task records are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Database {
     /// Nowhere.
@@ -140,6 +140,29 @@ pub enum Database {
     Memory,
     Sqlite,
     Mongodb,
+}
+
+impl Database {
+    const NAMES: [&str; 4] = ["none", "memory", "sqlite", "mongodb"];
+
+    /// By our name, or by ipyparallel's: `SQLiteDB`, `ipyparallel.controller.sqlitedb.SQLiteDB`. Case does not matter.
+    pub fn named(name: &str) -> Option<Self> {
+        let class = name.trim().rsplit(['.', ':']).next().unwrap_or_default();
+        match class.to_ascii_lowercase().as_str() {
+            "none" | "nodb" => Some(Self::None),
+            "memory" | "dictdb" => Some(Self::Memory),
+            "sqlite" | "sqlitedb" => Some(Self::Sqlite),
+            "mongodb" => Some(Self::Mongodb),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Database {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| serde::de::Error::unknown_variant(&name, &Self::NAMES))
+    }
 }
 
 /// ipyparallel's `DictDB`.
@@ -327,10 +350,10 @@ pub struct EngineSettings {
     pub registration_url: Option<String>,
     pub ssh_server: String,
     pub ssh_key: Option<PathBuf>,
-    /// Take the MPI rank for the id, and run `mpi_init` first.
+    /// Ask for the MPI rank as the id, and run `mpi_init` first.
     pub mpi: bool,
     pub mpi_init: Option<String>,
-    /// Seconds by which each rank registers later than the one before it.
+    /// Seconds by which each rank registers later than the one before it, from rank 100 on.
     pub mpi_registration_delay: Seconds,
 }
 

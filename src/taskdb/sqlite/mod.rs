@@ -7,8 +7,9 @@
 //! by then costs one insert. What this means:
 //!
 //! * When the controller is killed, what was reported in the last [`COMMIT_INTERVAL`] is lost, and nothing else.
-//! * When the machine goes down, [`Sync::Normal`] may also lose the transactions since the last checkpoint of the
-//!   write-ahead log (4 MB of pages); [`Sync::Full`] loses no more than a kill does. The file is intact either way.
+//! * When the machine goes down, [`Sync::Normal`] may also lose what was written since the last checkpoint of the
+//!   write-ahead log: one is made after 4 MB of changes, or within some seconds. [`Sync::Full`] loses no more than a kill
+//!   does. The file is intact either way.
 //! * A query sees everything that was reported before it.
 //! * While the file cannot be written to (a full disk, a lock), changes stay in memory, up to
 //!   [`SqliteConfig::backlog_limit`], and are written when it can. Beyond that limit they are refused with an error.
@@ -28,6 +29,7 @@
 //!
 //! Any program may read the file while the controller runs.
 
+mod checkpoint;
 mod codec;
 mod pushdown;
 mod reader;
@@ -44,6 +46,7 @@ use std::time::Duration;
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
 
+use self::checkpoint::Checkpointer;
 use self::pushdown::Condition;
 use self::reader::SqliteReader;
 use super::changes::Changes;
@@ -55,7 +58,7 @@ use crate::protocol::{MsgId, Timestamp};
 pub use self::retention::Retention;
 
 /// How long a change may wait in memory.
-pub const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// SQLite's own limit is 10^9 bytes for one value.
 const MAX_BUFFERS: u64 = 900_000_000;
@@ -105,6 +108,8 @@ impl SqliteConfig {
 #[derive(Debug)]
 pub struct SqliteStore {
     file: SqliteReader,
+    /// None for what is only read, or in memory.
+    checkpointer: Option<Checkpointer>,
     path: PathBuf,
     notice: Option<String>,
     buffer_limit: u64,
@@ -134,7 +139,12 @@ impl SqliteStore {
         }
         schema::configure(&db, config.sync).map_err(wrong)?;
         let found = schema::prepare(&db, config, &place)?;
-        Self::with(db, place, found, config)
+        let mut store = Self::with(db, place, found, config)?;
+        if store.is_on_disk() {
+            let checkpointer = Checkpointer::start(&config.path, config.sync);
+            store.checkpointer = Some(checkpointer.map_err(|error| store.file.wrong(error))?);
+        }
+        Ok(store)
     }
 
     /// Opens a table that is there already.
@@ -176,6 +186,7 @@ impl SqliteStore {
                 place,
                 tables: found.tables,
             },
+            checkpointer: None,
             path: config.path.clone(),
             notice: found.notice,
             buffer_limit: config.buffer_limit.min(MAX_BUFFERS),
@@ -191,6 +202,10 @@ impl SqliteStore {
     /// The table in use.
     pub fn table(&self) -> &str {
         &self.file.tables.name
+    }
+
+    fn is_on_disk(&self) -> bool {
+        self.file.db.path().is_some_and(|path| !path.is_empty())
     }
 
     /// What the user should know of the choice of the table.
@@ -243,8 +258,7 @@ impl TaskStore for SqliteStore {
 
     fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
         // One in memory has no other door.
-        let on_disk = self.file.db.path().is_some_and(|path| !path.is_empty());
-        if !on_disk {
+        if !self.is_on_disk() {
             return Ok(None);
         }
         let reader = SqliteReader::open(&self.path, self.file.tables.clone())?;
@@ -277,6 +291,9 @@ impl TaskStore for SqliteStore {
 
     fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
         self.flush()?;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.carry_over();
+        }
         let dropped = self.retain(now).map_err(|error| self.file.wrong(error))?;
         self.records = self.records.saturating_sub(dropped);
         Ok(dropped)
@@ -284,6 +301,7 @@ impl TaskStore for SqliteStore {
 
     fn close(&mut self) -> Result<(), StoreError> {
         self.flush()?;
+        self.checkpointer = None;
         // Statistics for the planner of the next run; cheap, and no harm if it cannot be done.
         let _ = self
             .file

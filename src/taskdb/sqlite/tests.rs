@@ -71,6 +71,57 @@ fn records_outlive_the_store() {
 }
 
 #[test]
+fn a_reader_holds_up_no_writing_and_sees_one_moment() {
+    let dir = dir();
+    let mut store = open(&dir);
+    for n in 0..100 {
+        store.add(record(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let mut reader = store.reader().unwrap().unwrap();
+    let mut seen = 0;
+    reader
+        .find(&Query::everything(), KeySet::ALL, &mut |_| {
+            seen += 1;
+            store.add(record(1000 + seen)).unwrap();
+            store.flush().unwrap();
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, 100, "not those that were added meanwhile");
+    assert_eq!(reader.history().unwrap().len(), 200);
+    assert!(reader.get("session_1_1100").unwrap().is_some());
+    assert!(in_memory().reader().unwrap().is_none());
+}
+
+#[test]
+fn what_waits_while_the_file_is_at_fault_is_bounded_and_what_is_lost_is_counted() {
+    let dir = dir();
+    let mut store = SqliteStore::open(&SqliteConfig {
+        backlog_limit: 1_000_000,
+        ..config(&dir)
+    })
+    .unwrap();
+    store.file.db.busy_timeout(Duration::ZERO).unwrap();
+    let other = Connection::open(default_path(dir.path())).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.add(record(-1)).unwrap();
+    assert_eq!(fault_of(store.flush()), Fault::Locked);
+    let mut lost = 0;
+    for n in 0..50 {
+        lost += u64::from(store.add(with_buffer(n, 50_000)).is_err());
+    }
+    let backlog = store.backlog();
+    assert!(lost > 0 && backlog.refused == lost, "{backlog:?}");
+    assert!(backlog.bytes < 1_100_000, "{backlog:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.history().unwrap().len() as u64, 51 - lost);
+    store.add(record(99)).unwrap();
+    assert_eq!(store.backlog().refused, lost);
+}
+
+#[test]
 fn what_is_flushed_is_in_the_file() {
     let dir = dir();
     let mut store = open(&dir);
@@ -369,6 +420,7 @@ fn the_file_shrinks() {
         store.add(record).unwrap();
     }
     store.flush().unwrap();
+    store.checkpointer = None;
     store
         .file
         .db

@@ -39,6 +39,9 @@ impl SqliteStore {
         match self.try_write() {
             Ok((added, refused)) => {
                 self.fault = None;
+                if let Some(checkpointer) = &mut self.checkpointer {
+                    checkpointer.on_written(self.changes.bytes());
+                }
                 self.records += added;
                 self.refused += refused;
                 self.changes.clear();

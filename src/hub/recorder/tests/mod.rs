@@ -115,6 +115,7 @@ impl<S: TaskStore> Hub<S> {
                 now: at(1000),
                 new_id: &mut new_id,
                 engine: &|id| (id == EngineId(1)).then(|| "engine-1".into()),
+                behind: 0,
             },
         );
         let content = serde_json::from_slice(&answer.content).unwrap();
@@ -486,7 +487,7 @@ proptest! {
         hub.tell(Traffic::Output { message });
         for question in QUESTIONS {
             let mut new_id = || MsgId::from("n");
-            let mut ask = Ask { now: at(1), new_id: &mut new_id, engine: &|_| None };
+            let mut ask = Ask { now: at(1), new_id: &mut new_id, engine: &|_| None, behind: 0 };
             let answer = hub.recorder.answer(question, &parts[3].1, &mut ask);
             prop_assert!(serde_json::from_slice::<Value>(&answer.content).is_ok());
         }

@@ -1,0 +1,385 @@
+"""User code at its worst: each request has its error reply, and the engine, its neighbour and the next request live on.
+
+Functions that do harm import what they need themselves: they run on the engines.
+"""
+
+import os
+import resource
+import signal
+
+import psutil
+import pytest
+from ipyparallel import error
+from programs import GENEROUS, running_engines, wait_until
+
+
+@pytest.fixture(scope="module", params=["forked", "spawned"])
+def cluster(shared_place, request):
+    """Two engines, and a client that waits for no answer for ever."""
+    profile = request.param
+    shared_place.profile_dir(profile).mkdir()
+    shared_place.controller(profile=profile)
+    how = ["--spawn"] if request.param == "spawned" else []
+    engines = shared_place.engines(2, *how, profile=profile)
+    return engines, shared_place.client(2, profile=profile)
+
+
+@pytest.fixture
+def view(cluster):
+    """The first engine; checked afterwards, with its neighbour."""
+    engines, client = cluster
+    pids = client[:].apply_sync(os.getpid)
+    yield client[0]
+    client.abort(block=True)
+    assert [result.get(GENEROUS) for result in [client[n].apply_async(os.getpid) for n in (0, 1)]] == pids
+    result = client[0].execute("print(6 * 7)", silent=False)
+    result.get(GENEROUS)
+    result.wait_for_output(GENEROUS)
+    assert result.stdout == "42\n"
+    assert client.ids == [0, 1]
+    assert sorted(running_engines(engines)) == [0, 1], "none was started again"
+
+
+def fails(result, with_words):
+    with pytest.raises(error.RemoteError, match=with_words) as failed:
+        result.get(GENEROUS)
+    assert failed.value.engine_info["engine_id"] == 0
+
+
+class Unloadable:
+    """A pickle that does not load."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class LoadsNothing:
+    def __reduce__(self):
+        return __import__, ("no_such_module_anywhere",)
+
+
+@pytest.mark.parametrize("bad, said", [(Unloadable(), "ValueError"), (LoadsNothing(), "ModuleNotFoundError")])
+def test_arguments_that_do_not_load(view, bad, said):
+    fails(view.apply_async(lambda x: x, [bad]), said)
+
+
+def test_buffers_that_are_no_pickle_at_all(view):
+    client = view.client
+    future = client._send(
+        client._mux_stream, "apply_request", buffers=[b"\0", b"no pickle", b"nor this"], ident=client._engines[0].encode(),
+        track_outstanding=True,
+    )  # fmt: skip
+    assert isinstance(future.result(GENEROUS), error.RemoteError)
+
+
+def lock():
+    import threading
+
+    return threading.Lock()
+
+
+def generator():
+    return (x for x in range(3))
+
+
+def one_whose_reduce_raises():
+    class Angry:
+        def __reduce__(self):
+            raise RuntimeError("will not be pickled")
+
+    return [Angry()]
+
+
+@pytest.mark.parametrize(
+    "make, said", [(lock, "pickle"), (generator, "pickle"), (one_whose_reduce_raises, "will not be pickled")]
+)
+def test_results_that_do_not_pickle(view, make, said):
+    fails(view.apply_async(make), said)
+
+
+def recurse():
+    def deeper(n):
+        return deeper(n + 1)
+
+    return deeper(0)
+
+
+def recurse_in_a_repr():
+    class Deep:
+        def __repr__(self):
+            return repr(self) + "!"
+
+    raise ValueError(Deep())
+
+
+def raise_base():
+    raise BaseException("the base of all")
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt("from within")
+
+
+def leave():
+    raise SystemExit(3)
+
+
+def leave_generator():
+    raise GeneratorExit
+
+
+def raise_unspeakable():
+    class Unspeakable(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+        __repr__ = __str__
+
+    raise Unspeakable
+
+
+def raise_odd_text():
+    class Odd(Exception):
+        def __str__(self):
+            return "\udcff\0\x1b[31m"
+
+    raise Odd
+
+
+def raise_with_a_long_tail():
+    raise ValueError("x" * 5_000_000)
+
+
+def raise_in_a_circle():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    raise first
+
+
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        (recurse, "RecursionError"),
+        (recurse_in_a_repr, "ValueError|RecursionError"),
+        (raise_base, "BaseException"),
+        (raise_interrupt, "KeyboardInterrupt"),
+        (leave, "SystemExit"),
+        (leave_generator, "GeneratorExit"),
+        (raise_unspeakable, "no words"),
+        (raise_odd_text, "Odd"),
+        (raise_with_a_long_tail, "ValueError"),
+        (raise_in_a_circle, "ValueError"),
+    ],
+)
+def test_exceptions_of_all_kinds(view, bad, said):
+    fails(view.apply_async(bad), said)
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("def f(n): return f(n + 1)\nf(0)", "RecursionError"),
+        ("raise BaseException('the base of all')", "BaseException"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class E(Exception):\n  def __str__(self): raise RuntimeError\n  __repr__ = __str__\nraise E", "E"),
+        ("1 +", "SyntaxError"),
+        ("\0", "SyntaxError|ValueError"),
+        ("x = '\ud800'", "SyntaxError|UnicodeEncodeError|UnicodeError"),
+    ],
+)
+def test_cells_that_fail(view, code, said):
+    fails(view.execute(code.encode("utf-8", "replace").decode() if "\ud800" not in code else "'\\ud800'.encode()"), said)
+
+
+def close_everything():
+    import os
+    import resource
+
+    os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return "closed"
+
+
+def close_streams():
+    import sys
+
+    sys.stdout.close()
+    sys.stderr = None
+    return "closed"
+
+
+def fork():
+    import os
+
+    if os.fork() == 0:
+        # Comes back from the function in the child as well.
+        return "child"
+    return "parent"
+
+
+def fork_and_fail():
+    import os
+
+    if os.fork() == 0:
+        raise ValueError("in the child")
+    return "parent"
+
+
+def start_processes():
+    import multiprocessing
+
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+def change_signal_handlers():
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    return "changed"
+
+
+def go_elsewhere():
+    import os
+    import tempfile
+
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    os.rmdir(folder)
+    return "gone"
+
+
+def break_the_modules():
+    import json
+    import sys
+
+    json.dumps = json.loads = None
+    sys.path.clear()
+    sys.stdin = sys.displayhook = None
+    return "broken"
+
+
+def lower_the_limits():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return "lowered"
+
+
+def change_the_recursion_limit():
+    import sys
+
+    sys.setrecursionlimit(60)
+    return "shallow"
+
+
+def die_in_a_thread():
+    import threading
+
+    def fail():
+        raise ValueError("in a thread")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    return "survived"
+
+
+@pytest.mark.parametrize(
+    "harm, value",
+    [
+        (close_streams, "closed"),
+        (fork, "parent"),
+        (fork_and_fail, "parent"),
+        (start_processes, [1, 2]),
+        (go_elsewhere, "gone"),
+        (die_in_a_thread, "survived"),
+    ],
+)
+def test_harm_that_is_survived(view, harm, value):
+    assert view.apply_async(harm).get(GENEROUS) == value
+
+
+@pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
+@pytest.mark.parametrize(
+    "harm", [close_everything, change_signal_handlers, lower_the_limits, change_the_recursion_limit]
+)
+def test_harm_that_stays(place, harm, how):
+    """What it has done to its own process stays, but the engine goes on: it answers, and can be interrupted and ended."""
+    place.controller()
+    engines = place.engines(2, *how)
+    client = place.client(2)
+    client[0].apply_async(harm).get(GENEROUS)
+    assert client[0].apply_async(lambda: 6 * 7).get(GENEROUS) == 42
+    assert client[1].apply_async(lambda: 6 * 7).get(GENEROUS) == 42
+    result = client[0].execute("print('begun', flush=True)\nwhile True: pass", silent=False)
+    wait_until(lambda: "begun" in (result.stdout or ""), "the begin")
+    client.send_signal(signal.SIGINT, targets=0, block=True)
+    with pytest.raises(error.RemoteError, match="KeyboardInterrupt"):
+        result.get(GENEROUS)
+    assert client[0].apply_async(lambda: 1).get(GENEROUS) == 1
+    assert sorted(running_engines(engines)) == [0, 1]
+
+
+@pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
+def test_kernels_have_the_limits_that_the_engines_were_started_with(place, how):
+    place.controller()
+    soft = 512
+    place.engines(1, *how, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))  # fmt: skip
+    assert place.client(1)[0].apply_sync(resource.getrlimit, resource.RLIMIT_NOFILE)[0] == soft
+
+
+def test_a_function_that_never_returns_is_interrupted(view):
+    result = view.apply_async(spin)
+    wait_until(lambda: view.client.queue_status(0)["queue"] == 1, "the request")
+    # It is told until it is heard: the request may not have reached the function yet.
+    while not result.ready():
+        view.client.send_signal(signal.SIGINT, targets=0, block=True)
+        result.wait(0.2)
+    fails(result, "KeyboardInterrupt")
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("to", ["sys.stdout", "descriptor 1", "a subprocess"])
+def test_stdout_that_is_filled(view, to):
+    megabytes = 20
+
+    code = {
+        "sys.stdout": f"for _ in range({megabytes} << 4): print('x' * ((1 << 16) - 1))",
+        "descriptor 1": f"import os\nfor _ in range({megabytes} << 4): os.write(1, b'x' * ((1 << 16) - 1) + b'\\n')",
+        "a subprocess": f"import subprocess, sys; n = subprocess.call([sys.executable, '-c', "
+        f"'for _ in range({megabytes} << 4): print(\"x\" * ((1 << 16) - 1))'])",
+    }[to]
+    result = view.execute(code, silent=False)
+    result.get(GENEROUS)
+    result.wait_for_output(GENEROUS)
+    assert len(result.stdout) == megabytes << 20
+
+
+def test_one_that_kills_its_own_process(place):
+    """Its request fails with how it died, its neighbour does not notice, and another kernel comes."""
+    place.controller()
+    engines = place.engines(2, "--restart=on-failure")
+    client = place.client(2)
+    neighbour = client[1].apply_sync(os.getpid)
+    first = client[0].apply_sync(os.getpid)
+    with pytest.raises(error.RemoteError, match="EngineError.*SIGKILL"):
+        client[0].apply_async(kill_myself).get(GENEROUS)
+    wait_until(lambda: sorted(running_engines(engines)) == [0, 0, 1], "another kernel")
+    wait_until(lambda: client.ids == [0, 1] and client.queue_status(), "the engine's return")
+    assert not psutil.pid_exists(first)
+    assert client[1].apply_sync(os.getpid) == neighbour
+    assert client[0].apply_sync(os.getpid) != first
+
+
+def kill_myself():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
