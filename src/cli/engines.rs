@@ -4,13 +4,15 @@ use clap::Args;
 
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::parts::{
-    KernelArgs, engines_job, warn_of_controller_traits, warn_of_launcher_traits,
+    KernelArgs, dry_run, engines_by, engines_job, warn_of_controller_traits,
+    warn_of_launcher_traits,
 };
 use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
-    Background, check_launcher, claim_failure, cluster_info, in_background, plan,
+    Background, check_launcher, claim_failure, cluster_info, in_background, launcher_of, plan,
 };
 use crate::cli::{Failure, exit_code};
+use crate::launch::LAUNCHERS;
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::found::Found;
 use crate::launch::ledger::Ledger;
@@ -34,9 +36,13 @@ pub(super) struct EnginesArgs {
     #[arg(long, value_name = "SECONDS")]
     engine_timeout: Option<f64>,
 
-    /// How the engines are started [default: local]
+    /// How the engines are started: local, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER")]
     engines: Option<String>,
+
+    /// Print the batch system's script, and start nothing
+    #[arg(long)]
+    dry_run: bool,
 
     #[command(flatten)]
     kernels: KernelArgs,
@@ -90,7 +96,10 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
         ProfileMust::Exist,
     )?;
     let settings = &setup.settings.cluster;
-    check_launcher("--engines", &settings.engines)?;
+    check_launcher("--engines", &settings.engines, LAUNCHERS)?;
+    if args.dry_run {
+        return dry_run(&setup, &args.kernels);
+    }
     let found = Found::of(&setup.profile, &setup.cluster_id);
     let controller = found.controller();
     if controller.is_none() && !found.controller_listens() {
@@ -114,12 +123,15 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
 
     let engines = engines_job(&setup, &args.kernels)?;
     let info = cluster_info(&setup, Vec::new());
-    let ledger = Ledger::join(&setup.profile, info, "local").map_err(claim_failure)?;
     let plan = plan(&setup, false);
+    let engines_by = engines_by(&setup)?;
+    let ledger = Ledger::join(&setup.profile, info, launcher_of(&setup), plan.grace)
+        .map_err(claim_failure)?;
     background.conduct(Cluster {
         plan,
         ledger,
         engines,
+        engines_by,
         send_connection_info: settings.send_connection_info,
         controller: Controller::Join(controller),
         profile: setup.profile.clone(),

@@ -1,6 +1,8 @@
 //! The parts of a cluster, as commands: what of the cluster's own command line and settings each of them is given.
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,6 +11,11 @@ use crate::cli::Failure;
 use crate::cli::setup::Setup;
 use crate::cli::supervise::{engine_count, this_program};
 use crate::launch::Job;
+use crate::launch::batch::script as batch;
+use crate::launch::batch::system::{Role, System};
+use crate::launch::batch::{Where, script};
+use crate::launch::conduct::EnginesBy;
+use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
 use crate::os::log::LogLevel;
 use crate::profile::settings::Traits;
@@ -17,6 +24,9 @@ use crate::profile::traitlets::{Action, Assignment, Program, Written, is_for};
 /// Processes are told to end, and killed when they have not after this time.
 const GRACE: Duration = Duration::from_secs(4);
 
+/// A batch system takes its time: Slurm's own grace is 30 s.
+const GRACE_OF_JOBS: Duration = Duration::from_secs(40);
+
 /// Traits of ipyparallel's local launchers, each before what it derives from.
 const CONTROLLER_LAUNCHER: &[&str] = &[
     "LocalControllerLauncher",
@@ -24,7 +34,7 @@ const CONTROLLER_LAUNCHER: &[&str] = &[
     "ControllerLauncher",
     "BaseLauncher",
 ];
-const ENGINE_LAUNCHER: &[&str] = &[
+const LOCAL_ENGINES: &[&str] = &[
     "LocalEngineSetLauncher",
     "LocalEngineLauncher",
     "LocalProcessLauncher",
@@ -106,9 +116,8 @@ pub(super) fn controller_job(
 
 /// The process that runs all engines.
 pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Failure> {
-    let traits = setup.settings.launcher_traits(ENGINE_LAUNCHER);
-    let mut arguments: Vec<OsString> = vec![format!("--n={}", engine_count(setup)).into()];
-    arguments.extend(kernels.handed_on());
+    let traits = engine_traits(setup);
+    let mut arguments: Vec<OsString> = kernels.handed_on().collect();
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
     arguments.extend(texts(&traits, "engine_args"));
@@ -118,21 +127,78 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     Ok(job)
 }
 
+/// The class of the engines' launcher, followed by those that it derives from.
+fn engine_lineage(setup: &Setup) -> &'static [&'static str] {
+    match System::named(&setup.settings.cluster.engines) {
+        Some(system) => system.lineage(Role::Engines),
+        None => LOCAL_ENGINES,
+    }
+}
+
+fn engine_traits(setup: &Setup) -> Traits {
+    setup.settings.launcher_traits(engine_lineage(setup))
+}
+
+/// How the engines are started.
+pub(super) fn engines_by(setup: &Setup) -> Result<EnginesBy, Failure> {
+    let Some(system) = System::named(&setup.settings.cluster.engines) else {
+        return Ok(EnginesBy::Local);
+    };
+    let traits = engine_traits(setup);
+    let template = match traits.get("batch_template_file").and_then(Value::as_str) {
+        Some(path) if !path.is_empty() => {
+            Some(files::read_text(&files::expand_path(Path::new(path)))?)
+        }
+        _ => None,
+    };
+    let settings = batch::Settings::new(system, Role::Engines, &traits, template)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    for name in settings.without_effect(&traits) {
+        tracing::warn!("{}.{name} has no effect", settings.launcher());
+    }
+    Ok(EnginesBy::Batch(Box::new(settings)))
+}
+
+/// Prints what would be submitted.
+pub(super) fn dry_run(setup: &Setup, kernels: &KernelArgs) -> Result<(), Failure> {
+    let EnginesBy::Batch(settings) = engines_by(setup)? else {
+        return Err(Failure::usage(
+            "--dry-run shows the script of a batch system: name one with --engines=slurm, or another",
+        ));
+    };
+    let mut job = engines_job(setup, kernels)?;
+    job.engines = Some(engine_count(setup));
+    let cluster = Where {
+        profile: setup.profile.clone(),
+        cluster_id: setup.cluster_id.clone(),
+    };
+    let script = script(&settings, &cluster, Member::Engines(SetNo(0)), &job)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    // Nobody reads it when the output is closed.
+    let _ = std::io::stdout().write_all(script.text.as_bytes());
+    Ok(())
+}
+
 /// How long the parts have to end when they are told to.
 pub(super) fn grace(setup: &Setup) -> Duration {
-    let traits = setup.settings.launcher_traits(ENGINE_LAUNCHER);
+    let traits = engine_traits(setup);
     match traits
         .get("stop_seconds_until_kill")
         .and_then(Value::as_u64)
     {
         Some(seconds) => Duration::from_secs(seconds),
+        None if System::named(&setup.settings.cluster.engines).is_some() => GRACE_OF_JOBS,
         None => GRACE,
     }
 }
 
 /// Says which settings of launchers the local one does not heed.
 pub(super) fn warn_of_launcher_traits(setup: &Setup) {
-    for class in CONTROLLER_LAUNCHER.iter().chain(&ENGINE_LAUNCHER[..2]) {
+    let local = match setup.settings.cluster.engines.as_str() {
+        "local" => &LOCAL_ENGINES[..2],
+        _ => &[],
+    };
+    for class in CONTROLLER_LAUNCHER.iter().chain(local) {
         let Some(traits) = setup.settings.launcher.get(*class) else {
             continue;
         };
@@ -144,6 +210,27 @@ pub(super) fn warn_of_launcher_traits(setup: &Setup) {
                 "{class}.{name} has no effect: the local launcher has no such setting here"
             );
         }
+    }
+}
+
+/// Engines elsewhere cannot reach a controller that listens on this machine alone.
+pub(super) fn warn_of_loopback(setup: &Setup) {
+    let address = setup.settings.cluster.controller_ip.as_ref();
+    let address = address.unwrap_or(&setup.settings.controller.ip);
+    let listens_here = setup
+        .settings
+        .controller
+        .engine_ip
+        .as_ref()
+        .unwrap_or(address);
+    let is_loopback = listens_here == "localhost"
+        || listens_here
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    if is_loopback && setup.settings.cluster.engines != "local" {
+        tracing::warn!(
+            "the controller listens on {listens_here}: engines on other machines cannot reach it; --ip='*' lets them"
+        );
     }
 }
 
@@ -195,6 +282,8 @@ fn job(
         name,
         argv,
         environment,
+        engines: None,
+        connection: None,
     })
 }
 

@@ -6,13 +6,18 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
-use crate::cli::parts::{KernelArgs, controller_job, engines_job, warn_of_launcher_traits};
+use crate::cli::parts::{
+    KernelArgs, controller_job, dry_run, engines_by, engines_job, warn_of_launcher_traits,
+    warn_of_loopback,
+};
 use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::supervise::{
-    Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background, plan,
+    Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
+    launcher_of, plan,
 };
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::ledger::Ledger;
+use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::Edit;
 use crate::profile::traitlets::Program;
 
@@ -40,7 +45,7 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the engines are started [default: local]
+    /// How the engines are started: local, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER")]
     engines: Option<String>,
 
@@ -55,6 +60,10 @@ pub(super) struct StartArgs {
     /// Name or address by which engines and clients elsewhere reach the controller [default: its host name]
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
+
+    /// Print the batch system's script, and start nothing
+    #[arg(long)]
+    dry_run: bool,
 
     #[command(flatten)]
     kernels: KernelArgs,
@@ -127,9 +136,13 @@ fn start(
         ProfileMust::BeMadeIfMissing,
     )?;
     let settings = &setup.settings.cluster;
-    check_launcher("--controller", &settings.controller)?;
-    check_launcher("--engines", &settings.engines)?;
+    check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
+    check_launcher("--engines", &settings.engines, LAUNCHERS)?;
+    if args.dry_run {
+        return dry_run(&setup, &args.kernels);
+    }
     warn_of_launcher_traits(&setup);
+    warn_of_loopback(&setup);
     if settings.daemonize && !background.is_some() {
         return in_background(&setup);
     }
@@ -144,13 +157,16 @@ fn start(
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let info = cluster_info(&setup, own);
-    let reuse = keeps_connection_files(&setup, &controller.argv);
-    let ledger = Ledger::claim(&setup.profile, info, "local", reuse).map_err(claim_failure)?;
     let plan = plan(&setup, true);
+    let engines_by = engines_by(&setup)?;
+    let reuse = keeps_connection_files(&setup, &controller.argv);
+    let ledger = Ledger::claim(&setup.profile, info, launcher_of(&setup), plan.grace, reuse)
+        .map_err(claim_failure)?;
     background.conduct(Cluster {
         plan,
         ledger,
         engines,
+        engines_by,
         send_connection_info: settings.send_connection_info,
         controller: Controller::Start(controller),
         profile: setup.profile.clone(),

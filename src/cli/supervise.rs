@@ -146,14 +146,21 @@ pub(super) fn this_program() -> Result<OsString, Failure> {
 }
 
 /// Refuses launchers that there are not.
-pub(super) fn check_launcher(argument: &str, name: &str) -> Result<(), Failure> {
-    if LAUNCHERS.contains(&name) {
+pub(super) fn check_launcher(argument: &str, name: &str, there: &[&str]) -> Result<(), Failure> {
+    if there.contains(&name) {
         return Ok(());
     }
     Err(Failure::usage(format!(
         "{argument}={name}: this version has no such launcher; there are: {}",
-        LAUNCHERS.join(", ")
+        there.join(", ")
     )))
+}
+
+/// The engines' launcher, as the cluster file names it.
+pub(super) fn launcher_of(setup: &Setup) -> &'static str {
+    let name = setup.settings.cluster.engines.as_str();
+    let known = LAUNCHERS.iter().find(|known| **known == name);
+    known.copied().expect("it was checked")
 }
 
 /// How many engines are wanted.
@@ -169,7 +176,9 @@ pub(super) fn plan(setup: &Setup, with_controller: bool) -> Plan {
     let cluster = &setup.settings.cluster;
     Plan {
         with_controller,
-        engines: engine_count(setup),
+        sets: vec![engine_count(setup)],
+        // Jobs that end were ended by somebody, or have had their time.
+        restart: cluster.engines == "local",
         delay: cluster.delay.duration(),
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,
@@ -205,6 +214,7 @@ pub(super) fn clean_logs(setup: &Setup) {
 pub(super) fn claim_failure(error: ClaimError) -> Failure {
     match error {
         ClaimError::Running { .. } => Failure::new(exit_code::ALREADY_STARTED, error.to_string()),
+        ClaimError::Job(_) => Failure::failed(error.to_string()),
         ClaimError::File(error) => error.into(),
     }
 }

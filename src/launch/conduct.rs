@@ -10,17 +10,18 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::background::{Link, Told};
+use super::batch::BatchLauncher;
 use super::ledger::Ledger;
 use super::local::LocalLauncher;
 use super::report::{Report, Severity};
-use super::supervisor::{Action, Member, Outcome, Plan, StopReason, Supervisor};
+use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
-use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::os::hang_up::HangUp;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
-use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
+use crate::profile::connection::{ConnectionFiles, EngineFile};
 use crate::protocol::ClusterId;
 
 /// Everything that a cluster is made of.
@@ -31,9 +32,17 @@ pub struct Cluster {
     pub plan: Plan,
     pub ledger: Ledger,
     pub engines: Job,
+    pub engines_by: EnginesBy,
     /// Hand the connection information to the engines, so that they need no file.
     pub send_connection_info: bool,
     pub controller: Controller,
+}
+
+/// How engines are started.
+#[derive(Debug)]
+pub enum EnginesBy {
+    Local,
+    Batch(Box<batch::script::Settings>),
 }
 
 /// Where the controller comes from.
@@ -71,15 +80,27 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
     let (hub, mut hub_events) = mpsc::unbounded_channel();
     let (gone, mut gone_events) = mpsc::unbounded_channel();
     let mut wishes = Wishes::new().map_err(ConductError::Signals)?;
-    let launcher = LocalLauncher::new(
-        cluster.profile.log_dir(),
-        cluster.cluster_id.clone(),
-        launched,
-    )?;
+    let local = || {
+        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
+        LocalLauncher::new(folder, id, launched.clone())
+    };
+    let engines: Box<dyn Launcher> = match &cluster.engines_by {
+        EnginesBy::Local => Box::new(local()?),
+        EnginesBy::Batch(settings) => Box::new(BatchLauncher::new(
+            settings.as_ref().clone(),
+            batch::Where {
+                profile: cluster.profile.clone(),
+                cluster_id: cluster.cluster_id.clone(),
+            },
+            launched.clone(),
+        )),
+    };
+    let controller: Box<dyn Launcher> = Box::new(local()?);
     let mut conductor = Conductor {
         supervisor: Supervisor::new(cluster.plan.clone(), Instant::now()),
         cluster,
-        launcher: Box::new(launcher),
+        controller,
+        engines,
         hub,
         actions: Vec::new(),
         running: HashMap::new(),
@@ -110,7 +131,8 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
 struct Conductor {
     supervisor: Supervisor,
     cluster: Cluster,
-    launcher: Box<dyn Launcher>,
+    controller: Box<dyn Launcher>,
+    engines: Box<dyn Launcher>,
     hub: UnboundedSender<HubEvent>,
     actions: Vec<Action>,
     running: HashMap<Member, Started>,
@@ -160,13 +182,7 @@ impl Conductor {
         };
         let out = &mut self.actions;
         tokio::select! {
-            Some(event) = launched.recv() => match event {
-                LaunchEvent::Said(_, news) => self.on_news(news),
-                LaunchEvent::Exited(member, status) => {
-                    self.running.remove(&member);
-                    self.supervisor.on_exited(Instant::now(), member, status, out);
-                }
-            },
+            Some(event) = launched.recv() => self.on_launch(event),
             Some(event) = hub.recv() => self.on_hub(event),
             Some(()) = gone.recv() => {
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::ControllerGone, out);
@@ -180,6 +196,36 @@ impl Conductor {
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::FrontGone, out);
             }
             () = timer => self.supervisor.on_time(Instant::now(), out),
+        }
+    }
+
+    fn on_launch(&mut self, event: LaunchEvent) {
+        let (now, out) = (Instant::now(), &mut self.actions);
+        match event {
+            LaunchEvent::Started(member, started) => {
+                let place = started.place.to_string();
+                self.logs.insert(member, started.log.clone());
+                self.running.insert(member, started);
+                self.supervisor.on_started(member, place, out);
+            }
+            LaunchEvent::NotStarted(member, error) => {
+                self.supervisor
+                    .on_spawn_failed(now, member, error.to_string(), out);
+            }
+            LaunchEvent::Queued(member, why) => self.supervisor.on_queued(member, why, out),
+            LaunchEvent::Runs(member, place) => self.supervisor.on_runs(now, member, place, out),
+            LaunchEvent::Said(_, news) => self.on_news(news),
+            LaunchEvent::Exited(member, status) => {
+                self.running.remove(&member);
+                self.supervisor.on_exited(now, member, status, out);
+            }
+        }
+    }
+
+    fn launcher(&mut self, member: Member) -> &mut dyn Launcher {
+        match member {
+            Member::Controller => self.controller.as_mut(),
+            Member::Engines(_) => self.engines.as_mut(),
         }
     }
 
@@ -210,7 +256,10 @@ impl Conductor {
                 Controller::Join(_) => self.supervisor.on_begin(now, engines, out),
             },
             HubEvent::Registered(engine) => self.supervisor.on_registered(now, engine, out),
-            HubEvent::Left(engine) => self.supervisor.on_left(engine, out),
+            HubEvent::Left(engine) => {
+                self.supervisor.on_left(engine, out);
+                self.engines.look();
+            }
             HubEvent::Ended => {
                 // Our own controller is waited for.
                 if matches!(self.cluster.controller, Controller::Join(_)) {
@@ -245,9 +294,13 @@ impl Conductor {
     async fn perform_one(&mut self, action: Action) {
         match action {
             Action::Spawn(member) => self.spawn(member),
-            Action::Terminate(member) => self.launcher.signal(member, Signal::SIGTERM as i32),
-            Action::Kill(member) => self.launcher.signal(member, Signal::SIGKILL as i32),
-            Action::Relay(signal) => self.launcher.signal(Member::Engines, signal),
+            Action::Terminate(member) => {
+                self.launcher(member).signal(member, Signal::SIGTERM as i32);
+            }
+            Action::Kill(member) => {
+                self.launcher(member).signal(member, Signal::SIGKILL as i32);
+            }
+            Action::Relay(set, signal) => self.engines.signal(Member::Engines(set), signal),
             Action::WriteFiles => self.write_files().await,
             Action::RemoveFiles => {
                 if let Err(error) = self.cluster.ledger.remove() {
@@ -266,26 +319,15 @@ impl Conductor {
     }
 
     fn spawn(&mut self, member: Member) {
-        let started = match (member, &self.cluster.controller) {
-            (Member::Controller, Controller::Start(job)) => {
-                let started = self.launcher.start(member, job);
-                started.map_err(|error| error.to_string())
-            }
+        let job = match (member, &self.cluster.controller) {
+            (Member::Controller, Controller::Start(job)) => Ok(job.clone()),
             (Member::Controller, Controller::Join(_)) => {
                 unreachable!("the supervisor of engines that join starts no controller")
             }
-            (Member::Engines, _) => self.engines_job().and_then(|job| {
-                let started = self.launcher.start(member, &job);
-                started.map_err(|error| error.to_string())
-            }),
+            (Member::Engines(set), _) => self.engines_job(set),
         };
-        match started {
-            Ok(started) => {
-                let pid = started.process.pid;
-                self.logs.insert(member, started.log.clone());
-                self.running.insert(member, started);
-                self.supervisor.on_started(member, pid, &mut self.actions);
-            }
+        match job {
+            Ok(job) => self.launcher(member).start(member, job),
             Err(why) => {
                 self.supervisor
                     .on_spawn_failed(Instant::now(), member, why, &mut self.actions);
@@ -293,24 +335,35 @@ impl Conductor {
         }
     }
 
-    /// The engines' job with what they need to find the controller, which is never part of an argument list: everybody
-    /// can read those, and it holds the key.
-    fn engines_job(&self) -> Result<Job, String> {
+    /// The engines' job with what they need to find the controller.
+    fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
+        job.engines = Some(self.engines_of(set));
         if self.cluster.send_connection_info {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
-            job.environment
-                .push((CONNECTION_INFO_VARIABLE.into(), file.to_variable().into()));
+            job.connection = Some(file.to_variable());
         }
         Ok(job)
     }
 
+    fn engines_of(&self, set: SetNo) -> u32 {
+        let sets = &self.cluster.plan.sets;
+        let number = usize::try_from(set.0).unwrap_or(usize::MAX);
+        sets.get(number).copied().unwrap_or(0)
+    }
+
     async fn write_files(&mut self) {
-        let engines = self.running.get(&Member::Engines);
-        let written = self.cluster.ledger.write(
-            self.running.get(&Member::Controller),
-            engines.map(|started| (started, self.cluster.plan.engines)),
-        );
+        let mut engines: Vec<(SetNo, &Started, u32)> = self
+            .running
+            .iter()
+            .filter_map(|(member, started)| match member {
+                Member::Engines(set) => Some((*set, started, self.engines_of(*set))),
+                Member::Controller => None,
+            })
+            .collect();
+        engines.sort_by_key(|(set, _, _)| *set);
+        let controller = self.running.get(&Member::Controller);
+        let written = self.cluster.ledger.write(controller, &engines);
         if let Err(error) = written {
             self.say(Severity::Warning, error.to_string()).await;
         }

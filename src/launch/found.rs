@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::os::lock;
 use crate::os::process::{ProcessRef, started_at};
-use crate::profile::cluster_file::{ClusterFile, ClusterFileError, LauncherState, RunFile};
+use crate::profile::cluster_file::{ClusterFile, ClusterFileError, JobRef, LauncherState, RunFile};
 use crate::profile::dir::checked_cluster_id;
 use crate::profile::{ClientFile, ConnectionFiles, ProfileDir};
 use crate::protocol::ClusterId;
@@ -89,6 +89,25 @@ impl Found {
             .collect()
     }
 
+    /// Jobs of batch systems whose supervisor does not live any more. Whether they do, only the systems know.
+    pub fn orphaned_jobs(&self) -> Vec<JobRef> {
+        let orphaned = |run: &RunFile| !run.supervisor.as_ref().is_some_and(ProcessRef::is_alive);
+        self.runs
+            .iter()
+            .filter(|(_, run)| orphaned(run))
+            .flat_map(|(_, run)| run.jobs.clone())
+            .collect()
+    }
+
+    /// How long the parts have to end before they are killed.
+    pub fn grace(&self) -> Option<Duration> {
+        let graces = self.runs.iter().filter_map(|(_, run)| run.grace);
+        let longest = graces.fold(None, |longest: Option<f64>, grace| {
+            Some(longest.map_or(grace, |longest| longest.max(grace)))
+        });
+        longest.and_then(|grace| Duration::try_from_secs_f64(grace).ok())
+    }
+
     /// Every process of ours that lives, supervisors included.
     pub fn ours(&self) -> Vec<ProcessRef> {
         self.runs
@@ -141,11 +160,19 @@ impl Found {
 
     /// Does a controller run, or anything else that would have to be stopped?
     pub fn is_running(&self) -> bool {
+        self.lives() || !self.orphaned_jobs().is_empty()
+    }
+
+    /// The same without jobs that nobody looks after.
+    pub fn lives(&self) -> bool {
         !self.ours().is_empty() || !self.theirs().is_empty() || self.runs_elsewhere().is_some()
     }
 
-    /// The launcher of a part that is no process of this host, and which the file says to run.
+    /// The launcher of a part that is no process of this host, which the file says to run, and which is not ours.
     pub fn runs_elsewhere(&self) -> Option<&str> {
+        if self.runs.iter().any(|(_, run)| !run.jobs.is_empty()) {
+            return None;
+        }
         let Some(Ok(file)) = &self.file else {
             return None;
         };
@@ -294,6 +321,8 @@ mod tests {
             controller: Some(controller),
             reuse: false,
             engines: Vec::new(),
+            jobs: Vec::new(),
+            grace: None,
             unknown: serde_json::Map::new(),
         }
     }

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use super::Started;
 use super::found::Found;
+use super::stop::end_jobs;
+use super::supervisor::SetNo;
+use super::{Place, Started};
 use crate::os::files::{self, FileError};
 use crate::os::lock::{self, FolderLock};
 use crate::os::process::{ProcessRef, wait_until_gone};
@@ -33,6 +35,8 @@ pub enum ClaimError {
         pid: String,
         stop: String,
     },
+    #[error("of an earlier cluster, {0}")]
+    Job(String),
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -69,12 +73,14 @@ impl Ledger {
         profile: &ProfileDir,
         info: ClusterInfo,
         launcher: &'static str,
+        grace: Duration,
         reuse: bool,
     ) -> Result<Self, ClaimError> {
         let _held = FolderLock::hold(&profile.pid_dir());
         let found = Found::of(profile, &info.cluster_id);
         end_orphans(&found);
-        if found.is_running() {
+        end_orphaned_jobs(&found)?;
+        if found.lives() {
             let pid = found
                 .supervisors()
                 .into_iter()
@@ -93,7 +99,7 @@ impl Ledger {
         }
         files::remove_if_there(&found.cluster_path)?;
         let run_path = RunFile::path(&profile.pid_dir(), &info.cluster_id);
-        Self::open(profile, info, launcher, run_path, Some(reuse))
+        Self::open(profile, info, launcher, grace, run_path, Some(reuse))
     }
 
     /// For engines that join the cluster that `info` describes.
@@ -101,16 +107,18 @@ impl Ledger {
         profile: &ProfileDir,
         info: ClusterInfo,
         launcher: &'static str,
+        grace: Duration,
     ) -> Result<Self, ClaimError> {
         let _held = FolderLock::hold(&profile.pid_dir());
         let run_path = RunFile::path_of_engines(&profile.pid_dir(), std::process::id());
-        Self::open(profile, info, launcher, run_path, None)
+        Self::open(profile, info, launcher, grace, run_path, None)
     }
 
     fn open(
         profile: &ProfileDir,
         info: ClusterInfo,
         launcher: &'static str,
+        grace: Duration,
         run_path: PathBuf,
         controller_reuses: Option<bool>,
     ) -> Result<Self, ClaimError> {
@@ -127,6 +135,8 @@ impl Ledger {
             controller: None,
             reuse: controller_reuses.unwrap_or(false),
             engines: Vec::new(),
+            jobs: Vec::new(),
+            grace: Some(grace.as_secs_f64()),
             unknown: serde_json::Map::new(),
         };
         run.write(&run_path)?;
@@ -152,15 +162,14 @@ impl Ledger {
     pub fn write(
         &mut self,
         controller: Option<&Started>,
-        engines: Option<(&Started, u32)>,
+        engines: &[(SetNo, &Started, u32)],
     ) -> Result<(), FileError> {
         let _held = FolderLock::hold(&self.profile.pid_dir());
         self.had_controller |= self.with_controller && controller.is_some();
-        self.run.controller = controller.map(|started| started.process.clone());
-        self.run.engines = engines
-            .iter()
-            .map(|(started, _)| started.process.clone())
-            .collect();
+        self.run.controller = controller.and_then(|started| started.place.process().cloned());
+        let places = || engines.iter().map(|(_, started, _)| &started.place);
+        self.run.engines = places().filter_map(Place::process).cloned().collect();
+        self.run.jobs = places().filter_map(Place::job).cloned().collect();
         self.run.write(&self.run_path)?;
 
         let path = self.cluster_path();
@@ -180,17 +189,19 @@ impl Ledger {
         });
         if self.with_controller {
             file.controller = controller.map(|started| ControllerEntry {
-                class: self.launcher.to_owned(),
+                class: "local".to_owned(),
                 state: self.state_of(started),
             });
         }
-        match engines {
-            Some((started, count)) => {
-                let set = self.engine_set(started, count);
-                file.engines.sets.insert(self.set_id.clone(), set);
-            }
-            None => {
-                file.engines.sets.remove(&self.set_id);
+        self.remove_sets(&mut file);
+        // ipyparallel reads all sets with one class, that of the first.
+        if file.engines.sets.is_empty() {
+            file.engines.class = self.launcher.to_owned();
+        }
+        if file.engines.class == self.launcher {
+            for (number, started, count) in engines {
+                let set = self.engine_set(started, *count);
+                file.engines.sets.insert(self.set_id(*number), set);
             }
         }
         file.write(&path)
@@ -214,10 +225,25 @@ impl Ledger {
         let Ok(mut file) = ClusterFile::read(&path) else {
             return Ok(());
         };
-        match file.engines.sets.remove(&self.set_id) {
-            Some(_) => file.write(&path),
-            None => Ok(()),
+        if self.remove_sets(&mut file) {
+            file.write(&path)?;
         }
+        Ok(())
+    }
+
+    fn set_id(&self, number: SetNo) -> String {
+        match number {
+            SetNo(0) => self.set_id.clone(),
+            SetNo(number) => format!("{}.{number}", self.set_id),
+        }
+    }
+
+    /// Takes our sets out. Were there any?
+    fn remove_sets(&self, file: &mut ClusterFile) -> bool {
+        let before = file.engines.sets.len();
+        let ours = |id: &str| id.split('.').next() == Some(self.set_id.as_str());
+        file.engines.sets.retain(|id, _| !ours(id));
+        file.engines.sets.len() < before
     }
 
     fn cluster_path(&self) -> PathBuf {
@@ -228,14 +254,25 @@ impl Ledger {
         LauncherState::running(
             self.profile.location(),
             &self.info.cluster_id,
-            started.process.pid,
+            started.place.process().map_or(-1, |process| process.pid),
             &started.log,
         )
     }
 
     /// ipyparallel counts an engine for each process of a set, so the one process that runs all is named for each.
     fn engine_set(&self, started: &Started, count: u32) -> EngineSet {
-        let state = self.state_of(started);
+        let mut state = self.state_of(started);
+        if let Some(job) = started.place.job() {
+            state.n = Some(count);
+            state.pid = None;
+            state
+                .unknown
+                .insert("job_id".to_owned(), job.id.clone().into());
+            return EngineSet {
+                state,
+                engines: None,
+            };
+        }
         let engines = (0..count).map(|_| state.clone());
         EngineSet::local(self.profile.location(), &self.info.cluster_id, engines)
     }
@@ -271,4 +308,13 @@ fn end_orphans(found: &Found) {
         let _ = process.signal(nix::sys::signal::Signal::SIGKILL);
     }
     wait_until_gone(&left, DYING);
+}
+
+/// Jobs whose supervisor was killed have engines of a controller that is gone.
+fn end_orphaned_jobs(found: &Found) -> Result<(), ClaimError> {
+    let orphans = found.orphaned_jobs();
+    for job in &orphans {
+        tracing::warn!("{job} of an earlier cluster is still there: cancelling it");
+    }
+    end_jobs(&orphans).map_err(ClaimError::Job)
 }

@@ -19,8 +19,9 @@ use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::supervisor::{Member, Status};
-use super::{Job, LaunchError, LaunchEvent, Launcher, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::{ProcessRef, log};
+use crate::profile::connection::CONNECTION_INFO_VARIABLE;
 use crate::protocol::ClusterId;
 
 /// Holds the number of a pipe that ends with the process that started this one.
@@ -78,31 +79,12 @@ impl Launcher for LocalLauncher {
         "local"
     }
 
-    fn start(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
-        let (log, temporary) = self.open_log(job.name)?;
-        let started = self.spawn(member, job, log);
-        let Ok(process) = &started else {
-            // An empty log of a process that never was.
-            let _ = fs::remove_file(&temporary);
-            return started.map(|process| Started {
-                process,
-                log: temporary,
-            });
+    fn start(&mut self, member: Member, job: Job) {
+        let event = match self.start_now(member, &job) {
+            Ok(started) => LaunchEvent::Started(member, started),
+            Err(error) => LaunchEvent::NotStarted(member, error),
         };
-        let log = self.log_folder.join(log::file_name(
-            job.name,
-            &self.cluster_id.0,
-            process.pid.unsigned_abs(),
-        ));
-        let log = match fs::rename(&temporary, &log) {
-            Ok(()) => log,
-            Err(_) => temporary,
-        };
-        self.running.insert(member, process.clone());
-        Ok(Started {
-            process: process.clone(),
-            log,
-        })
+        let _ = self.events.send(event);
     }
 
     fn signal(&mut self, member: Member, signal: i32) {
@@ -119,6 +101,33 @@ impl Launcher for LocalLauncher {
 }
 
 impl LocalLauncher {
+    fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
+        let (log, temporary) = self.open_log(job.name)?;
+        let started = self.spawn(member, job, log);
+        let Ok(process) = &started else {
+            // An empty log of a process that never was.
+            let _ = fs::remove_file(&temporary);
+            return started.map(|process| Started {
+                place: Place::Process(process),
+                log: temporary,
+            });
+        };
+        let log = self.log_folder.join(log::file_name(
+            job.name,
+            &self.cluster_id.0,
+            process.pid.unsigned_abs(),
+        ));
+        let log = match fs::rename(&temporary, &log) {
+            Ok(()) => log,
+            Err(_) => temporary,
+        };
+        self.running.insert(member, process.clone());
+        Ok(Started {
+            place: Place::Process(process.clone()),
+            log,
+        })
+    }
+
     fn spawn(&self, member: Member, job: &Job, log: File) -> Result<ProcessRef, LaunchError> {
         let program = job.argv.first().cloned().unwrap_or_default();
         let failed = |source| LaunchError::Program {
@@ -130,6 +139,12 @@ impl LocalLauncher {
         let mut command = Command::new(&program);
         command
             .args(job.argv.iter().skip(1))
+            .args(job.engines.map(|count| format!("--n={count}")))
+            .envs(
+                job.connection
+                    .iter()
+                    .map(|content| (CONNECTION_INFO_VARIABLE, content)),
+            )
             .envs(job.environment.iter().map(|(name, value)| (name, value)))
             .env(LIFELINE_VARIABLE, inherited[0].to_string())
             .env(NEWS_VARIABLE, inherited[1].to_string())

@@ -5,13 +5,15 @@
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
 //! | `report` \[p\] | the line that is shown for each event |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
-//! | `local` | processes of this machine; other launchers stand beside it |
+//! | `local` | processes of this machine |
+//! | `batch` | jobs of batch systems |
 //! | `watch` | a thread that listens to the hub |
 //! | `ledger` | the files that say what runs |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
 //! | `background` | the two ends of `--daemonize` |
 
 pub mod background;
+pub mod batch;
 pub mod conduct;
 pub mod found;
 pub mod ledger;
@@ -23,6 +25,7 @@ mod tail;
 mod watch;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -30,11 +33,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::os::ProcessRef;
+use crate::profile::cluster_file::JobRef;
 use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
-/// Launchers that there are, by the names that `--engines` and `--controller` take.
-pub const LAUNCHERS: &[&str] = &["local"];
+/// Launchers that there are, by the names that `--engines` takes.
+pub const LAUNCHERS: &[&str] = &["local", "slurm", "pbs", "sge", "lsf", "htcondor"];
+
+/// Launchers of a controller.
+pub const CONTROLLER_LAUNCHERS: &[&str] = &["local"];
 
 /// A program to be started.
 #[derive(Clone, Debug)]
@@ -45,19 +52,65 @@ pub struct Job {
     pub argv: Vec<OsString>,
     /// Beside what this process has in its environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Engines that are to be run; nothing for a controller.
+    pub engines: Option<u32>,
+    /// The content of the engines' connection file. It holds the key, so it is never part of an argument list, nor of
+    /// anything else that others can read.
+    pub connection: Option<String>,
 }
 
 /// What was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
-    pub process: ProcessRef,
+    pub place: Place,
     /// Where its output goes.
     pub log: PathBuf,
 }
 
-/// What a launcher tells of what it has started.
+/// Where something runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine.
+    Process(ProcessRef),
+    /// Wherever a batch system lets it run.
+    Job(JobRef),
+}
+
+impl Place {
+    /// The process of this machine, if it is one.
+    pub fn process(&self) -> Option<&ProcessRef> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Job(_) => None,
+        }
+    }
+
+    pub fn job(&self) -> Option<&JobRef> {
+        match self {
+            Self::Process(_) => None,
+            Self::Job(job) => Some(job),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(process) => write!(f, "process {}", process.pid),
+            Self::Job(job) => job.fmt(f),
+        }
+    }
+}
+
+/// What a launcher tells of what it was asked to start.
+#[derive(Debug)]
 pub enum LaunchEvent {
+    Started(Member, Started),
+    NotStarted(Member, LaunchError),
+    /// A batch system lets it wait.
+    Queued(Member, String),
+    /// It has waited, and runs.
+    Runs(Member, String),
     Said(Member, News),
     Exited(Member, Status),
 }
@@ -84,6 +137,8 @@ pub enum LaunchError {
     Log { path: PathBuf, source: io::Error },
     #[error("no pipe to it can be made: {0}")]
     Pipe(io::Error),
+    #[error(transparent)]
+    Batch(#[from] batch::BatchError),
 }
 
 /// A way to start processes. Events go to the channel that the launcher was made with.
@@ -91,9 +146,13 @@ pub trait Launcher {
     /// The name by which it is chosen, and which the cluster file names.
     fn name(&self) -> &'static str;
 
-    /// Starts a program; what is started under the same name must have ended.
-    fn start(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError>;
+    /// Begins to start a program: that it has started is an event, and so is that it has not. What is started under the
+    /// same name must have ended.
+    fn start(&mut self, member: Member, job: Job);
 
     /// Sends a signal. What is gone already does not matter.
     fn signal(&mut self, member: Member, signal: i32);
+
+    /// Something seems to have happened to what it has started.
+    fn look(&mut self) {}
 }

@@ -11,13 +11,24 @@ use crate::protocol::EngineId;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     ControllerReady {
-        pid: i32,
+        place: String,
         took: Duration,
     },
     EnginesStarting {
         count: u32,
-        pid: i32,
+        place: String,
     },
+    /// A batch system lets it wait.
+    Queued {
+        member: Member,
+        why: String,
+    },
+    /// After it has waited.
+    Runs {
+        member: Member,
+        place: String,
+    },
+    StillQueued,
     EngineRegistered {
         engine: EngineId,
         count: usize,
@@ -57,6 +68,10 @@ pub enum Report {
         status: Status,
     },
     EnginesEnded,
+    /// They have died, and are not started again.
+    EnginesLost {
+        status: Status,
+    },
     EnginesDied {
         status: Status,
         pause: Option<Duration>,
@@ -104,6 +119,7 @@ impl Report {
             },
             Self::EngineLeft { .. }
             | Self::EngineEnded { .. }
+            | Self::EnginesLost { .. }
             | Self::TooSlow { .. }
             | Self::Warning(_)
             | Self::Killing => Severity::Warning,
@@ -123,14 +139,19 @@ fn engines(count: impl Into<u64>) -> String {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ControllerReady { pid, took } => write!(
+            Self::ControllerReady { place, took } => write!(
                 f,
-                "the controller is ready (process {pid}, {:.2} s)",
+                "the controller is ready ({place}, {:.2} s)",
                 took.as_secs_f64()
             ),
-            Self::EnginesStarting { count, pid } => {
-                write!(f, "starting {} (process {pid})", engines(*count))
+            Self::EnginesStarting { count, place } => {
+                write!(f, "starting {} ({place})", engines(*count))
             }
+            Self::Queued { member, why } => write!(f, "{member}: waiting in the queue ({why})"),
+            Self::Runs { member, place } => write!(f, "{member}: running on {place}"),
+            Self::StillQueued => f.write_str(
+                "the engines still wait in the queue; they register when the batch system lets them run",
+            ),
             Self::EngineRegistered {
                 engine,
                 count,
@@ -185,6 +206,10 @@ impl fmt::Display for Report {
             Self::EnginesEnded => f.write_str(
                 "the engines have ended as they were asked to; `ipcluster engines` adds new ones",
             ),
+            Self::EnginesLost { status } => write!(
+                f,
+                "the engines have ended ({status}); `ipcluster engines` adds new ones"
+            ),
             Self::EnginesDied {
                 status,
                 pause: Some(pause),
@@ -221,7 +246,7 @@ impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Controller => "the controller",
-            Self::Engines => "the engines",
+            Self::Engines(_) => "the engines",
         })
     }
 }

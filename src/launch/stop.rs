@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use thiserror::Error;
 
+use super::batch;
 use super::found::Found;
 use crate::os::process::{ProcessRef, SignalError, wait_until_gone};
 use crate::os::session;
+use crate::profile::cluster_file::JobRef;
 
 /// How a stop went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +32,14 @@ pub enum StopError {
     Signal(#[from] SignalError),
     #[error("process {0} does not end, even when it is killed")]
     Immortal(ProcessRef),
+    #[error("{0}")]
+    Job(String),
 }
 
-/// A supervisor gives its processes four seconds, ipyparallel's launchers give five; then they are killed.
-const GRACE: Duration = Duration::from_secs(6);
+/// A supervisor gives its processes four seconds unless it says otherwise, ipyparallel's launchers give five; then they
+/// are killed.
+const GRACE: Duration = Duration::from_secs(4);
+const MARGIN: Duration = Duration::from_secs(2);
 const GRACE_OF_THEIRS: Duration = Duration::from_secs(5);
 
 /// Even a killed process takes a moment to go.
@@ -42,13 +48,19 @@ const LAST: Duration = Duration::from_secs(5);
 /// Stops a cluster, and waits until all of its processes are gone. `signal` is what is sent first, in place of the
 /// usual one.
 pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError> {
+    let orphans = found.orphaned_jobs();
+    end_jobs(&orphans).map_err(StopError::Job)?;
     let (ours, theirs) = (found.ours(), found.theirs());
     if ours.is_empty() && theirs.is_empty() {
         if let Some(launcher) = found.runs_elsewhere() {
             return Err(StopError::Elsewhere(launcher.to_owned()));
         }
         found.remove_files(false);
-        return Ok(Stopped::Already);
+        return Ok(if orphans.is_empty() {
+            Stopped::Already
+        } else {
+            Stopped::Killed
+        });
     }
     let supervisors = found.supervisors();
     if supervisors.is_empty() {
@@ -67,7 +79,7 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
     let grace = if ours.is_empty() {
         GRACE_OF_THEIRS
     } else {
-        GRACE
+        found.grace().unwrap_or(GRACE) + MARGIN
     };
     let deadline = Instant::now() + grace;
     let all: Vec<ProcessRef> = ours.into_iter().chain(theirs).collect();
@@ -91,6 +103,23 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
         Stopped::Killed
     } else {
         Stopped::InOrder
+    })
+}
+
+/// Ends jobs of batch systems that nobody looks after, and waits for their end.
+pub(super) fn end_jobs(jobs: &[JobRef]) -> Result<(), String> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        for job in jobs {
+            batch::end(job).await?;
+        }
+        Ok(())
     })
 }
 

@@ -1,27 +1,70 @@
 //! Decides what becomes of a cluster's processes: what is started when, and what follows when one ends. Pure: events
 //! and the time come in, actions come out, and `conduct` performs them.
 //!
-//! The controller's end is the cluster's end. The engines' process is started again when it dies, a few times; a single
+//! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times; a single
 //! engine that leaves is news and nothing more. Nothing is left behind: `Exit` comes when every process is gone.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::report::Report;
 use crate::protocol::EngineId;
 
-/// A process that this supervisor starts. All engines of a host are one process.
+/// What this supervisor starts and ends as one: a process, or a job of a batch system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Member {
     Controller,
-    Engines,
+    Engines(SetNo),
 }
 
-/// How a process ended.
+/// The number of a set of engines in its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetNo(pub u32);
+
+/// How a process or a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Code(i32),
     Signal(i32),
+    /// A batch system says so.
+    Job(JobEnd),
+}
+
+/// How a job ended, in the words that batch systems have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    Completed,
+    /// By its owner or an administrator.
+    Cancelled,
+    Failed,
+    TimeLimit,
+    NodeFailure,
+    Preempted,
+    OutOfMemory,
+    /// It is not among the system's jobs any more.
+    Gone,
+}
+
+impl Status {
+    /// Did it end by itself, or as it was told to?
+    fn is_orderly(self) -> bool {
+        matches!(self, Self::Code(0) | Self::Job(JobEnd::Completed))
+    }
+}
+
+impl std::fmt::Display for JobEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "its job is complete",
+            Self::Cancelled => "its job was cancelled",
+            Self::Failed => "its job has failed",
+            Self::TimeLimit => "its job has reached its time limit",
+            Self::NodeFailure => "a node of its job has failed",
+            Self::Preempted => "its job had to make room for another one",
+            Self::OutOfMemory => "its job was out of memory",
+            Self::Gone => "its job is not in the queue any more",
+        })
+    }
 }
 
 impl std::fmt::Display for Status {
@@ -29,6 +72,7 @@ impl std::fmt::Display for Status {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Job(end) => end.fmt(f),
         }
     }
 }
@@ -38,7 +82,10 @@ impl std::fmt::Display for Status {
 pub struct Plan {
     /// Else the engines join a controller that runs already.
     pub with_controller: bool,
-    pub engines: u32,
+    /// The engines of each set.
+    pub sets: Vec<u32>,
+    /// Start a set again that has died.
+    pub restart: bool,
     /// Between the controller and the engines.
     pub delay: Duration,
     /// In which all engines are to be registered.
@@ -82,7 +129,7 @@ pub enum Action {
     /// End it.
     Kill(Member),
     /// Pass on a signal that was meant for the engines.
-    Relay(i32),
+    Relay(SetNo, i32),
     /// The files that say what runs.
     WriteFiles,
     RemoveFiles,
@@ -106,11 +153,23 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Exit codes of a controller that say more than "failed", and are passed on (`cli::exit_code`).
 const TELLING: [i32; 2] = [2, 10];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Process {
+    #[default]
     Absent,
     Starting,
-    Running(i32),
+    Running,
+}
+
+/// A set of engines.
+#[derive(Debug, Default)]
+struct Set {
+    engines: u32,
+    process: Process,
+    /// It waits in the queue of a batch system.
+    queued: bool,
+    restarts: VecDeque<Instant>,
+    restart_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,27 +198,37 @@ pub struct Supervisor {
     phase: Phase,
     began: Instant,
     controller: Process,
-    engines: Process,
+    /// Where the controller runs.
+    place: String,
+    sets: BTreeMap<SetNo, Set>,
+    /// Whoever waits for the cluster has been told that it is there.
+    told_ready: bool,
     /// Of this supervisor's plan, as the hub says.
     registered: BTreeSet<EngineId>,
     /// Engines that were there before.
     others: BTreeSet<EngineId>,
-    restarts: VecDeque<Instant>,
-    restart_at: Option<Instant>,
 }
 
 impl Supervisor {
     pub fn new(plan: Plan, now: Instant) -> Self {
+        let sets = (0..).map(SetNo).zip(&plan.sets);
+        let sets = sets.map(|(number, engines)| {
+            let set = Set {
+                engines: *engines,
+                ..Set::default()
+            };
+            (number, set)
+        });
         Self {
+            sets: sets.collect(),
             plan,
             phase: Phase::New,
             began: now,
             controller: Process::Absent,
-            engines: Process::Absent,
+            place: String::new(),
+            told_ready: false,
             registered: BTreeSet::new(),
             others: BTreeSet::new(),
-            restarts: VecDeque::new(),
-            restart_at: None,
         }
     }
 
@@ -179,15 +248,52 @@ impl Supervisor {
         }
     }
 
-    pub fn on_started(&mut self, member: Member, pid: i32, out: &mut Vec<Action>) {
-        *self.process(member) = Process::Running(pid);
-        if member == Member::Engines {
-            let count = self.plan.engines;
-            out.push(Action::Report(Report::EnginesStarting { count, pid }));
-            out.push(Action::WriteFiles);
+    /// Engines that this supervisor is to start.
+    fn wanted(&self) -> u32 {
+        self.plan.sets.iter().sum()
+    }
+
+    /// It has been started at `place`: a process, a job, a process of another host.
+    pub fn on_started(&mut self, member: Member, place: String, out: &mut Vec<Action>) {
+        *self.process(member) = Process::Running;
+        match member {
+            Member::Controller => self.place = place,
+            Member::Engines(number) => {
+                let set = &self.sets[&number];
+                let count = set.engines;
+                out.push(Action::Report(Report::EnginesStarting { count, place }));
+                out.push(Action::WriteFiles);
+            }
         }
         if matches!(self.phase, Phase::Stopping { .. }) {
             out.push(Action::Terminate(member));
+        }
+    }
+
+    /// A batch system lets a job wait, as is also the case when it has interrupted one.
+    pub fn on_queued(&mut self, member: Member, why: String, out: &mut Vec<Action>) {
+        if let Member::Engines(number) = member
+            && let Some(set) = self.sets.get_mut(&number)
+        {
+            set.queued = true;
+        }
+        if !self.is_over() {
+            out.push(Action::Report(Report::Queued { member, why }));
+        }
+    }
+
+    /// A job that waited in the queue runs now, so that its engines are to be expected.
+    pub fn on_runs(&mut self, now: Instant, member: Member, place: String, out: &mut Vec<Action>) {
+        if let Member::Engines(number) = member
+            && let Some(set) = self.sets.get_mut(&number)
+        {
+            set.queued = false;
+        }
+        if let Phase::Engines { deadline } = &mut self.phase {
+            *deadline = now.checked_add(self.plan.engine_timeout);
+        }
+        if !self.is_over() {
+            out.push(Action::Report(Report::Runs { member, place }));
         }
     }
 
@@ -208,12 +314,9 @@ impl Supervisor {
         if self.phase != Phase::Controller {
             return;
         }
-        let pid = match self.controller {
-            Process::Running(pid) => pid,
-            _ => -1,
-        };
         let took = now.saturating_duration_since(self.began);
-        out.push(Action::Report(Report::ControllerReady { pid, took }));
+        let place = self.place.clone();
+        out.push(Action::Report(Report::ControllerReady { place, took }));
         out.push(Action::WriteFiles);
         if self.plan.delay.is_zero() {
             self.start_engines(now, out);
@@ -225,7 +328,7 @@ impl Supervisor {
 
     /// The controller cannot be used, though it runs.
     pub fn on_hub_failed(&mut self, now: Instant, why: String, out: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {
+        if self.is_over() {
             return;
         }
         out.push(Action::Report(Report::HubFailed(why)));
@@ -244,7 +347,7 @@ impl Supervisor {
                 out.push(Action::Report(Report::EngineRegistered {
                     engine,
                     count: self.registered.len(),
-                    of: self.plan.engines,
+                    of: self.wanted(),
                     took: now.saturating_duration_since(self.began),
                 }));
                 self.check_complete(now, out);
@@ -264,7 +367,7 @@ impl Supervisor {
         why: String,
         out: &mut Vec<Action>,
     ) {
-        if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {
+        if !self.is_over() {
             out.push(Action::Report(Report::EngineEnded { engine, why }));
         }
     }
@@ -276,7 +379,7 @@ impl Supervisor {
 
     pub fn on_left(&mut self, engine: EngineId, out: &mut Vec<Action>) {
         let known = self.registered.remove(&engine) | self.others.remove(&engine);
-        if !known || matches!(self.phase, Phase::Stopping { .. } | Phase::Over) {
+        if !known || self.is_over() {
             return;
         }
         let count = self.registered.len() + self.others.len();
@@ -299,7 +402,7 @@ impl Supervisor {
         }
         match member {
             Member::Controller => self.on_controller_exited(now, status, out),
-            Member::Engines => self.on_engines_exited(now, status, out),
+            Member::Engines(number) => self.on_engines_exited(now, number, status, out),
         }
     }
 
@@ -320,37 +423,51 @@ impl Supervisor {
         self.stop(now, Outcome::Failed(code), out);
     }
 
-    fn on_engines_exited(&mut self, now: Instant, status: Status, out: &mut Vec<Action>) {
+    fn on_engines_exited(
+        &mut self,
+        now: Instant,
+        number: SetNo,
+        status: Status,
+        out: &mut Vec<Action>,
+    ) {
+        let member = Member::Engines(number);
         if self.phase != Phase::Up {
             out.push(Action::Report(Report::EnginesFailed { status }));
-            out.push(Action::ShowLog(Member::Engines));
+            out.push(Action::ShowLog(member));
             self.stop(now, Outcome::Failed(1), out);
             return;
         }
         out.push(Action::WriteFiles);
-        if status == Status::Code(0) {
+        let last = self.sets.iter().all(|(other, set)| {
+            *other == number || (set.process == Process::Absent && set.restart_at.is_none())
+        });
+        if status.is_orderly() {
             out.push(Action::Report(Report::EnginesEnded));
-            if !self.plan.with_controller {
+            if !self.plan.with_controller && last {
                 self.stop(now, Outcome::Stopped, out);
             }
             return;
         }
-        while self
-            .restarts
-            .front()
-            .is_some_and(|earlier| now.saturating_duration_since(*earlier) >= RESTART_WINDOW)
-        {
-            self.restarts.pop_front();
-        }
-        let pause = RESTARTS.get(self.restarts.len()).copied();
-        out.push(Action::Report(Report::EnginesDied { status, pause }));
-        out.push(Action::ShowLog(Member::Engines));
-        match pause {
-            Some(pause) => {
-                self.restarts.push_back(now);
-                self.restart_at = Some(now + pause);
+        let set = self.sets.get_mut(&number).expect("it was running");
+        let recent = |earlier: &Instant| now.saturating_duration_since(*earlier) < RESTART_WINDOW;
+        set.restarts.retain(recent);
+        if !self.plan.restart {
+            out.push(Action::Report(Report::EnginesLost { status }));
+            if !self.plan.with_controller && last {
+                self.stop(now, Outcome::Failed(1), out);
             }
-            None => self.stop(now, Outcome::Failed(1), out),
+            return;
+        }
+        let pause = RESTARTS.get(set.restarts.len()).copied();
+        if let Some(pause) = pause {
+            set.restarts.push_back(now);
+            set.restart_at = Some(now + pause);
+        }
+        out.push(Action::Report(Report::EnginesDied { status, pause }));
+        out.push(Action::ShowLog(member));
+        // Those of other hosts go on.
+        if pause.is_none() && last {
+            self.stop(now, Outcome::Failed(1), out);
         }
     }
 
@@ -377,10 +494,20 @@ impl Supervisor {
 
     /// A signal for the engines.
     pub fn on_relay(&mut self, signal: i32, out: &mut Vec<Action>) {
-        if matches!(self.engines, Process::Running(_)) {
+        let running: Vec<SetNo> = self
+            .sets
+            .iter()
+            .filter(|(_, set)| set.process == Process::Running)
+            .map(|(number, _)| *number)
+            .collect();
+        if !running.is_empty() {
             out.push(Action::Report(Report::Relaying { signal }));
-            out.push(Action::Relay(signal));
         }
+        out.extend(
+            running
+                .into_iter()
+                .map(|number| Action::Relay(number, signal)),
+        );
     }
 
     /// When [`Self::on_time`] is to be called.
@@ -388,7 +515,7 @@ impl Supervisor {
         match self.phase {
             Phase::Pause { until } => Some(until),
             Phase::Engines { deadline } => deadline,
-            Phase::Up => self.restart_at,
+            Phase::Up => self.sets.values().filter_map(|set| set.restart_at).min(),
             Phase::Stopping { kill_at, .. } => kill_at,
             Phase::New | Phase::Controller | Phase::Over => None,
         }
@@ -402,19 +529,21 @@ impl Supervisor {
             Phase::Pause { .. } => self.start_engines(now, out),
             Phase::Engines { deadline } => {
                 *deadline = None;
-                out.push(Action::Report(Report::TooFew {
-                    count: self.registered.len(),
-                    of: self.plan.engines,
-                    seconds: self.plan.engine_timeout.as_secs_f64(),
-                }));
-                out.push(Action::ShowLog(Member::Engines));
-                if self.plan.give_up {
-                    self.stop(now, Outcome::Failed(1), out);
-                }
+                self.on_engine_timeout(now, out);
             }
             Phase::Up => {
-                self.restart_at = None;
-                self.spawn(Member::Engines, out);
+                let due: Vec<SetNo> = self
+                    .sets
+                    .iter_mut()
+                    .filter(|(_, set)| set.restart_at.is_some_and(|at| at <= now))
+                    .map(|(number, set)| {
+                        set.restart_at = None;
+                        *number
+                    })
+                    .collect();
+                for number in due {
+                    self.spawn(Member::Engines(number), out);
+                }
             }
             Phase::Stopping { kill_at, .. } => {
                 *kill_at = None;
@@ -427,29 +556,64 @@ impl Supervisor {
         }
     }
 
+    /// Not all engines are there in time.
+    fn on_engine_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.sets.values().any(|set| set.queued) {
+            // Nobody knows for how long; when it runs, its engines have their time.
+            out.push(Action::Report(Report::StillQueued));
+            self.tell_ready(out);
+            return;
+        }
+        out.push(Action::Report(Report::TooFew {
+            count: self.registered.len(),
+            of: self.wanted(),
+            seconds: self.plan.engine_timeout.as_secs_f64(),
+        }));
+        out.extend(
+            self.sets
+                .keys()
+                .map(|number| Action::ShowLog(Member::Engines(*number))),
+        );
+        if self.plan.give_up && !self.told_ready {
+            self.stop(now, Outcome::Failed(1), out);
+        }
+    }
+
+    fn tell_ready(&mut self, out: &mut Vec<Action>) {
+        if !std::mem::replace(&mut self.told_ready, true) {
+            out.push(Action::Ready);
+        }
+    }
+
     fn start_engines(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.phase = Phase::Engines {
             deadline: now.checked_add(self.plan.engine_timeout),
         };
-        if self.plan.engines > 0 {
-            self.spawn(Member::Engines, out);
+        let wanted = self.sets.iter().filter(|(_, set)| set.engines > 0);
+        let wanted: Vec<SetNo> = wanted.map(|(number, _)| *number).collect();
+        for number in wanted {
+            self.spawn(Member::Engines(number), out);
         }
         self.check_complete(now, out);
     }
 
     fn check_complete(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let wanted = usize::try_from(self.plan.engines).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         if matches!(self.phase, Phase::Engines { .. }) && self.registered.len() >= wanted {
             self.phase = Phase::Up;
             let took = now.saturating_duration_since(self.began);
             out.push(Action::Report(Report::Up {
-                engines: self.plan.engines,
+                engines: self.wanted(),
                 with_controller: self.plan.with_controller,
                 took,
             }));
             out.push(Action::WriteFiles);
-            out.push(Action::Ready);
+            self.tell_ready(out);
         }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. } | Phase::Over)
     }
 
     fn spawn(&mut self, member: Member, out: &mut Vec<Action>) {
@@ -467,25 +631,29 @@ impl Supervisor {
 
     /// The engines first: then they take their leave from a controller that is still there.
     fn stop(&mut self, now: Instant, outcome: Outcome, out: &mut Vec<Action>) {
-        self.restart_at = None;
         self.phase = Phase::Stopping {
             outcome,
             kill_at: now.checked_add(self.plan.grace),
         };
-        match self.engines {
-            Process::Running(_) => out.push(Action::Terminate(Member::Engines)),
-            // It gets its request when it has started.
-            Process::Starting => {}
-            Process::Absent => self.go_on_stopping(out),
+        for (number, set) in &mut self.sets {
+            set.restart_at = None;
+            // What is starting gets its request when it has started.
+            if set.process == Process::Running {
+                out.push(Action::Terminate(Member::Engines(*number)));
+            }
         }
+        self.go_on_stopping(out);
     }
 
     fn go_on_stopping(&mut self, out: &mut Vec<Action>) {
         let Phase::Stopping { outcome, .. } = self.phase else {
             return;
         };
-        match (self.engines, self.controller) {
-            (Process::Absent, Process::Absent) => {
+        if self.sets.values().any(|set| set.process != Process::Absent) {
+            return;
+        }
+        match self.controller {
+            Process::Absent => {
                 self.phase = Phase::Over;
                 out.push(Action::RemoveFiles);
                 out.push(Action::Report(Report::Over {
@@ -493,28 +661,23 @@ impl Supervisor {
                 }));
                 out.push(Action::Exit(outcome));
             }
-            (Process::Absent, Process::Running(_)) => {
-                out.push(Action::Terminate(Member::Controller));
-            }
-            _ => {}
+            Process::Running => out.push(Action::Terminate(Member::Controller)),
+            Process::Starting => {}
         }
     }
 
     fn kill_all(&self, out: &mut Vec<Action>) {
-        for (member, process) in [
-            (Member::Engines, self.engines),
-            (Member::Controller, self.controller),
-        ] {
-            if matches!(process, Process::Running(_)) {
-                out.push(Action::Kill(member));
-            }
-        }
+        let sets = self.sets.iter();
+        let engines = sets.map(|(number, set)| (Member::Engines(*number), set.process));
+        let all = engines.chain([(Member::Controller, self.controller)]);
+        let running = all.filter(|(_, process)| *process == Process::Running);
+        out.extend(running.map(|(member, _)| Action::Kill(member)));
     }
 
     fn process(&mut self, member: Member) -> &mut Process {
         match member {
             Member::Controller => &mut self.controller,
-            Member::Engines => &mut self.engines,
+            Member::Engines(number) => &mut self.sets.entry(number).or_default().process,
         }
     }
 }

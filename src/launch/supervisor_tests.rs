@@ -2,17 +2,21 @@ use super::*;
 
 use proptest::prelude::*;
 
-const PLAN: Plan = Plan {
-    with_controller: true,
-    engines: 2,
-    delay: Duration::ZERO,
-    engine_timeout: Duration::from_secs(60),
-    give_up: true,
-    grace: Duration::from_secs(4),
-};
+fn plan() -> Plan {
+    Plan {
+        with_controller: true,
+        sets: vec![2],
+        restart: true,
+        delay: Duration::ZERO,
+        engine_timeout: Duration::from_secs(60),
+        give_up: true,
+        grace: Duration::from_secs(4),
+    }
+}
 
 const CONTROLLER: Member = Member::Controller;
-const ENGINES: Member = Member::Engines;
+const ENGINES: Member = Member::Engines(SetNo(0));
+const MORE_ENGINES: Member = Member::Engines(SetNo(1));
 
 /// A supervisor, an invented clock, and what has been done so far.
 struct World {
@@ -57,7 +61,8 @@ impl World {
     }
 
     fn started(&mut self, member: Member) {
-        self.supervisor.on_started(member, 7, &mut self.out);
+        self.supervisor
+            .on_started(member, "process 7".into(), &mut self.out);
     }
 
     fn registered(&mut self, engine: u32) {
@@ -102,7 +107,7 @@ fn over(outcome: Outcome) -> Vec<Action> {
 
 #[test]
 fn a_cluster_comes_up_and_ends_in_order() {
-    let mut world = World::new(PLAN);
+    let mut world = World::new(plan());
     world.begin();
     assert_eq!(world.done(), [Action::Spawn(CONTROLLER)]);
     world.started(CONTROLLER);
@@ -133,7 +138,7 @@ fn a_cluster_comes_up_and_ends_in_order() {
 fn the_engines_wait_for_the_delay() {
     let mut world = World::new(Plan {
         delay: Duration::from_secs(3),
-        ..PLAN
+        ..plan()
     });
     world.begin();
     world.started(CONTROLLER);
@@ -147,7 +152,10 @@ fn the_engines_wait_for_the_delay() {
 
 #[test]
 fn a_cluster_without_engines_is_up_with_its_controller() {
-    let mut world = World::new(Plan { engines: 0, ..PLAN });
+    let mut world = World::new(Plan {
+        sets: vec![0],
+        ..plan()
+    });
     world.begin();
     world.started(CONTROLLER);
     world.take();
@@ -166,7 +174,7 @@ fn a_controller_that_cannot_start_ends_it_with_its_own_code() {
         (Status::Code(0), 1),
         (Status::Signal(9), 1),
     ] {
-        let mut world = World::new(PLAN);
+        let mut world = World::new(plan());
         world.begin();
         world.started(CONTROLLER);
         world.take();
@@ -179,7 +187,7 @@ fn a_controller_that_cannot_start_ends_it_with_its_own_code() {
 
 #[test]
 fn what_cannot_be_spawned_ends_it() {
-    let mut world = World::new(PLAN);
+    let mut world = World::new(plan());
     world.begin();
     world.take();
     world
@@ -191,7 +199,7 @@ fn what_cannot_be_spawned_ends_it() {
 #[test]
 fn engines_that_end_early_end_it_whatever_their_code() {
     for status in [Status::Code(0), Status::Code(1), Status::Signal(11)] {
-        let mut world = World::starting(PLAN);
+        let mut world = World::starting(plan());
         world.registered(0);
         world.take();
         world.exited(ENGINES, status);
@@ -205,14 +213,14 @@ fn engines_that_end_early_end_it_whatever_their_code() {
 
 #[test]
 fn too_few_engines_end_it_only_when_somebody_waits() {
-    let mut world = World::starting(PLAN);
+    let mut world = World::starting(plan());
     world.registered(0);
-    assert_eq!(world.pass(), PLAN.engine_timeout);
+    assert_eq!(world.pass(), plan().engine_timeout);
     assert_eq!(world.done(), [Action::Terminate(ENGINES)]);
 
     let mut world = World::starting(Plan {
         give_up: false,
-        ..PLAN
+        ..plan()
     });
     world.pass();
     assert_eq!(world.done(), []);
@@ -223,7 +231,7 @@ fn too_few_engines_end_it_only_when_somebody_waits() {
 
 #[test]
 fn an_engine_that_has_left_does_not_count() {
-    let mut world = World::starting(PLAN);
+    let mut world = World::starting(plan());
     world.registered(0);
     world.supervisor.on_left(EngineId(0), &mut world.out);
     world.registered(1);
@@ -232,7 +240,7 @@ fn an_engine_that_has_left_does_not_count() {
 
 #[test]
 fn an_interruption_while_starting_is_one() {
-    let mut world = World::new(PLAN);
+    let mut world = World::new(plan());
     world.begin();
     world.take();
     // The controller is not even started yet.
@@ -250,7 +258,7 @@ fn an_interruption_while_starting_is_one() {
 
 #[test]
 fn a_second_interruption_kills_and_a_second_request_does_not() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.wish(StopReason::Terminated);
     world.take();
     world.wish(StopReason::Terminated);
@@ -268,21 +276,21 @@ fn a_second_interruption_kills_and_a_second_request_does_not() {
 
 #[test]
 fn what_does_not_end_in_time_is_killed() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.wish(StopReason::HungUp);
     world.exited(ENGINES, Status::Code(0));
     world.take();
-    assert_eq!(world.pass(), PLAN.grace);
+    assert_eq!(world.pass(), plan().grace);
     assert_eq!(world.done(), [Action::Kill(CONTROLLER)]);
     assert_eq!(world.supervisor.next_deadline(), None);
 }
 
 #[test]
 fn the_front_matters_until_the_cluster_is_up() {
-    let mut world = World::starting(PLAN);
+    let mut world = World::starting(plan());
     world.wish(StopReason::FrontGone);
     assert_eq!(world.done(), [Action::Terminate(ENGINES)]);
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.wish(StopReason::FrontGone);
     assert_eq!(world.take(), []);
 }
@@ -294,7 +302,7 @@ fn the_controller_s_end_is_the_cluster_s() {
         (Status::Code(1), Outcome::Failed(1)),
         (Status::Signal(9), Outcome::Failed(1)),
     ] {
-        let mut world = World::up(PLAN);
+        let mut world = World::up(plan());
         world.exited(CONTROLLER, status);
         assert_eq!(world.done(), [Action::Terminate(ENGINES)]);
         world.exited(ENGINES, Status::Code(0));
@@ -305,7 +313,7 @@ fn the_controller_s_end_is_the_cluster_s() {
 #[test]
 fn processes_that_somebody_else_ends_are_an_orderly_end() {
     // ipyparallel's own `ipcluster stop` sends SIGTERM to both.
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.exited(ENGINES, Status::Code(0));
     assert_eq!(world.done(), [Action::WriteFiles]);
     world.exited(CONTROLLER, Status::Code(0));
@@ -314,7 +322,7 @@ fn processes_that_somebody_else_ends_are_an_orderly_end() {
 
 #[test]
 fn engines_that_die_are_started_again_a_few_times() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     for pause in RESTARTS {
         world.exited(ENGINES, Status::Signal(9));
         assert_eq!(world.done(), [Action::WriteFiles]);
@@ -331,7 +339,7 @@ fn engines_that_die_are_started_again_a_few_times() {
 
 #[test]
 fn deaths_that_are_long_ago_do_not_count() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     for _ in 0..10 {
         world.exited(ENGINES, Status::Signal(9));
         world.pass();
@@ -343,7 +351,7 @@ fn deaths_that_are_long_ago_do_not_count() {
 
 #[test]
 fn a_stop_between_two_starts_of_the_engines_is_final() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.exited(ENGINES, Status::Signal(9));
     world.take();
     world.wish(StopReason::Terminated);
@@ -354,7 +362,7 @@ fn a_stop_between_two_starts_of_the_engines_is_final() {
 
 #[test]
 fn a_single_engine_s_death_is_news_only() {
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.supervisor.on_left(EngineId(1), &mut world.out);
     world.supervisor.on_left(EngineId(1), &mut world.out);
     let left = Report::EngineLeft {
@@ -368,7 +376,7 @@ fn a_single_engine_s_death_is_news_only() {
 fn engines_join_a_controller_and_leave_without_it() {
     let mut world = World::new(Plan {
         with_controller: false,
-        ..PLAN
+        ..plan()
     });
     let there = [EngineId(0), EngineId(1)];
     world.supervisor.on_begin(world.now, there, &mut world.out);
@@ -390,12 +398,100 @@ fn engines_join_a_controller_and_leave_without_it() {
 
 #[test]
 fn signals_reach_engines_that_run() {
-    let mut world = World::new(PLAN);
+    let mut world = World::new(plan());
     world.supervisor.on_relay(10, &mut world.out);
     assert_eq!(world.take(), []);
-    let mut world = World::up(PLAN);
+    let mut world = World::up(plan());
     world.supervisor.on_relay(10, &mut world.out);
-    assert_eq!(world.done(), [Action::Relay(10)]);
+    assert_eq!(world.done(), [Action::Relay(SetNo(0), 10)]);
+}
+
+#[test]
+fn a_job_that_waits_in_the_queue_has_time() {
+    let mut world = World::starting(plan());
+    world
+        .supervisor
+        .on_queued(ENGINES, "busy".into(), &mut world.out);
+    world.take();
+    assert_eq!(world.pass(), plan().engine_timeout);
+    // Whoever has started it need not wait any longer.
+    assert_eq!(world.done(), [Action::Ready]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+    world
+        .supervisor
+        .on_runs(world.now, ENGINES, "node".into(), &mut world.out);
+    world.registered(0);
+    world.registered(1);
+    assert_eq!(world.done(), [Action::WriteFiles]);
+
+    // One that runs and does not bring its engines is told of, and goes on.
+    let mut world = World::starting(plan());
+    world
+        .supervisor
+        .on_queued(ENGINES, "busy".into(), &mut world.out);
+    world.pass();
+    world
+        .supervisor
+        .on_runs(world.now, ENGINES, "node".into(), &mut world.out);
+    world.take();
+    world.pass();
+    let done = world.take();
+    assert!(done.contains(&Action::ShowLog(ENGINES)));
+    assert!(!done.contains(&Action::Terminate(ENGINES)));
+}
+
+#[test]
+fn a_job_that_has_ended_is_not_submitted_again() {
+    let mut world = World::up(Plan {
+        restart: false,
+        ..plan()
+    });
+    let status = Status::Job(JobEnd::TimeLimit);
+    world.exited(ENGINES, status);
+    let lost = Action::Report(Report::EnginesLost { status });
+    assert_eq!(world.take(), [Action::WriteFiles, lost]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn each_set_ends_and_is_started_again_for_itself() {
+    let mut world = World::new(Plan {
+        sets: vec![1, 1],
+        ..plan()
+    });
+    world.begin();
+    world.started(CONTROLLER);
+    world.take();
+    world
+        .supervisor
+        .on_controller_ready(world.now, &mut world.out);
+    let both = [Action::Spawn(ENGINES), Action::Spawn(MORE_ENGINES)];
+    assert!(world.done().ends_with(&both));
+    world.started(ENGINES);
+    world.started(MORE_ENGINES);
+    world.registered(0);
+    world.registered(1);
+    world.take();
+    for pause in RESTARTS {
+        world.exited(MORE_ENGINES, Status::Code(255));
+        assert_eq!(world.pass(), pause);
+        assert_eq!(
+            world.done(),
+            [Action::WriteFiles, Action::Spawn(MORE_ENGINES)]
+        );
+        world.started(MORE_ENGINES);
+        world.take();
+    }
+    // It is given up; the other goes on.
+    world.exited(MORE_ENGINES, Status::Code(255));
+    assert_eq!(world.done(), [Action::WriteFiles]);
+    world.exited(ENGINES, Status::Signal(9));
+    assert_eq!(world.pass(), RESTARTS[0]);
+    world.started(ENGINES);
+    world.wish(StopReason::Terminated);
+    assert!(world.done().ends_with(&[Action::Terminate(ENGINES)]));
+    world.exited(ENGINES, Status::Code(0));
+    assert_eq!(world.done(), [Action::Terminate(CONTROLLER)]);
 }
 
 /// What may happen, in any order.
@@ -409,15 +505,18 @@ enum Happening {
     Left(u32),
     Exited(Member, Status),
     Wish(StopReason),
+    Queued(Member),
+    Runs(Member),
     Relay,
     Time,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    let member = prop_oneof![Just(CONTROLLER), Just(ENGINES)];
+    let member = prop_oneof![Just(CONTROLLER), Just(ENGINES), Just(MORE_ENGINES)];
     let status = prop_oneof![
         (0..12i32).prop_map(Status::Code),
-        (1..16i32).prop_map(Status::Signal)
+        (1..16i32).prop_map(Status::Signal),
+        Just(Status::Job(JobEnd::TimeLimit))
     ];
     let reason = prop_oneof![
         Just(StopReason::Interrupted),
@@ -433,8 +532,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::HubFailed),
         4 => (0..4u32).prop_map(Happening::Registered),
         2 => (0..4u32).prop_map(Happening::Left),
-        2 => (member, status).prop_map(|(member, status)| Happening::Exited(member, status)),
+        2 => (member.clone(), status).prop_map(|(member, status)| Happening::Exited(member, status)),
         1 => reason.prop_map(Happening::Wish),
+        1 => member.clone().prop_map(Happening::Queued),
+        1 => member.clone().prop_map(Happening::Runs),
         1 => Just(Happening::Relay),
         2 => Just(Happening::Time),
     ]
@@ -447,12 +548,13 @@ proptest! {
     fn the_end_comes_once_and_leaves_nothing(
         with_controller: bool,
         give_up: bool,
+        restart: bool,
         happenings in proptest::collection::vec(happening(), 1..60),
     ) {
-        let mut world = World::new(Plan { with_controller, give_up, ..PLAN });
+        let mut world = World::new(Plan { with_controller, give_up, restart, sets: vec![1, 2], ..plan() });
         world.begin();
         // Processes that were asked for, and whether they have started.
-        let mut alive = std::collections::BTreeMap::<Member, bool>::new();
+        let mut alive = BTreeMap::<Member, bool>::new();
         let mut over = false;
         let mut rest = happenings.into_iter();
         loop {
@@ -466,7 +568,7 @@ proptest! {
                     Action::Terminate(member) | Action::Kill(member) => {
                         prop_assert_eq!(alive.get(&member), Some(&true));
                     }
-                    Action::Relay(_) => prop_assert_eq!(alive.get(&ENGINES), Some(&true)),
+                    Action::Relay(set, _) => prop_assert_eq!(alive.get(&Member::Engines(set)), Some(&true)),
                     Action::Exit(_) => {
                         prop_assert!(alive.is_empty() && !over);
                         over = true;
@@ -494,6 +596,8 @@ proptest! {
                 Happening::Registered(engine) => world.registered(engine),
                 Happening::Left(engine) => world.supervisor.on_left(EngineId(engine), &mut world.out),
                 Happening::Wish(reason) => world.wish(reason),
+                Happening::Queued(member) => world.supervisor.on_queued(member, String::new(), &mut world.out),
+                Happening::Runs(member) => world.supervisor.on_runs(world.now, member, String::new(), &mut world.out),
                 Happening::Relay => world.supervisor.on_relay(10, &mut world.out),
                 Happening::Time => {
                     if world.supervisor.next_deadline().is_some() {

@@ -245,8 +245,33 @@ pub struct RunFile {
     /// One for each engine process of this host, which may serve several kernels.
     #[serde(default)]
     pub engines: Vec<ProcessRef>,
+    /// Of batch systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jobs: Vec<JobRef>,
+    /// Seconds that the parts have to end before they are killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<f64>,
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
+}
+
+/// A job of a batch system, and how to end it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct JobRef {
+    /// `slurm`, `pbs` …
+    pub launcher: String,
+    pub id: String,
+    /// Without the id.
+    pub delete_command: Vec<String>,
+    /// Without the id, if it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_command: Option<Vec<String>>,
+}
+
+impl std::fmt::Display for JobRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} job {}", self.launcher, self.id)
+    }
 }
 
 impl RunFile {
@@ -442,6 +467,13 @@ mod tests {
             controller: Some(this.clone()),
             reuse: false,
             engines: vec![gone],
+            jobs: vec![JobRef {
+                launcher: "slurm".into(),
+                id: "7".into(),
+                delete_command: vec!["scancel".into()],
+                status_command: None,
+            }],
+            grace: Some(4.0),
             unknown: Map::new(),
         };
         file.write(&path).unwrap();

@@ -10,21 +10,30 @@ pub struct Template {
     pub files: &'static [(&'static str, &'static str)],
 }
 
-static TEMPLATES: &[Template] = &[
-    Template {
-        name: "default",
-        purpose: "every setting, commented out: what a profile of no special name starts from",
-        files: &[(
-            "ipcluster.toml",
-            include_str!("../../profiles/default.toml"),
-        )],
-    },
-    Template {
-        name: "iptest",
-        purpose: "what ipyparallel's own tests use: quick heartbeats, tasks kept in memory",
-        files: &[("ipcluster.toml", include_str!("../../profiles/iptest.toml"))],
-    },
-];
+macro_rules! templates {
+    ($($name:literal: $purpose:literal,)*) => {
+        static TEMPLATES: &[Template] = &[$(Template {
+            name: $name,
+            purpose: $purpose,
+            files: &[(
+                "ipcluster.toml",
+                include_str!(concat!("../../profiles/", $name, ".toml")),
+            )],
+        }),*];
+    };
+}
+
+templates! {
+    "default": "every setting, commented out: what a profile of no special name starts from",
+    "iptest": "what ipyparallel's own tests use: quick heartbeats, tasks kept in memory",
+    "ssh": "engines on other machines, over ssh",
+    "mpi": "engines that are the ranks of one MPI program",
+    "slurm": "engines as jobs of Slurm",
+    "pbs": "engines as jobs of PBS, Torque or OpenPBS",
+    "sge": "engines as jobs of Grid Engine",
+    "lsf": "engines as jobs of LSF",
+    "htcondor": "engines as jobs of HTCondor",
+}
 
 /// All templates, the default one first.
 pub fn all() -> &'static [Template] {
@@ -44,4 +53,18 @@ pub fn default() -> &'static Template {
 /// The names of all templates.
 pub fn names() -> Vec<&'static str> {
     TEMPLATES.iter().map(|template| template.name).collect()
+}
+
+#[cfg(test)]
+impl Template {
+    /// Its settings file with all settings in force: comments that are text begin with `# `.
+    pub(crate) fn uncommented(&self) -> String {
+        let (_, text) = self.files[0];
+        text.lines()
+            .map(|line| match line.strip_prefix("#") {
+                Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect()
+    }
 }

@@ -480,15 +480,18 @@ pub(super) const LAUNCHER_TRAITS: &[(&str, Kind)] = &[
     ("scheduler", Text),
     ("scp_args", List),
     ("scp_cmd", List),
+    ("send_program", Bool),
     ("signal_command", List),
     ("ssh_args", List),
     ("ssh_cmd", List),
+    ("status_command", List),
     ("stop_seconds_until_kill", Int),
     ("stop_timeout", Int),
     ("submit_command", List),
     ("timelimit", Any),
     ("to_fetch", List),
     ("to_send", List),
+    ("tunnel", Bool),
     ("user", Text),
 ];
 

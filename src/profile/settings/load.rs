@@ -485,17 +485,20 @@ mod tests {
         }
     }
 
+    /// What is commented out in a template is as good as the rest.
+    #[test]
+    fn templates_are_right_without_their_comment_signs() {
+        for template in templates::all() {
+            let (_folder, sources) = profile(&[("ipcluster.toml", &template.uncommented())]);
+            let resolved = load(&sources).unwrap();
+            assert!(resolved.warnings.is_empty(), "{:?}", resolved.warnings);
+        }
+    }
+
     /// Every setting stands in the default template, with its default value where it has one.
     #[test]
     fn the_default_template_is_complete() {
-        let (_, text) = templates::default().files[0];
-        let uncommented: String = text
-            .lines()
-            .map(|line| match line.strip_prefix("#") {
-                Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect();
+        let uncommented = templates::default().uncommented();
         let edits = toml_edits(&uncommented, Path::new("default.toml")).unwrap();
         let mut resolver = Resolver::default();
         let defaults = resolver.clone().finish().show();
