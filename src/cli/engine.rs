@@ -15,7 +15,7 @@ use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::engine::{
     Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
-    MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings,
+    MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings, mpi_rank,
 };
 use crate::launch::News;
 use crate::launch::channel::Order;
@@ -25,6 +25,9 @@ use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
 use crate::profile::traitlets::Program;
+
+/// ipyparallel's `IPEngine.init_mpi`.
+const MPI_INIT: &str = "from mpi4py import MPI\nmpi_rank = MPI.COMM_WORLD.Get_rank()\nmpi_size = MPI.COMM_WORLD.Get_size()";
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct EngineArgs {
@@ -112,8 +115,8 @@ pub(super) struct EngineArgs {
     #[arg(long, hide = true)]
     over_stdin: bool,
 
-    /// Take part in an MPI job
-    #[arg(long, hide = true)]
+    /// Take part in an MPI job: `mpiexec -n 4 ipcluster engine --mpi`. The rank is the id that is asked for
+    #[arg(long, conflicts_with_all = ["kernel", "restart"])]
     mpi: bool,
 }
 
@@ -187,13 +190,20 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     if args.n == 0 {
         return Err(Failure::usage("-n 0 would run no engine"));
     }
+    if setup.settings.engine.mpi && args.n != 1 {
+        return Err(Failure::usage(
+            "with --mpi each process runs one engine: leave out -n, and let mpiexec start as many as there are to be",
+        ));
+    }
+    let rank = rank(&setup);
     let program = program(&setup, args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
-        let config = config(&setup, args, connection, program, open_files);
+        let config = config(&setup, args, connection, program, rank, open_files);
+        tokio::time::sleep(registration_delay(&setup, rank)).await;
         host(config, lifeline, starter).await
     })?;
     // Kernels' processes are dead, and threads joined; what waits in the runtime is of no use.
@@ -212,7 +222,6 @@ fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
             !engine.ssh_server.is_empty() || engine.ssh_key.is_some(),
             "--ssh: tunnels",
         ),
-        (engine.mpi, "--mpi: MPI"),
         (
             engine.registration_url.is_some(),
             "--url: a registration at another place than the connection file says",
@@ -224,6 +233,32 @@ fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
         ))),
         None => Ok(()),
     }
+}
+
+/// The rank of this process in an MPI job, if it is in one.
+fn rank(setup: &Setup) -> Option<u32> {
+    if !setup.settings.engine.mpi {
+        return None;
+    }
+    let rank = mpi_rank(|name| std::env::var(name).ok());
+    if rank.is_none() {
+        tracing::warn!(
+            "--mpi: no rank is in the environment; to be started as a part of a job by `mpiexec -n 4 ipcluster engine --mpi`"
+        );
+    }
+    rank
+}
+
+/// So that the engines of a large job do not all register at once (ipyparallel `IPEngine.start`).
+fn registration_delay(setup: &Setup, rank: Option<u32>) -> Duration {
+    const LARGE: u32 = 100;
+    let rank = rank.filter(|rank| *rank >= LARGE).unwrap_or(0);
+    setup
+        .settings
+        .engine
+        .mpi_registration_delay
+        .duration()
+        .saturating_mul(rank)
 }
 
 /// What the kernels are.
@@ -256,7 +291,8 @@ fn program(setup: &Setup, args: &EngineArgs) -> Result<KernelProgram, Failure> {
     );
     Ok(KernelProgram::Own(OwnKernel {
         python,
-        start: if args.spawn {
+        // What MPI has open does not survive a fork.
+        start: if args.spawn || engine.mpi {
             StartMethod::Spawn
         } else {
             StartMethod::default()
@@ -315,6 +351,7 @@ fn config(
     args: &EngineArgs,
     connection: EngineFile,
     program: KernelProgram,
+    rank: Option<u32>,
     open_files: Option<u64>,
 ) -> Config {
     let engine = &setup.settings.engine;
@@ -340,7 +377,7 @@ fn config(
     Config {
         connection,
         count: args.n,
-        first_id: engine.id,
+        first_id: engine.id.or(rank),
         registration_timeout: engine.timeout.duration(),
         start_timeout: Some(engine.start_timeout.duration()).filter(|limit| !limit.is_zero()),
         max_heartbeat_misses: engine.max_heartbeat_misses,
@@ -361,6 +398,12 @@ fn config(
         kernel: KernelConfig {
             program,
             open_files,
+            mpi_init: engine.mpi.then(|| {
+                engine
+                    .mpi_init
+                    .clone()
+                    .unwrap_or_else(|| MPI_INIT.to_owned())
+            }),
             exec_lines,
             exec_files,
             traits: traits.clone(),

@@ -29,8 +29,9 @@ pub(super) enum Fresh {
 /// letter.
 pub(super) const NOBODY: &[u8] = b"\0nobody";
 
-/// Changes that come within this time are stored together: it is what a kill of the controller may lose.
-const GATHER: Duration = Duration::from_millis(20);
+/// Changes that come within this time are stored together: it is what a kill of the controller may lose. A task that is
+/// done within it is written once, and pages of indexes that many records touch as well.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Between two looks at the limits of a database.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(1);

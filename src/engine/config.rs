@@ -46,6 +46,8 @@ pub struct KernelConfig {
     pub program: KernelProgram,
     /// The limit on open files that kernels are to have: this process's own is as high as it can be.
     pub open_files: Option<u64>,
+    /// Code that runs before any other and must not fail: it makes the kernel a part of an MPI job.
+    pub mpi_init: Option<String>,
     /// Lines, then files, that run in the user's namespace before the first request.
     pub exec_lines: Vec<String>,
     pub exec_files: Vec<String>,

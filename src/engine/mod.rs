@@ -25,5 +25,6 @@ pub use config::{Config, KernelConfig, KernelProgram, OwnKernel, StartMethod};
 pub use host::{Command, Ended, EngineHost, HostError, Tidings};
 pub use jupyter::{KernelPlaces, KernelSpec, SpecError};
 pub use memory::MemoryLimits;
+pub use placement::mpi_rank;
 pub use restarts::{RestartMode, RestartPolicy};
 pub use starting::LastWords;

@@ -43,6 +43,20 @@ pub(super) fn processors(available: &[usize], rank: Rank, count: u32) -> Vec<usi
         .collect()
 }
 
+/// The rank that whoever started this process as a part of an MPI job has given it.
+pub fn mpi_rank(variable: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    // Open MPI; Hydra of MPICH and Intel MPI; MVAPICH; PMIx; Slurm's srun.
+    [
+        "OMPI_COMM_WORLD_RANK",
+        "PMI_RANK",
+        "MV2_COMM_WORLD_RANK",
+        "PMIX_RANK",
+        "SLURM_PROCID",
+    ]
+    .into_iter()
+    .find_map(|name| variable(name)?.parse().ok())
+}
+
 /// Processors that this process may use.
 #[cfg(target_os = "linux")]
 pub(super) fn available_processors() -> Vec<usize> {
@@ -78,5 +92,18 @@ mod tests {
         );
         assert_eq!(processors(&cpus, 9, 16), [1]);
         assert!(processors(&[], 1, 4).is_empty());
+    }
+
+    #[test]
+    fn the_rank_is_the_launchers() {
+        let rank = |set: &[(&str, &str)]| {
+            mpi_rank(|name| {
+                let found = set.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(rank(&[]), None);
+        assert_eq!(rank(&[("OMPI_COMM_WORLD_RANK", "3")]), Some(3));
+        assert_eq!(rank(&[("PMI_RANK", "x"), ("SLURM_PROCID", "7")]), Some(7));
     }
 }

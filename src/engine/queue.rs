@@ -27,6 +27,8 @@ pub(super) enum Arrival<R> {
 pub(super) struct RequestQueue<R> {
     waiting: VecDeque<R>,
     running: Option<R>,
+    /// The running request is out of the queue for a moment, and still runs.
+    is_lent: bool,
     aborted: HashSet<String>,
 }
 
@@ -35,6 +37,7 @@ impl<R: Queued> RequestQueue<R> {
         Self {
             waiting: VecDeque::new(),
             running: None,
+            is_lent: false,
             aborted: HashSet::new(),
         }
     }
@@ -44,7 +47,7 @@ impl<R: Queued> RequestQueue<R> {
         if self.aborted.remove(request.msg_id()) {
             return Arrival::Aborted(request);
         }
-        if ready && self.running.is_none() && self.waiting.is_empty() {
+        if ready && self.is_free() && self.waiting.is_empty() {
             self.running = Some(request);
             return Arrival::Run;
         }
@@ -65,15 +68,26 @@ impl<R: Queued> RequestQueue<R> {
         self.running.take()
     }
 
-    /// A request that was handed back is not over yet after all.
+    fn is_free(&self) -> bool {
+        self.running.is_none() && !self.is_lent
+    }
+
+    /// Hands out the running request for a moment, in which nothing else is run; [`Self::put_back`] follows.
+    pub(super) fn lend(&mut self) -> Option<R> {
+        let request = self.running.take();
+        self.is_lent = request.is_some();
+        request
+    }
+
     pub(super) fn put_back(&mut self, request: R) {
-        debug_assert!(self.running.is_none());
+        debug_assert!(self.is_lent && self.running.is_none());
+        self.is_lent = false;
         self.running = Some(request);
     }
 
     /// Takes the next request into work, if none is.
     pub(super) fn run_next(&mut self) -> Option<&R> {
-        if self.running.is_none() {
+        if self.is_free() {
             self.running = self.waiting.pop_front();
             return self.running.as_ref();
         }
@@ -173,6 +187,21 @@ mod tests {
         );
         assert_eq!(queue.on_done(), Some(apply("0")));
         assert_eq!(queue.abort_all(), [apply("1"), apply("9")]);
+    }
+
+    #[test]
+    fn nothing_overtakes_a_request_whose_reply_is_being_made() {
+        let mut queue = RequestQueue::new();
+        queue.on_request(apply("0"), true);
+        let lent = queue.lend().unwrap();
+        assert_eq!(queue.on_request(apply("1"), true), Arrival::Waits);
+        assert_eq!(queue.run_next(), None);
+        queue.put_back(lent);
+        assert_eq!(queue.on_done(), Some(apply("0")));
+        assert_eq!(queue.run_next(), Some(&apply("1")));
+        queue.on_done();
+        assert_eq!(queue.lend(), None);
+        assert_eq!(queue.on_request(apply("2"), true), Arrival::Run);
     }
 
     #[test]

@@ -506,7 +506,7 @@ impl Serving {
             "config": kernel.traits,
             "exec_lines": kernel.exec_lines,
             "exec_files": kernel.exec_files,
-            "mpi_init": null,
+            "mpi_init": kernel.mpi_init,
             "work_dir": null,
             "env": {},
             "profile_dir": kernel.profile_dir,
@@ -700,8 +700,8 @@ impl Serving {
         {
             return;
         }
-        // Taken out while the reply is made, which may abort others in the queue.
-        let Some(mut request) = self.queue.on_done() else {
+        // Making the reply may take others into the queue, and abort them.
+        let Some(mut request) = self.queue.lend() else {
             return;
         };
         request.replied = true;

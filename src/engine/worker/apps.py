@@ -48,8 +48,8 @@ class EngineKernel(LinkKernel):
         config, code = split_start_up_code(settings.config)
         if config != self.built_with:
             reconfigure([self.parent, kernel_app, self, self.shell, *self.shell.configurables], config)
-        kernel_app.exec_lines = [settings.mpi_init] if settings.mpi_init else []
-        kernel_app.exec_lines += [*code["exec_lines"], *settings.exec_lines]
+        settings.init_mpi(self.shell.user_ns)
+        kernel_app.exec_lines = [*code["exec_lines"], *settings.exec_lines]
         kernel_app.exec_files = [*code["exec_files"], *settings.exec_files]
         if settings.ipython_dir:
             kernel_app.ipython_dir = settings.ipython_dir

@@ -34,8 +34,8 @@ class PlainKernel(SerialKernel):
 
     def start_up(self):
         settings = self.settings
-        texts = [settings.mpi_init] if settings.mpi_init else []
-        for code in texts + settings.exec_lines:
+        settings.init_mpi(self.namespace)
+        for code in settings.exec_lines:
             self._run_start_up(lambda code=code: self.run(code, "<exec_lines>"))
         for path in settings.exec_files:
             self._run_start_up(lambda path=path: self.run_file(path))

@@ -21,7 +21,7 @@ class Settings:
     """CONFIGURE's content.
 
     engine_id, engine_uuid; config: traitlets configuration {Class: {trait: value}}; exec_lines, exec_files: start-up
-    code; mpi_init: code run before them, or null; work_dir; env {name: value, null to unset}; profile_dir and
+    code; mpi_init: code run before them, which must not fail, or null; work_dir; env {name: value, null to unset}; profile_dir and
     ipython_dir; session {key, signature_scheme} for bind_kernel's connection file.
     """
 
@@ -37,6 +37,11 @@ class Settings:
         self.profile_dir = values.get("profile_dir")
         self.ipython_dir = values.get("ipython_dir")
         self.session = values.get("session") or {}
+
+    def init_mpi(self, namespace):
+        """Become a part of the MPI job. A kernel that cannot is none."""
+        if self.mpi_init:
+            exec(compile(self.mpi_init, "<mpi_init>", "exec"), namespace)
 
     def engine_info(self, method):
         """What an error says about where it was raised."""

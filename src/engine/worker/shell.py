@@ -71,7 +71,8 @@ class ShellKernel(SerialKernel):
         settings, shell = self.settings, self.shell
         for configurable in (shell, *shell.configurables):
             configurable.update_config(traitlets_config(settings.config))
-        for code in ([settings.mpi_init] if settings.mpi_init else []) + settings.exec_lines:
+        settings.init_mpi(shell.user_ns)
+        for code in settings.exec_lines:
             self._show_failure(shell.run_cell(code, store_history=False))
         for path in settings.exec_files:
             shell.safe_execfile_ipy(path, raise_exceptions=False)

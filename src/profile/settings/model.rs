@@ -350,10 +350,10 @@ pub struct EngineSettings {
     pub registration_url: Option<String>,
     pub ssh_server: String,
     pub ssh_key: Option<PathBuf>,
-    /// Take the MPI rank for the id, and run `mpi_init` first.
+    /// Ask for the MPI rank as the id, and run `mpi_init` first.
     pub mpi: bool,
     pub mpi_init: Option<String>,
-    /// Seconds by which each rank registers later than the one before it.
+    /// Seconds by which each rank registers later than the one before it, from rank 100 on.
     pub mpi_registration_delay: Seconds,
 }
 

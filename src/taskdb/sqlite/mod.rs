@@ -58,7 +58,7 @@ use crate::protocol::{MsgId, Timestamp};
 pub use self::retention::Retention;
 
 /// How long a change may wait in memory.
-pub const COMMIT_INTERVAL: Duration = Duration::from_millis(20);
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// SQLite's own limit is 10^9 bytes for one value.
 const MAX_BUFFERS: u64 = 900_000_000;

@@ -19,7 +19,7 @@ pub struct Retention {
 const PIECE: u64 = 2000;
 
 /// Pages that one call gives back to the file system at most.
-const PAGES: u64 = 1000;
+const PAGES: u64 = 2000;
 
 impl SqliteStore {
     /// Bytes of the file's pages that hold something.
