@@ -97,7 +97,7 @@ pub fn without_effect(traits: &Traits) -> Vec<String> {
         .collect()
 }
 
-/// The machines in their order, with `limit` engines in all at most.
+/// The machines in the order of their names, with `limit` engines in all at most.
 pub fn hosts(traits: &Traits, limit: Option<u32>) -> Result<Vec<Host>, HostsError> {
     let engines = traits.get("engines").and_then(Value::as_object);
     let mut left = limit.unwrap_or(u32::MAX);
@@ -305,12 +305,12 @@ mod tests {
     #[test]
     fn machines_have_counts_and_settings_of_their_own() {
         let traits = json!({
-            "engines": {"a": 2, "me@b:2222": {"n": 3, "remote_python": "python3.12", "tunnel": true}, "c": {}},
+            "engines": {"a": 2, "b": {}, "me@c:2222": {"n": 3, "remote_python": "python3.12", "tunnel": true}},
             "user": "you", "ssh_args": ["-F", "config"], "environment": {"A": 1},
         });
         let hosts = found(traits, None).unwrap();
         let counts: Vec<u32> = hosts.iter().map(|host| host.engines).collect();
-        assert_eq!(counts, [2, 3, 1]);
+        assert_eq!(counts, [2, 1, 3]);
         assert!(
             hosts[0]
                 .ssh
@@ -321,15 +321,15 @@ mod tests {
                 .ssh
                 .ends_with(&["-l".into(), "you".into(), "a".into()])
         );
-        let end = ["-p", "2222", "-l", "me", "b"].map(str::to_owned);
-        assert!(hosts[1].ssh.ends_with(&end));
-        assert_eq!(hosts[1].arguments, ["--python=python3.12"]);
-        assert!(hosts[1].tunnel && !hosts[0].tunnel);
-        assert_eq!(hosts[2].environment["A"], "1");
+        let end = ["-p", "2222", "-l", "me", "c"].map(str::to_owned);
+        assert!(hosts[2].ssh.ends_with(&end));
+        assert_eq!(hosts[2].arguments, ["--python=python3.12"]);
+        assert!(hosts[2].tunnel && !hosts[0].tunnel);
+        assert_eq!(hosts[1].environment["A"], "1");
     }
 
     #[test]
-    fn a_limit_fills_machines_in_their_order() {
+    fn a_limit_fills_machines_one_after_another() {
         let traits = json!({"engines": {"a": 2, "b": 2, "c": 2}});
         let hosts = found(traits, Some(3)).unwrap();
         let counts: Vec<(&str, u32)> = hosts
@@ -337,6 +337,30 @@ mod tests {
             .map(|host| (host.name.as_str(), host.engines))
             .collect();
         assert_eq!(counts, [("a", 2), ("b", 1)]);
+    }
+
+    /// Everything that the built-in profile explains has a meaning.
+    #[test]
+    fn the_built_in_profile_is_right() {
+        let template = crate::profile::templates::find("ssh").unwrap();
+        let text: String = template
+            .uncommented()
+            .lines()
+            .map(|line| match line.strip_prefix("# \"") {
+                Some(machine) => format!("\"{machine}\n"),
+                None => format!("{line}\n"),
+            })
+            .collect();
+        let whole: toml::Table = text.parse().unwrap();
+        let traits = serde_json::to_value(&whole["launcher"][LINEAGE[0]]).unwrap();
+        let traits: Traits = serde_json::from_value(traits).unwrap();
+        assert!(without_effect(&traits).is_empty());
+        let counts: Vec<u32> = hosts(&traits, None)
+            .unwrap()
+            .iter()
+            .map(|host| host.engines)
+            .collect();
+        assert_eq!(counts, [4, 4]);
     }
 
     #[test]
