@@ -146,13 +146,18 @@ impl HeartMonitor {
         }
     }
 
-    /// The hub has an engine of this uuid: its end will be reported.
-    pub fn accept(&mut self, identity: &Identity) {
-        if let Some(heart) = self.hearts.get_mut(identity)
-            && !heart.accepted
-        {
-            heart.accepted = true;
-            self.strangers -= 1;
+    /// The hub has an engine of this uuid: its end will be reported, also if it has stopped since its beginning was.
+    pub fn accept(&mut self, identity: &Identity, out: &mut Vec<Action>) {
+        match self.hearts.get_mut(identity) {
+            Some(heart) if heart.accepted => {}
+            Some(heart) => {
+                heart.accepted = true;
+                self.strangers -= 1;
+            }
+            None => {
+                let how = "its heart stopped as it registered".to_owned();
+                out.push(Action::Stopped(identity.clone(), how));
+            }
         }
     }
 
@@ -324,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn a_heart_that_stops_before_it_is_accepted_is_reported_when_it_is() {
+        let mut world = World::new();
+        world.monitor.on_subscribed(world.now);
+        world.step();
+        assert_eq!(world.pong("a", 7), [Action::Started(identity("a"))]);
+        world.monitor.on_disconnected(world.now, 7);
+        world.now += COME_BACK;
+        assert_eq!(world.step(), [], "the hub did not have it yet");
+        world.monitor.accept(&identity("a"), &mut world.out);
+        assert!(
+            matches!(&world.events()[..], [Action::Stopped(heart, _)] if *heart == identity("a"))
+        );
+    }
+
+    #[test]
     fn a_new_listener_is_pinged_at_once_and_its_heart_starts() {
         let mut world = World::new();
         let start = world.now;
@@ -342,7 +362,7 @@ mod tests {
         world.step();
         world.pong("a", 5);
         world.pong("stranger", 6);
-        world.monitor.accept(&identity("a"));
+        world.monitor.accept(&identity("a"), &mut world.out);
         let beats: Vec<_> = (0..4).map(|_| world.step()).collect();
         assert!(beats[..3].iter().all(Vec::is_empty), "{beats:?}");
         assert!(
@@ -358,7 +378,7 @@ mod tests {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"));
+        world.monitor.accept(&identity("a"), &mut world.out);
         let lost_at = world.now;
         world.monitor.on_disconnected(world.now, 5);
         let stopped = std::iter::repeat_with(|| world.step())
@@ -373,7 +393,7 @@ mod tests {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"));
+        world.monitor.accept(&identity("a"), &mut world.out);
         world.monitor.on_disconnected(world.now, 5);
         world.step();
         assert_eq!(world.pong("a", 7), []);
@@ -397,7 +417,7 @@ mod tests {
         assert_eq!(world.pong("a", 5), [Action::Started(identity("a"))]);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), [Action::Started(identity("a"))]);
-        world.monitor.accept(&identity("a"));
+        world.monitor.accept(&identity("a"), &mut world.out);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), []);
     }

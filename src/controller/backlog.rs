@@ -39,10 +39,13 @@ impl Backlog {
     }
 
     /// To be called before the reports are sent.
+    ///
+    /// Whoever makes the backlog full looks at the counts once more, and whoever takes from it looks at `full` after: in
+    /// one order of all these steps, at least one of the two sees the other's.
     pub(super) fn on_handed_over(&self, reports: usize, bytes: u64) {
-        let reports = self.reports.fetch_add(reports, Ordering::Relaxed) + reports;
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if (reports >= FULL || bytes >= FULL_BYTES) && !self.full.swap(true, Ordering::Relaxed) {
+        let reports = self.reports.fetch_add(reports, Ordering::SeqCst) + reports;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        if (reports >= FULL || bytes >= FULL_BYTES) && !self.full.swap(true, Ordering::SeqCst) {
             tracing::warn!(
                 "the task database does not keep up: new requests wait until it has caught up"
             );
@@ -52,12 +55,12 @@ impl Backlog {
     }
 
     pub(super) fn on_taken(&self, reports: usize, bytes: u64) {
-        let reports = self.reports.fetch_sub(reports, Ordering::Relaxed) - reports;
-        let bytes = self.bytes.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        let reports = self.reports.fetch_sub(reports, Ordering::SeqCst) - reports;
+        let bytes = self.bytes.fetch_sub(bytes, Ordering::SeqCst) - bytes;
         if reports <= CAUGHT_UP
             && bytes <= CAUGHT_UP_BYTES
-            && self.full.load(Ordering::Relaxed)
-            && self.full.swap(false, Ordering::Relaxed)
+            && self.full.load(Ordering::SeqCst)
+            && self.full.swap(false, Ordering::SeqCst)
         {
             tracing::info!("the task database has caught up");
             for scheduler in &self.held_back {
@@ -68,11 +71,11 @@ impl Backlog {
 
     /// How many reports wait.
     pub(super) fn reports(&self) -> usize {
-        self.reports.load(Ordering::Relaxed)
+        self.reports.load(Ordering::SeqCst)
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.full.load(Ordering::SeqCst)
     }
 }
 

@@ -62,7 +62,9 @@ impl HeartbeatThread {
                     HeartbeatMail::Expect(uuid) => self
                         .hearts
                         .expect(&Identity::from(&uuid), &mut self.actions),
-                    HeartbeatMail::Accept(uuid) => self.hearts.accept(&Identity::from(&uuid)),
+                    HeartbeatMail::Accept(uuid) => self
+                        .hearts
+                        .accept(&Identity::from(&uuid), &mut self.actions),
                     HeartbeatMail::Forget(uuid) => self.hearts.forget(&Identity::from(&uuid)),
                     HeartbeatMail::Stop => return,
                 }

@@ -125,6 +125,9 @@ impl TaskThread {
                 self.engines.look_again();
                 while self.receive_replies(frames) {}
                 self.desk.outbox.forget(engine.as_str().as_bytes());
+                self.desk
+                    .scheduler
+                    .on_engine_leaving(engine.as_str().as_bytes());
                 for msg_id in returned {
                     let (engine, msg_id) = (engine.as_str().as_bytes(), msg_id.as_str());
                     self.desk
@@ -316,13 +319,17 @@ impl Desk {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),
         };
-        let verdict = self.scheduler.on_reply(
-            Instant::now(),
-            &frames[0],
-            &msg_id,
-            outcome,
-            &mut self.actions,
-        );
+        let now = Instant::now();
+        let Some(outcome) = outcome else {
+            let engine = &frames[0];
+            self.scheduler.on_engine_leaving(engine);
+            self.scheduler
+                .on_returned(now, engine, &msg_id, &mut self.actions);
+            return self.perform(None, clients, engines);
+        };
+        let verdict = self
+            .scheduler
+            .on_reply(now, &frames[0], &msg_id, outcome, &mut self.actions);
         match verdict {
             Verdict::Deliver { client } => {
                 if let Some(reporter) = &mut self.reporter {
@@ -448,7 +455,10 @@ fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
     })
 }
 
-fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, Outcome), String> {
+/// Which task, and how it ended; none when the engine gives it back.
+fn read_reply<'a>(
+    wire: &Wire<'a, Frame>,
+) -> Result<(std::borrow::Cow<'a, str>, Option<Outcome>), String> {
     if wire.identities().len() != 2 {
         return Err("a reply without the address of a client".to_owned());
     }
@@ -459,6 +469,9 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
     let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
     let parent = parent.ok_or("a reply to nothing")?;
     let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
+    if metadata.is_returned() {
+        return Ok((parent, None));
+    }
     let outcome = if metadata.is_unmet() {
         Outcome::Unmet
     } else if metadata.is_ok() {
@@ -468,7 +481,7 @@ fn read_reply<'a>(wire: &Wire<'a, Frame>) -> Result<(std::borrow::Cow<'a, str>, 
     } else {
         Outcome::Failed
     };
-    Ok((parent, outcome))
+    Ok((parent, Some(outcome)))
 }
 
 /// Gives a message that its engine has had before a new signature: engines refuse one that they know.

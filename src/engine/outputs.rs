@@ -89,16 +89,17 @@ pub(super) struct Utf8Pieces {
 impl Utf8Pieces {
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
         self.rest.extend_from_slice(bytes);
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.rest.len());
+        let mut left = &self.rest[..];
         loop {
-            match std::str::from_utf8(&self.rest) {
+            match std::str::from_utf8(left) {
                 Ok(valid) => {
                     text.push_str(valid);
                     self.rest.clear();
                     return text;
                 }
                 Err(error) => {
-                    let (valid, rest) = self.rest.split_at(error.valid_up_to());
+                    let (valid, rest) = left.split_at(error.valid_up_to());
                     text.push_str(&String::from_utf8_lossy(valid));
                     let Some(bad) = error.error_len() else {
                         // The beginning of a character: its end may be on its way.
@@ -106,7 +107,7 @@ impl Utf8Pieces {
                         return text;
                     };
                     text.push(char::REPLACEMENT_CHARACTER);
-                    self.rest = rest[bad..].to_vec();
+                    left = &rest[bad..];
                 }
             }
         }

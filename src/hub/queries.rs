@@ -260,7 +260,11 @@ impl Hub {
     fn records(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
         match self.config.database {
             Database::Recorder => {
-                let engines = self.registry.published();
+                // A question may wait for long behind others: what it does not need is not kept with it.
+                let engines = match request.msg_type.as_str() {
+                    "purge_request" => self.registry.published(),
+                    _ => Vec::new(),
+                };
                 out.push(Action::AskRecorder {
                     request: request.clone(),
                     engines,

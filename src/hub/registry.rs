@@ -70,6 +70,15 @@ pub struct Departure {
     pub uuid: EngineUuid,
 }
 
+impl Departure {
+    fn notification(&self) -> Action {
+        Action::Notify {
+            msg_type: "unregistration_notification",
+            content: json!({ "id": self.id, "uuid": self.uuid }),
+        }
+    }
+}
+
 impl Registry {
     pub(super) fn restore(
         &mut self,
@@ -102,7 +111,7 @@ impl Registry {
         }
         let id = match requested.map(EngineId) {
             Some(id) if !self.engines.contains_key(&id) => id,
-            _ => EngineId(self.next_id),
+            _ => self.unused_id(),
         };
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         self.by_heart.insert(heart, id);
@@ -116,6 +125,15 @@ impl Registry {
             },
         );
         Some(id)
+    }
+
+    /// The next id; one that is lower when somebody has asked for the highest there is.
+    fn unused_id(&self) -> EngineId {
+        (self.next_id..=u32::MAX)
+            .chain(0..self.next_id)
+            .map(EngineId)
+            .find(|id| !self.engines.contains_key(id))
+            .unwrap_or(EngineId(self.next_id))
     }
 
     /// The uuid that is registering with this heart.
@@ -304,14 +322,24 @@ impl Registry {
 
     /// Announces engines that are ready, up to the first one that is still on its way and may yet be waited for.
     fn publish_ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        self.patience_ends = None;
+        let Self {
+            engines,
+            departures,
+            patience_ends,
+            ..
+        } = self;
+        *patience_ends = None;
         let mut published = false;
-        for (id, engine) in &mut self.engines {
+        for (id, engine) in engines {
             match engine.state {
                 State::Published => {}
-                State::Ready if self.patience_ends.is_some() => {}
+                State::Ready if patience_ends.is_some() => {}
                 State::Ready => {
                     engine.state = State::Published;
+                    // A client that hears of the departure later would take it for this engine's.
+                    for departure in departures.extract_if(.., |departure| departure.id == *id) {
+                        out.push(departure.notification());
+                    }
                     published = true;
                     out.push(Action::Notify {
                         msg_type: "registration_notification",
@@ -326,8 +354,7 @@ impl Registry {
                 State::Registering | State::Entering => {
                     let until = engine.since + PATIENCE;
                     if now < until {
-                        self.patience_ends =
-                            Some(self.patience_ends.map_or(until, |end| end.min(until)));
+                        *patience_ends = Some(patience_ends.map_or(until, |end| end.min(until)));
                     }
                 }
             }
@@ -345,12 +372,7 @@ impl Registry {
         if due.is_empty() {
             return;
         }
-        for departure in due {
-            out.push(Action::Notify {
-                msg_type: "unregistration_notification",
-                content: json!({ "id": departure.id, "uuid": departure.uuid }),
-            });
-        }
+        out.extend(due.iter().map(Departure::notification));
         out.push(self.save());
     }
 

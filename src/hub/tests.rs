@@ -427,3 +427,38 @@ fn engines_of_a_former_controller_are_expected_until_they_are_overdue() {
     assert!(actions.iter().any(let_go), "{actions:?}");
     assert_eq!(world.hub.engines(), [(EngineId(3), "a".into())]);
 }
+
+#[test]
+fn whoever_asks_for_the_highest_id_leaves_others_to_the_rest() {
+    let mut world = World::new(Database::None);
+    let highest = json!({ "uuid": "high", "id": u32::MAX });
+    world.request("registration_request", highest);
+    let ids: Vec<u64> = ["a", "b"]
+        .map(|uuid| world.register(uuid)["id"].as_u64().unwrap())
+        .into();
+    assert_eq!(ids, [0, 1], "nobody gets the id of another");
+}
+
+#[test]
+fn an_engine_that_is_back_at_once_is_not_announced_before_its_departure() {
+    let mut world = World::new(Database::None);
+    world.bring_up("a");
+    assert_eq!(world.lose("a"), []);
+    // Its heart never stopped: it is there again before clients have been told that it left.
+    let again = json!({ "uuid": "a", "id": 0 });
+    only_reply(
+        world.request("registration_request", again),
+        "registration_reply",
+    );
+    let token = world.beat("a");
+    assert_eq!(
+        notified(&world.done(token)),
+        [
+            ("unregistration_notification", 0),
+            ("registration_notification", 0)
+        ]
+    );
+    world.now += Duration::from_secs(1);
+    world.hub.on_time(world.now, &mut world.out);
+    assert_eq!(world.take(), []);
+}

@@ -49,6 +49,9 @@ pub struct ReplyMetadata<'a> {
     pub is_coalescing: Option<bool>,
     #[serde(borrow, default)]
     pub original_msg_id: Option<Cow<'a, str>>,
+    /// Ours: the task never reached the kernel, and the engine is about to leave.
+    #[serde(default)]
+    pub returned: Option<bool>,
 }
 
 impl<'a> ReplyMetadata<'a> {
@@ -58,6 +61,10 @@ impl<'a> ReplyMetadata<'a> {
 
     pub fn is_ok(&self) -> bool {
         self.status.as_deref() == Some("ok")
+    }
+
+    pub fn is_returned(&self) -> bool {
+        self.returned == Some(true)
     }
 
     pub fn is_unmet(&self) -> bool {

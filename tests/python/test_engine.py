@@ -266,6 +266,23 @@ def test_tasks_behind_one_that_kills_go_elsewhere(place):
     assert [get(result) for result in results] == [1] * 40
 
 
+def test_a_task_behind_one_that_kills_the_only_engine_waits_for_the_next(place):
+    place.controller()
+    place.engines(1)
+    client = place.client(1)
+    (kernel,) = kernel_pids(client)
+    running = client[0].execute("import time; time.sleep(1000)", block=False)
+    task = client.load_balanced_view().apply_async(lambda: 1)
+    wait_until(lambda: client.queue_status()[0]["tasks"] == 1, "the task's way to the engine")
+    # What the engine receives in turn has been received.
+    client.abort(jobs=["nothing"], block=True)
+    os.kill(kernel, signal.SIGKILL)
+    with pytest.raises(error.RemoteError, match="EngineError"):
+        get(running)
+    place.engines(1)
+    assert get(task) == 1
+
+
 def test_the_last_engine_s_end_is_the_process_s(place):
     place.controller()
     engines = place.engines(1)

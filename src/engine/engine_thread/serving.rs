@@ -37,6 +37,9 @@ const TIME_TO_EXIT: Duration = Duration::from_millis(300);
 /// A kernel that was told to end has this long.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// A full pipe, of 64 KiB unless its writer wants another size, is empty after the first of these reads.
+const READS_OF_A_FULL_PIPE: usize = 2;
+
 pub(super) struct Serving {
     rank: Rank,
     config: Arc<Config>,
@@ -337,6 +340,13 @@ impl Serving {
             self.on_shell_request(request);
         }
         any
+    }
+
+    /// Takes in what has come by now, even if the poller has not seen it yet.
+    fn receive_all_of_shell(&mut self) {
+        self.sockets.shell.look_again();
+        let mut frames = Vec::new();
+        while self.receive_shell(&mut frames) {}
     }
 
     fn receive_control(&mut self, frames: &mut Vec<Frame>) -> bool {
@@ -700,22 +710,30 @@ impl Serving {
         {
             return;
         }
-        // Making the reply may take others into the queue, and abort them.
         let Some(mut request) = self.queue.lend() else {
             return;
         };
         request.replied = true;
-        self.send_task_reply(&request, content, metadata, buffers);
+        let stops_others = self.send_task_reply(&request, content, metadata, buffers);
+        // Before anything else is received: what comes while it is not done waits behind it.
         self.queue.put_back(request);
+        if stops_others {
+            // Those that are on their way to this engine already were sent before the failure could be known.
+            self.receive_all_of_shell();
+            for request in self.queue.abort_executions() {
+                self.send_aborted(&request);
+            }
+        }
     }
 
+    /// `true` when executions that wait behind this one are not to run.
     fn send_task_reply(
         &mut self,
         request: &Request,
         content: Vec<u8>,
         metadata: &[u8],
         buffers: Vec<Vec<u8>>,
-    ) {
+    ) -> bool {
         let outcome: Outcome = serde_json::from_slice(&content).unwrap_or_default();
         let mut full = if matches!(
             request.msg_type.as_str(),
@@ -735,14 +753,7 @@ impl Serving {
             content,
             buffers,
         );
-        if outcome.status == "error" && request.stops_on_error() {
-            // Those that are on their way to this engine already were sent before the failure could be known.
-            let mut frames = Vec::new();
-            self.receive_shell(&mut frames);
-            for request in self.queue.abort_executions() {
-                self.send_aborted(&request);
-            }
-        }
+        outcome.status == "error" && request.stops_on_error()
     }
 
     fn on_done(&mut self, msg_id: &str) {
@@ -789,6 +800,12 @@ impl Serving {
     }
 
     fn on_kernel_exit(&mut self, status: Option<ExitStatus>, why: Option<Killed>) {
+        if self.takes_requests() {
+            // Nothing more is given to it, so that what has not begun can go elsewhere.
+            self.state = State::KernelLost {
+                until: Instant::now() + GRACE,
+            };
+        }
         // What it has written before it died counts.
         self.receive_kernel();
         self.drain_pipes();
@@ -874,7 +891,7 @@ impl Serving {
         }
         self.state = State::Ended(how);
         // Tasks that are on their way have not begun either.
-        self.receive_shell(&mut Vec::new());
+        self.receive_all_of_shell();
         let returned = self.fail_requests(reason);
         self.hearts.send(HeartMail::Stop {
             uuid: self.who.uuid.clone(),
@@ -1071,8 +1088,13 @@ impl Serving {
         any
     }
 
+    /// Reads what was written so far, and not what a process that writes without end adds meanwhile.
     fn drain_pipes(&mut self) {
-        while self.read_pipe(Stream::Stdout) | self.read_pipe(Stream::Stderr) {}
+        for _ in 0..READS_OF_A_FULL_PIPE {
+            if !(self.read_pipe(Stream::Stdout) | self.read_pipe(Stream::Stderr)) {
+                return;
+            }
+        }
     }
 
     fn read_pipe(&mut self, stream: Stream) -> bool {

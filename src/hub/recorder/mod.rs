@@ -343,7 +343,10 @@ fn targets_of(record: &TaskRecord) -> Option<Targets> {
     }
     let json = metadata.get("targets")?.clone();
     let uuid = |target: &Value| target.get(0)?.as_str().map(EngineUuid::from);
-    let engines: Vec<EngineUuid> = json.as_array()?.iter().filter_map(uuid).collect();
+    let mut engines: Vec<EngineUuid> = json.as_array()?.iter().filter_map(uuid).collect();
+    // One that is named twice gets the request once.
+    let mut seen = hashbrown::HashSet::with_capacity(engines.len());
+    engines.retain(|engine| seen.insert(engine.clone()));
     (!engines.is_empty()).then_some(Targets { engines, json })
 }
 

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use hashbrown::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::pending::{Part, Pending};
@@ -46,11 +47,11 @@ impl<S: TaskStore> Recorder<S> {
                 ControlFlow::Continue(())
             })
             .map_err(|error| error.to_remote())?;
-        let missing = msg_ids
-            .iter()
-            .map(String::as_str)
-            .filter(|id| !originals.iter().any(|record| record.msg_id.as_str() == *id));
-        let missing: Vec<&str> = missing.collect();
+        let missing: Vec<&str> = {
+            let found: HashSet<&str> = originals.iter().map(|it| it.msg_id.as_str()).collect();
+            let msg_ids = msg_ids.iter().map(String::as_str);
+            msg_ids.filter(|id| !found.contains(id)).collect()
+        };
         if !missing.is_empty() {
             let text = format!("No such msg(s): {}", repr_list(missing));
             return Err(RemoteError::new("KeyError", repr(&text)));

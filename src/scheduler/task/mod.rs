@@ -429,6 +429,13 @@ impl<P: Payload> TaskScheduler<P> {
         Verdict::Deliver { client }
     }
 
+    /// The engine is about to go, and is given nothing more until it is registered again. `engine` is its routing id.
+    pub fn on_engine_leaving(&mut self, engine: &[u8]) {
+        if let Some(slot) = self.find_engine(engine) {
+            self.roster.leave(slot);
+        }
+    }
+
     /// The engine gives a task back that its kernel has not seen. It goes to another engine, or again to this one when
     /// there is no other; no retry is used up. `false`: that engine does not have that task.
     pub fn on_returned(

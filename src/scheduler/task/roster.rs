@@ -48,6 +48,8 @@ pub(super) struct Engine {
     pub(super) ghosts: HashSet<MsgId>,
     /// Room has just appeared, and who gets it is not settled yet.
     held: bool,
+    /// It is about to go: what it has may still be answered, but it is given nothing more.
+    leaving: bool,
     used: u64,
 }
 
@@ -143,6 +145,7 @@ impl Roster {
                     return None;
                 }
                 self.engines[slot].presence = presence;
+                self.engines[slot].leaving = false;
                 self.present += usize::from(matches!(was, Presence::Gone(_)));
                 slot
             }
@@ -157,6 +160,7 @@ impl Roster {
                     running: Vec::new(),
                     ghosts: HashSet::new(),
                     held: false,
+                    leaving: false,
                     used: 0,
                 });
                 self.by_uuid.insert(uuid, slot);
@@ -169,6 +173,12 @@ impl Roster {
         self.engines[slot].used = self.oldest_use;
         self.refresh(slot);
         Some(slot)
+    }
+
+    /// The engine is given nothing more.
+    pub(super) fn leave(&mut self, slot: Slot) {
+        self.engines[slot].leaving = true;
+        self.refresh(slot);
     }
 
     /// The engine is gone; what ran on it is handed out.
@@ -200,10 +210,10 @@ impl Roster {
         }
     }
 
-    /// There, and below the high water mark.
+    /// There, to stay, and below the high water mark.
     pub(super) fn has_room(&self, slot: Slot) -> bool {
         let engine = &self.engines[slot];
-        engine.presence == Presence::Here && engine.load() < self.hwm
+        engine.presence == Presence::Here && !engine.leaving && engine.load() < self.hwm
     }
 
     /// One of all engines with room.

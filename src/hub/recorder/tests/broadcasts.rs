@@ -115,3 +115,18 @@ fn a_coalescing_broadcast_has_one_record() {
     );
     assert_eq!(hub.recorder.pending(), 0);
 }
+
+#[test]
+fn an_engine_that_is_named_twice_answers_once() {
+    let mut hub = Hub::new();
+    let metadata = json!({ "targets": [["engine-1", 1], ["engine-1", 1]], "is_broadcast": true });
+    hub.tell(Traffic::Submitted {
+        queue: Queue::Broadcast,
+        engine: None,
+        message: request("b", 1, &metadata),
+    });
+    hub.tell(completed(ok("b_engine-1", "engine-1")));
+    assert_eq!(hub.recorder.pending(), 0);
+    let content = hub.content("result_request", &json!({"msg_ids": ["b"]}));
+    assert_eq!(content["completed"], json!(["b"]));
+}

@@ -247,3 +247,19 @@ fn many_tasks_that_one_engine_refuses_do_not_hold_up_others() {
         "in the order in which they came back"
     );
 }
+
+#[test]
+fn a_task_that_the_only_engine_gives_back_as_it_leaves_waits_for_the_next() {
+    let mut world = World::with(&["e1"]);
+    world.plain(&["a"]);
+    world.seen();
+    world.scheduler.on_engine_leaving(b"e1");
+    assert!(world.returned("e1", "a"));
+    world.plain(&["b"]);
+    world.gone("e1");
+    assert!(world.seen().is_empty(), "neither sent nor failed");
+    world.register("e1");
+    assert_eq!(world.seen().len(), 1, "it is back for good");
+    world.register("e2");
+    assert_eq!(world.seen().len(), 1);
+}
