@@ -19,7 +19,9 @@ use crate::protocol::{
 };
 use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
 use crate::taskdb::Queue;
-use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{
+    Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+};
 
 pub(super) struct BroadcastThread {
     clients: Socket,
@@ -113,7 +115,9 @@ impl BroadcastThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                while self.receive_replies(frames) {}
+                let pending = self.desk.scheduler.pending_ids(&engine).len();
+                let peers = self.desk.scheduler.snapshot().count() + 1;
+                drain_turns(pending, peers, || self.receive_replies(frames));
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 let mut ends = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender as Notes, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
 
@@ -24,7 +25,7 @@ const PROGRAM: &str = include_str!("dask_scheduler.py");
 /// A scheduler has so long to import everything and to listen.
 const TIME_TO_START: Duration = Duration::from_secs(60);
 
-/// One that was told to end has so long to close its connections.
+/// One that was told to end has so long to close its connections; so long may its stdout and it itself end apart.
 const TIME_TO_END: Duration = Duration::from_secs(3);
 
 /// The scheduler of one controller.
@@ -41,7 +42,9 @@ pub(super) struct Dask {
 enum Note {
     /// It has said where it listens, or why it does not.
     Answered(String),
-    /// Its stdout has ended.
+    /// Its stdout has ended: it has no more to say.
+    Silent,
+    /// It has ended, and can be waited for.
     Ended,
     Stop,
 }
@@ -93,6 +96,12 @@ impl Dask {
                 .name("dask-stdout".to_owned())
                 .spawn(move || listen(stdout, &notes))?;
         }
+        if let Ok(pid) = i32::try_from(child.id()) {
+            let notes = notes.clone();
+            std::thread::Builder::new()
+                .name("dask-end".to_owned())
+                .spawn(move || await_end(Pid::from_raw(pid), &notes))?;
+        }
         let hub = self.hub.clone();
         let thread = std::thread::Builder::new()
             .name("dask".to_owned())
@@ -125,19 +134,66 @@ fn listen(stdout: ChildStdout, notes: &Notes<Note>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         let _ = notes.send(Note::Answered(line));
     }
+    let _ = notes.send(Note::Silent);
+}
+
+/// Leaves the process to be waited for, so that its number remains its own.
+fn await_end(pid: Pid, notes: &Notes<Note>) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(pid), flags) == Err(nix::errno::Errno::EINTR) {}
     let _ = notes.send(Note::Ended);
 }
 
+/// How long a process is waited for, and for what. Pure.
+#[derive(Debug)]
+struct Patience {
+    deadline: Option<Instant>,
+    /// It was told to end, or has begun to: whatever it says, it has no more time.
+    is_ending: bool,
+    is_silent: bool,
+    has_ended: bool,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            deadline: Some(now + TIME_TO_START),
+            is_ending: false,
+            is_silent: false,
+            has_ended: false,
+        }
+    }
+
+    fn on_answered(&mut self) {
+        if !self.is_ending {
+            self.deadline = None;
+        }
+    }
+
+    fn on_ending(&mut self, now: Instant) {
+        if !self.is_ending {
+            self.is_ending = true;
+            self.deadline = Some(now + TIME_TO_END);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_silent && self.has_ended
+    }
+}
+
 fn watch(mut child: Child, run: u64, inbox: &Receiver<Note>, hub: &Sender<HubMail>) {
-    let mut limit = Some(TIME_TO_START);
-    loop {
-        let note = match limit {
-            Some(limit) => inbox.recv_timeout(limit),
+    let mut patience = Patience::new(Instant::now());
+    while !patience.is_over() {
+        let note = match patience.deadline {
+            Some(deadline) => {
+                inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            }
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match note {
             Ok(Note::Answered(line)) => {
-                limit = None;
+                patience.on_answered();
                 let result = read_answer(&line);
                 match &result {
                     Ok(content) => tracing::info!(
@@ -155,10 +211,17 @@ fn watch(mut child: Child, run: u64, inbox: &Receiver<Note>, hub: &Sender<HubMai
             }
             Ok(Note::Stop) => {
                 drop(child.stdin.take());
-                limit = Some(TIME_TO_END);
+                patience.on_ending(Instant::now());
             }
-            Ok(Note::Ended) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {
+            Ok(Note::Silent) => {
+                patience.is_silent = true;
+                patience.on_ending(Instant::now());
+            }
+            Ok(Note::Ended) => {
+                patience.has_ended = true;
+                patience.on_ending(Instant::now());
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 tracing::warn!("a dask.distributed scheduler takes too long and is killed");
                 if let Ok(pid) = i32::try_from(child.id()) {
                     let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
@@ -193,4 +256,53 @@ fn read_answer(line: &str) -> Result<Map<String, Value>, RemoteError> {
             format!("the dask.distributed scheduler gave no answer: {error}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::mailbox;
+
+    #[test]
+    fn an_answer_that_comes_after_the_word_to_end_gives_no_more_time() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        assert_eq!(patience.deadline, Some(start + TIME_TO_START));
+        patience.on_ending(start);
+        patience.on_answered();
+        patience.on_ending(start + TIME_TO_END / 2);
+        assert_eq!(patience.deadline, Some(start + TIME_TO_END));
+        assert!(!patience.is_over());
+    }
+
+    /// Runs until it is killed, whatever happens to its stdin; `exec >&-` closes its stdout.
+    fn stubborn(before: &str) -> (Child, Receiver<Note>, Notes<Note>) {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{before}; exec sleep 100000")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let (notes, inbox) = channel();
+        let stdout = child.stdout.take().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let (listener, waiter) = (notes.clone(), notes.clone());
+        std::thread::spawn(move || listen(stdout, &listener));
+        std::thread::spawn(move || await_end(pid, &waiter));
+        (child, inbox, notes)
+    }
+
+    #[test]
+    fn one_that_does_not_end_is_killed() {
+        for before in ["exec >&-", "echo '{}'"] {
+            let (child, inbox, notes) = stubborn(before);
+            notes.send(Note::Stop).unwrap();
+            let (hub, mut mail) = mailbox().unwrap();
+            watch(child, 7, &inbox, &hub);
+            let mut got = Vec::new();
+            mail.take(&mut got);
+            assert!(matches!(got.last(), Some(HubMail::DaskEnded { run: 7 })));
+        }
+    }
 }

@@ -17,7 +17,9 @@ use crate::protocol::header::{Brief, parent_id, reply_type};
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
-use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{
+    Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+};
 
 pub(super) struct DirectThread {
     clients: Socket,
@@ -122,7 +124,9 @@ impl DirectThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                while self.receive_replies(frames) {}
+                let pending = self.desk.scheduler.pending_ids(&engine).len();
+                let peers = self.desk.scheduler.snapshot().count() + 1;
+                drain_turns(pending, peers, || self.receive_replies(frames));
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk.held.remove(&engine);
                 let mut failures = Vec::new();
@@ -228,6 +232,15 @@ impl Desk {
                 }
             }
             Route::Drop => {}
+            Route::Duplicate => {
+                let evalue = format!("message id '{}' is already in use", header.msg_id);
+                let error = RemoteError::new("ValueError", evalue);
+                let msg_type = reply_type(&header.msg_type);
+                let (composer, parent) = (&mut self.composer, &frames[wire.layout().header()]);
+                let mut reply = error_reply(composer, &client, &msg_type, parent, None, &error);
+                // Not reported: the record of this id is that of the request in flight.
+                send_to_client(clients, &mut reply);
+            }
             Route::UnknownEngine => {
                 let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
                 let evalue = format!("no engine {engine} is registered: it has left, or never was");

@@ -16,7 +16,9 @@ use crate::controller::recorder_thread::RecorderMail;
 use crate::controller::replies::{compose, now};
 use crate::hub::{self, Action, Database, Event, Hub, Request};
 use crate::protocol::{Composer, Header, Identity};
-use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
+use crate::transport::{
+    Door, Frame, Mailbox, PeerLog, Poller, Sender, Socket, drain, printable, time_left,
+};
 
 pub(super) struct HubThread {
     queries: Socket,
@@ -38,6 +40,7 @@ struct Desk {
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
+    log: HubLog,
 }
 
 /// What the recorder answers to a client.
@@ -93,6 +96,7 @@ impl HubThread {
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
+            log: HubLog::default(),
         };
         Self {
             queries: sockets.queries,
@@ -304,7 +308,7 @@ impl Desk {
                 }
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
-                Action::Log(event) => log(&event),
+                Action::Log(event) => self.log.write(&event),
                 Action::ShutDown => {
                     if let Some(request) = self.request_shutdown.take() {
                         // Nobody listens when the controller is being stopped anyway.
@@ -349,35 +353,66 @@ impl Desk {
         }
     }
 
+    /// All but the recorder, which takes what they still report.
     fn stop_others(&mut self) {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
-        if let Some(recorder) = &self.schedulers.recorder {
-            recorder.send(RecorderMail::Stop);
-        }
         self.engine_state.save();
         self.dask.end();
     }
 }
 
-fn log(event: &Event) {
-    match event {
-        Event::EngineRegistering { id, uuid } => tracing::debug!("engine {id} ({uuid}) registers"),
-        Event::EngineRegistered { id, uuid, took } => {
-            tracing::info!("engine {id} ({uuid}) registered in {} ms", took.as_millis());
-        }
-        Event::EngineRefused { uuid, why } => {
-            tracing::warn!("a registration of {uuid:?} is refused: {why}")
-        }
-        Event::EngineLeft { id, uuid, how } => tracing::warn!("engine {id} ({uuid}) left: {how}"),
-        Event::RegistrationStalled { id, uuid } => {
-            tracing::warn!("engine {id} ({uuid}) registered but shows no heartbeat: dropped");
-        }
-        Event::ClientConnected { client } => tracing::info!("client {client} connected"),
-        Event::BadRequest { client, why } => tracing::warn!("client {client}: {why}"),
-        Event::ShutdownRequested { client } => {
-            tracing::warn!("client {client} asked for a shutdown")
+/// What happened, in lines that no peer can make long, many or misleading.
+#[derive(Default)]
+struct HubLog {
+    clients: PeerLog,
+    refusals: PeerLog,
+}
+
+impl HubLog {
+    fn write(&mut self, event: &Event) {
+        let now = Instant::now();
+        match event {
+            Event::EngineRegistering { id, uuid } => {
+                tracing::debug!("engine {id} ({}) registers", printable(uuid.as_str()));
+            }
+            Event::EngineRegistered { id, uuid, took } => tracing::info!(
+                "engine {id} ({}) registered in {} ms",
+                printable(uuid.as_str()),
+                took.as_millis()
+            ),
+            Event::EngineRefused { client, uuid, why } => {
+                if let Some(line) = self.refusals.on_event(now, client) {
+                    let (uuid, why) = (printable(uuid), printable(why));
+                    tracing::warn!("a registration of '{uuid}' is refused: {why} {line}");
+                }
+            }
+            Event::EngineLeft { id, uuid, how } => {
+                let (uuid, how) = (printable(uuid.as_str()), printable(how));
+                tracing::warn!("engine {id} ({uuid}) left: {how}");
+            }
+            Event::RegistrationStalled { id, uuid } => {
+                if let Some(line) = self.refusals.on_event(now, &Identity::from(uuid)) {
+                    let uuid = printable(uuid.as_str());
+                    tracing::warn!(
+                        "engine {id} ({uuid}) registered but shows no heartbeat: dropped {line}"
+                    );
+                }
+            }
+            Event::ClientConnected { client } => {
+                if let Some(line) = self.clients.on_event(now, client) {
+                    tracing::info!("client {client} connected {line}");
+                }
+            }
+            Event::BadRequest { client, why } => {
+                if let Some(line) = self.refusals.on_event(now, client) {
+                    tracing::warn!("client {client}: {} {line}", printable(why));
+                }
+            }
+            Event::ShutdownRequested { client } => {
+                tracing::warn!("client {client} asked for a shutdown");
+            }
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time
 /// As long as a client's subscription is waited for. It takes a few milliseconds, unless the client wants no output.
 const HOLD: Duration = Duration::from_millis(100);
 
+/// How long output may be held in all, however many clients come; time in which it flows counts in its favour.
+const ALLOWANCE: Duration = Duration::from_secs(1);
+
 pub(super) struct IopubThread {
     clients: Socket,
     engines: Socket,
@@ -23,8 +26,7 @@ pub(super) struct IopubThread {
     hub: Sender<HubMail>,
     mailbox: Mailbox<SchedulerMail>,
     reporter: Option<Reporter>,
-    /// For each client whose subscription is on its way: until when it is waited for.
-    expected: VecDeque<Instant>,
+    subscriptions: Subscriptions,
 }
 
 impl IopubThread {
@@ -42,7 +44,7 @@ impl IopubThread {
             hub,
             mailbox,
             reporter,
-            expected: VecDeque::new(),
+            subscriptions: Subscriptions::new(Instant::now()),
         }
     }
 
@@ -58,14 +60,12 @@ impl IopubThread {
             for message in mail.drain(..) {
                 match message {
                     SchedulerMail::Stop => return,
-                    SchedulerMail::ClientComes => self.expected.push_back(Instant::now() + HOLD),
+                    SchedulerMail::ClientComes => self.subscriptions.expect(Instant::now()),
                     _ => {}
                 }
             }
             self.take_subscriptions(&mut frames);
-            let now = Instant::now();
-            self.expected.retain(|deadline| *deadline > now);
-            let held = !self.expected.is_empty();
+            let held = self.subscriptions.hold_output(Instant::now());
             poller.want_read(engines, !held);
             if !held {
                 self.relay_output(&mut frames);
@@ -73,7 +73,7 @@ impl IopubThread {
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
-            let timeout = time_left([self.expected.front().copied()]);
+            let timeout = time_left([self.subscriptions.next_deadline()]);
             if let Err(error) = poller.wait(timeout) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
@@ -83,13 +83,13 @@ impl IopubThread {
 
     /// libzmq acts upon subscriptions as they are read.
     fn take_subscriptions(&mut self, frames: &mut Vec<Frame>) -> bool {
-        let expected = &mut self.expected;
+        let subscriptions = &mut self.subscriptions;
         drain(&mut self.clients, frames, |_, frames| {
             if frames
                 .first()
                 .is_some_and(|frame| frame.first() == Some(&1))
             {
-                expected.pop_front();
+                subscriptions.on_subscribed();
             }
         })
     }
@@ -130,6 +130,71 @@ impl IopubThread {
     }
 }
 
+/// Which subscriptions are on their way, and whether output waits for them. Pure.
+///
+/// Clients that come and never subscribe must not hold output for ever: what they hold is taken from an allowance, which
+/// grows by the time in which output flows. So, but for that allowance, it flows for as long as it was held.
+#[derive(Debug)]
+struct Subscriptions {
+    /// For each client whose subscription is on its way: until when it is waited for.
+    expected: VecDeque<Instant>,
+    allowance: Duration,
+    is_held: bool,
+    /// The allowance is used up, and has to grow first.
+    is_resting: bool,
+    /// Up to when the allowance is counted.
+    counted: Instant,
+}
+
+impl Subscriptions {
+    fn new(now: Instant) -> Self {
+        Self {
+            expected: VecDeque::new(),
+            allowance: ALLOWANCE,
+            is_held: false,
+            is_resting: false,
+            counted: now,
+        }
+    }
+
+    fn expect(&mut self, now: Instant) {
+        self.expected.push_back(now + HOLD);
+    }
+
+    fn on_subscribed(&mut self) {
+        self.expected.pop_front();
+    }
+
+    /// Does output wait now?
+    fn hold_output(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.counted);
+        self.counted = now;
+        if self.is_held {
+            self.allowance = self.allowance.saturating_sub(passed);
+        } else {
+            self.allowance = (self.allowance + passed).min(ALLOWANCE);
+        }
+        if self.allowance.is_zero() {
+            self.is_resting = true;
+        } else if self.allowance >= HOLD {
+            self.is_resting = false;
+        }
+        self.expected.retain(|deadline| *deadline > now);
+        self.is_held = !self.is_resting && !self.expected.is_empty();
+        self.is_held
+    }
+
+    /// When [`hold_output`](Self::hold_output) is to be asked again.
+    fn next_deadline(&self) -> Option<Instant> {
+        let next = *self.expected.front()?;
+        Some(if self.is_held {
+            next.min(self.counted + self.allowance)
+        } else {
+            self.counted + HOLD.saturating_sub(self.allowance)
+        })
+    }
+}
+
 /// Messages that become a part of a task record; there are many more of those that do not.
 fn leaves_a_trace(msg_type: &str) -> bool {
     matches!(
@@ -143,4 +208,44 @@ fn leaves_a_trace(msg_type: &str) -> bool {
             | "pyout"
             | "pyerr"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_waits_for_a_subscription_and_not_beyond_its_time() {
+        let start = Instant::now();
+        let mut subscriptions = Subscriptions::new(start);
+        assert!(!subscriptions.hold_output(start));
+        assert_eq!(subscriptions.next_deadline(), None);
+        subscriptions.expect(start);
+        assert!(subscriptions.hold_output(start));
+        subscriptions.on_subscribed();
+        assert!(!subscriptions.hold_output(start));
+        subscriptions.expect(start);
+        assert!(subscriptions.hold_output(start));
+        assert_eq!(subscriptions.next_deadline(), Some(start + HOLD));
+        assert!(!subscriptions.hold_output(start + HOLD));
+    }
+
+    #[test]
+    fn clients_that_never_subscribe_hold_output_for_half_of_the_time_at_most() {
+        let start = Instant::now();
+        let mut subscriptions = Subscriptions::new(start);
+        let (mut held, mut now) = (Duration::ZERO, start);
+        let end = start + Duration::from_secs(60);
+        while now < end {
+            subscriptions.expect(now);
+            let is_held = subscriptions.hold_output(now);
+            let deadline = subscriptions.next_deadline().expect("a client is expected");
+            assert!(deadline > now, "no deadline has passed already");
+            let next = deadline.min(now + Duration::from_millis(7));
+            held += if is_held { next - now } else { Duration::ZERO };
+            now = next;
+        }
+        assert!(held > ALLOWANCE, "{held:?}");
+        assert!(held <= (end - start + ALLOWANCE) / 2 + HOLD, "{held:?}");
+    }
 }

@@ -54,7 +54,7 @@ use backlog::Backlog;
 use endpoints::Endpoints;
 use mail::{HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
-use recorder_thread::{Readers, RecorderThread, Reporter};
+use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -75,6 +75,14 @@ pub struct Controller {
     /// Resolves when a client has asked for the controller's end.
     pub shutdown_requested: oneshot::Receiver<()>,
     hub: Sender<HubMail>,
+    threads: Vec<JoinHandle<()>>,
+    recording: Option<Recording>,
+}
+
+/// The recorder's thread and its readers', which end last.
+#[derive(Debug)]
+struct Recording {
+    recorder: Sender<RecorderMail>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -135,6 +143,7 @@ impl Controller {
             tracing::info!("requests that were left unfinished and are queued again: {count}");
         }
         let mut threads = Threads::default();
+        let mut recording = Threads::default();
         threads.spawn("iopub", {
             let door = parts.door("iopub");
             let relay = iopub_thread::IopubThread::new(
@@ -201,13 +210,17 @@ impl Controller {
             move || tasks.run()
         })?;
         if let Some(mut keeper) = keeper {
-            let by_id = Self::reader("results", &mut keeper, &hub, &mut threads)?;
-            let queries = Self::reader("queries", &mut keeper, &hub, &mut threads)?;
+            let by_id = Self::reader("results", &mut keeper, &hub, &mut recording)?;
+            let queries = Self::reader("queries", &mut keeper, &hub, &mut recording)?;
             if let Some((by_id, queries)) = by_id.zip(queries) {
                 keeper.ask_readers(Readers { by_id, queries });
             }
-            threads.spawn("recorder", move || keeper.run())?;
+            recording.spawn("recorder", move || keeper.run())?;
         }
+        let recording = schedulers.recorder.clone().map(|recorder| Recording {
+            recorder,
+            threads: recording.started,
+        });
         threads.spawn("hub", {
             let door = parts.door("hub");
             let hub = hub_thread::HubThread::new(
@@ -229,6 +242,7 @@ impl Controller {
             shutdown_requested,
             hub,
             threads: threads.started,
+            recording,
         })
     }
 
@@ -248,13 +262,21 @@ impl Controller {
         Ok(Some(sender))
     }
 
-    /// Ends all threads, after what is on its way to clients has been sent.
+    /// Ends all threads, after what is on its way to clients has been sent, and recorded.
     pub fn stop(self) {
         self.hub.send(HubMail::Stop);
-        for thread in self.threads {
-            // A thread that panicked has said so; the others still end in order.
-            let _ = thread.join();
+        join(self.threads);
+        if let Some(Recording { recorder, threads }) = self.recording {
+            recorder.send(RecorderMail::Stop);
+            join(threads);
         }
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // A thread that panicked has said so; the others still end in order.
+        let _ = thread.join();
     }
 }
 
@@ -302,5 +324,118 @@ impl Threads {
                 .spawn(body)?,
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::heartbeat;
+    use crate::hub::recorder::{StoredMessage, Traffic};
+    use crate::protocol::MsgId;
+    use crate::scheduler::TaskConfig;
+    use crate::taskdb::query::Query;
+    use crate::taskdb::record::{KeySet, RecordUpdate, TaskRecord};
+    use crate::taskdb::store::StoreStats;
+    use crate::taskdb::{Queue, RecordReader};
+
+    fn config() -> Config {
+        Config {
+            client_interface: Interface("tcp://127.0.0.1".to_owned()),
+            engine_interface: Interface("tcp://127.0.0.1".to_owned()),
+            registration_port: None,
+            pools: PortPools::default(),
+            fixed_ports: None,
+            key: b"key".to_vec(),
+            digest_history: 100,
+            heartbeat: heartbeat::Config {
+                period: Duration::from_secs(3),
+                max_misses: 10,
+            },
+            registration_timeout: Duration::from_secs(10),
+            tasks: TaskConfig::default(),
+            restored: None,
+            python: None,
+            restore_tasks: false,
+            engine_state_file: None,
+        }
+    }
+
+    /// Keeps the ids of what was added.
+    #[derive(Clone, Default)]
+    struct Ids(Arc<Mutex<Vec<MsgId>>>);
+
+    impl RecordReader for Ids {
+        fn find(
+            &mut self,
+            _: &Query,
+            _: KeySet,
+            _: &mut dyn FnMut(TaskRecord) -> ControlFlow<()>,
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn history(&mut self) -> Result<Vec<MsgId>, StoreError> {
+            Ok(Vec::new())
+        }
+    }
+
+    impl TaskStore for Ids {
+        fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
+            self.0.lock().unwrap().push(record.msg_id);
+            Ok(())
+        }
+
+        fn update(&mut self, _: &MsgId, _: RecordUpdate) -> Result<bool, StoreError> {
+            Ok(true)
+        }
+
+        fn remove(&mut self, _: &Query) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
+        fn place(&self) -> String {
+            "a list".to_owned()
+        }
+
+        fn stats(&mut self) -> Result<StoreStats, StoreError> {
+            Ok(StoreStats::default())
+        }
+    }
+
+    #[test]
+    fn what_a_scheduler_reports_as_it_ends_is_recorded() {
+        let store = Ids::default();
+        let mut controller = Controller::start(config(), Some(Box::new(store.clone()))).unwrap();
+        let recorder = controller.recording.as_ref().unwrap().recorder.clone();
+        let hub = controller.hub.clone();
+        let backlog = Arc::new(Backlog::new(Vec::new()));
+        // A scheduler that is busy while the controller is being stopped, and reports when the hub has gone already.
+        controller.threads.push(std::thread::spawn(move || {
+            let mut reporter = Reporter::new(recorder, backlog);
+            while hub.send(HubMail::Storage(None)) {
+                std::thread::yield_now();
+            }
+            reporter.report(Traffic::Submitted {
+                queue: Queue::Task,
+                engine: None,
+                message: StoredMessage {
+                    header: Bytes::from_static(
+                        br#"{"msg_id":"last","msg_type":"apply_request","session":"s","username":"u","date":"2026-01-01T00:00:00Z","version":"5.3"}"#,
+                    ),
+                    parent_header: Bytes::from_static(b"{}"),
+                    metadata: Bytes::from_static(b"{}"),
+                    content: Bytes::from_static(b"{}"),
+                    buffers: Vec::new(),
+                },
+            });
+        }));
+        controller.stop();
+        assert_eq!(*store.0.lock().unwrap(), [MsgId::from("last")]);
     }
 }

@@ -98,6 +98,13 @@ impl Reporter {
     }
 }
 
+/// However its thread ends, what it has reported is handed over.
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
 /// The parts of a message, to be kept. Large frames are shared; small ones are copied together.
 pub(super) fn stored(frames: &[Frame], layout: Layout) -> StoredMessage {
     const SMALL: usize = 4 * 1024;

@@ -10,13 +10,14 @@ use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, TaskMetadata, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, Verdict,
+    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, time_left,
+    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, drain_turns, time_left,
 };
 
 pub(super) struct TaskThread {
@@ -123,7 +124,9 @@ impl TaskThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                while self.receive_replies(frames) {}
+                let pending = self.desk.scheduler.pending_ids(&engine).len();
+                let peers = self.desk.scheduler.snapshot().engines.len() + 1;
+                drain_turns(pending, peers, || self.receive_replies(frames));
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk
                     .scheduler
@@ -252,14 +255,6 @@ impl Desk {
             msg_type,
             metadata,
         } = submission;
-        if let (Some(reporter), Fresh::Yes) = (&mut self.reporter, fresh) {
-            let message = stored(frames, layout);
-            reporter.report(Traffic::Submitted {
-                queue: Queue::Task,
-                engine: None,
-                message,
-            });
-        }
         let metadata = if is_answered(&msg_type) {
             metadata
         } else {
@@ -271,12 +266,24 @@ impl Desk {
             Ok(metadata) => {
                 let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
-                self.scheduler
-                    .on_submit(now, client, &metadata, payload, &mut self.actions);
+                let is_new =
+                    self.scheduler
+                        .on_submit(now, client, &metadata, payload, &mut self.actions);
+                if is_new {
+                    self.report_submitted(fresh, frames, layout);
+                }
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
             Err(why) => {
-                let error = TaskError::BadRequest(why);
+                let error = match self.scheduler.status(&msg_id) {
+                    Some(TaskStatus::Waiting | TaskStatus::Running(_)) => {
+                        TaskError::Duplicate(msg_id.as_str().into())
+                    }
+                    Some(TaskStatus::Finished { .. }) | None => {
+                        self.report_submitted(fresh, frames, layout);
+                        TaskError::BadRequest(why)
+                    }
+                };
                 self.fail(
                     &client,
                     &frames[layout.header()].clone(),
@@ -289,7 +296,18 @@ impl Desk {
         }
     }
 
-    /// Ends a task in an engine's place.
+    fn report_submitted(&mut self, fresh: Fresh, frames: &[Frame], layout: Layout) {
+        if let (Some(reporter), Fresh::Yes) = (&mut self.reporter, fresh) {
+            let message = stored(frames, layout);
+            reporter.report(Traffic::Submitted {
+                queue: Queue::Task,
+                engine: None,
+                message,
+            });
+        }
+    }
+
+    /// Ends a task in an engine's place. One whose id another task has leaves the other's record alone.
     fn fail(
         &mut self,
         client: &Identity,
@@ -300,9 +318,12 @@ impl Desk {
         clients: &mut Socket,
     ) {
         let msg_type = queue_reply_type(request_type);
+        let is_duplicate = matches!(error, TaskError::Duplicate(_));
         let error = error.to_remote_error();
         let mut reply = error_reply(&mut self.composer, client, msg_type, header, engine, &error);
-        if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
+        if !is_duplicate
+            && let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply))
+        {
             reporter.report(completed(engine.cloned(), &reply, wire.layout()));
         }
         send_to_client(clients, &mut reply);

@@ -198,7 +198,9 @@ impl EngineThread {
                     }
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
-                    EngineMail::KernelExited { .. } | EngineMail::ControllerLost => {}
+                    EngineMail::KernelExited { .. }
+                    | EngineMail::ControllerLost
+                    | EngineMail::PingsMissed => {}
                 }
             }
             poller

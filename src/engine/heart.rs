@@ -33,6 +33,7 @@ pub(super) struct Hearts {
     beating: Vec<Heart>,
     /// Without a ping until then, the controller is gone.
     deadline: Option<Instant>,
+    last_ping: Option<Instant>,
     period: Duration,
 }
 
@@ -63,6 +64,7 @@ impl Hearts {
             host,
             beating: Vec::new(),
             deadline: None,
+            last_ping: None,
             period: Duration::ZERO,
         }
     }
@@ -78,7 +80,7 @@ impl Hearts {
                     HeartMail::Beat { uuid, period } => match self.beat(uuid) {
                         Ok(()) => {
                             self.period = period;
-                            self.on_ping();
+                            self.allow();
                         }
                         Err(error) => tracing::error!("a heart cannot be started: {error}"),
                     },
@@ -125,12 +127,25 @@ impl Hearts {
             });
         }
         if any {
-            self.on_ping();
+            self.on_ping(Instant::now());
         }
         any
     }
 
-    fn on_ping(&mut self) {
+    /// After a pause, of this process or of the way to the controller, the controller may have taken the engines for
+    /// dead: they are to ask.
+    fn on_ping(&mut self, now: Instant) {
+        if self
+            .last_ping
+            .replace(now)
+            .is_some_and(|last| has_missed_pings(now - last, self.period))
+        {
+            let _ = self.host.send(HostMail::PingsMissed);
+        }
+        self.allow();
+    }
+
+    fn allow(&mut self) {
         self.deadline = (self.max_misses > 0 && !self.beating.is_empty())
             .then(|| Instant::now() + (self.period + SLACK) * self.max_misses);
     }
@@ -142,5 +157,23 @@ impl Hearts {
             poller.add_socket(&mut heart.ping);
         }
         poller
+    }
+}
+
+/// Was there a ping between two that came in such a distance?
+fn has_missed_pings(distance: Duration, period: Duration) -> bool {
+    !period.is_zero() && distance >= 2 * period
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_that_is_a_little_late_was_not_missed() {
+        let period = Duration::from_secs(3);
+        assert!(!has_missed_pings(Duration::ZERO, period));
+        assert!(!has_missed_pings(period + SLACK, period));
+        assert!(has_missed_pings(2 * period, period));
     }
 }

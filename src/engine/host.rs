@@ -321,6 +321,11 @@ impl EngineHost {
                     engine.mail.send(EngineMail::ControllerLost);
                 }
             }
+            HostMail::PingsMissed => {
+                for engine in self.engines.values() {
+                    engine.mail.send(EngineMail::PingsMissed);
+                }
+            }
         }
         Ok(())
     }

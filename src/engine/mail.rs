@@ -22,6 +22,8 @@ pub(super) enum EngineMail {
     KernelFailed(String),
     /// No ping has come for too long.
     ControllerLost,
+    /// Pings come again after a pause in which the controller may have given the engine up.
+    PingsMissed,
     /// End in order.
     Stop,
 }
@@ -57,6 +59,7 @@ pub(super) enum HostMail {
         how: Ending,
     },
     ControllerLost,
+    PingsMissed,
     /// What whoever started the engines should know. Engines that say the same say it once.
     Warning(String),
 }

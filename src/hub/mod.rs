@@ -145,6 +145,7 @@ pub enum Event {
         took: Duration,
     },
     EngineRefused {
+        client: Identity,
         uuid: String,
         why: String,
     },

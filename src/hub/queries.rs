@@ -60,6 +60,7 @@ impl Hub {
         }
         let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
             out.push(Action::Log(Event::EngineRefused {
+                client: request.from.clone(),
                 uuid: uuid.to_owned(),
                 why: error.evalue.clone(),
             }));

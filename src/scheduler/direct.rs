@@ -18,7 +18,9 @@ pub enum Route {
     Hold,
     /// No such engine is registered; the client is to be told, unless the message expects no reply.
     UnknownEngine,
-    /// As before, but nobody waits for an answer.
+    /// A request with this message id is in flight: the client is to be told.
+    Duplicate,
+    /// It cannot be sent either, but nobody waits for an answer.
     Drop,
 }
 
@@ -147,6 +149,13 @@ impl<H> DirectScheduler<H> {
         header: H,
     ) -> Route {
         let expects_reply = expects_reply(msg_type);
+        if self.pending.contains_key(msg_id) {
+            return if expects_reply {
+                Route::Duplicate
+            } else {
+                Route::Drop
+            };
+        }
         let Some((identity, entry)) = self.engines.get_key_value_mut(engine) else {
             return if expects_reply {
                 Route::UnknownEngine
@@ -154,7 +163,7 @@ impl<H> DirectScheduler<H> {
                 Route::Drop
             };
         };
-        if expects_reply && !self.pending.contains_key(msg_id) {
+        if expects_reply {
             let msg_id = MsgId::from(msg_id);
             entry.queue.push_back(msg_id.clone());
             entry.pending += 1;
@@ -290,6 +299,22 @@ mod tests {
         assert!(!scheduler.on_reply(b"a", b"client", "1"));
         assert_eq!(request(&mut scheduler, b"a", "4"), Route::UnknownEngine);
         assert!(scheduler.pending.is_empty());
+    }
+
+    #[test]
+    fn a_second_request_of_an_id_leaves_the_first_alone() {
+        let mut scheduler = scheduler();
+        scheduler.on_engine_registered(EngineUuid::from("b"));
+        assert_eq!(request(&mut scheduler, b"a", "m"), Route::Forward);
+        for engine in [b"a", b"b", b"x"] {
+            assert_eq!(request(&mut scheduler, engine, "m"), Route::Duplicate);
+            assert_eq!(
+                scheduler.on_request(engine, client(), "m", "comm_msg", 0),
+                Route::Drop
+            );
+        }
+        assert!(!scheduler.on_reply(b"b", b"client", "m"));
+        assert!(scheduler.on_reply(b"a", b"client", "m"));
     }
 
     #[test]

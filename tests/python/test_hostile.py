@@ -260,6 +260,69 @@ def test_a_replayed_request_runs_once(cluster, context):
     assert client[0]["runs"] == 1
 
 
+@pytest.mark.parametrize("channel", ["task", "mux"])
+@pytest.mark.parametrize("msg_type", ["execute_request", "nonsense_request"])
+def test_a_message_id_that_is_in_use_harms_nobody(cluster, context, channel, msg_type):
+    key = cluster.connection()["key"]
+    client = cluster.client(2)
+
+    def wait_for(path):
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return "the result"
+
+    go = cluster.folder / "go"
+    view = client.load_balanced_view() if channel == "task" else client[0]
+    result = view.apply_async(wait_for, str(go))
+    (msg_id,) = result.msg_ids
+    wait_until(lambda: client.db_query({"msg_id": msg_id}, keys=["header"]), "the record")
+    session = Session(key=key.encode(), signature_scheme="hmac-sha256")
+    request = session.msg(msg_type, content={"code": "1", "silent": False, "user_expressions": {}})
+    request["header"]["msg_id"] = request["msg_id"] = msg_id
+    attacker = connected(context, zmq.DEALER, client_channels(cluster)[channel])
+    prefix = [] if channel == "task" else [client._engines[1].encode()]
+    attacker.send_multipart(prefix + session.serialize(request))
+    reply = attacker.recv_multipart()
+    content = json.loads(reply[reply.index(DELIMITER) + 5])
+    assert (content["status"], content["ename"]) == ("error", "ValueError")
+    assert msg_id in content["evalue"]
+    (record,) = client.db_query({"msg_id": msg_id})
+    assert record["completed"] is None and record["header"]["msg_type"] == "apply_request"
+    go.touch()
+    assert result.get(GENEROUS) == "the result"
+    again = cluster.client(2).get_result(msg_id, owner=False)
+    assert again.get(GENEROUS) == "the result"
+
+
+def test_what_peers_say_to_the_hub_does_not_fill_the_log(cluster, context):
+    """Nor does any of it reach a terminal."""
+    key = cluster.connection()["key"]
+    url = client_channels(cluster)["registration"]
+    bad = "\x1b[2J\n" + 100_000 * "x"
+    requests = [
+        ("registration_request", {"uuid": bad}),
+        (f"{bad}_request", {}),
+        ("connection_request", {}),
+    ]
+    for msg_type, content in requests:
+        attacker = connected(context, zmq.DEALER, url)
+        for _ in range(100):
+            attacker.send_multipart(message(key, msg_type, content))
+            attacker.recv_multipart()
+    engine = cluster.client(2)._engines[1]
+    attacker.send_multipart(message(key, "unregistration_request", {"id": 1, "uuid": engine, "reason": bad}))
+    controller = cluster.controller_program
+    controller.wait_for(r"engine 1 \(.*\) left")
+    assert "a registration of" in controller.output
+    assert re.search(r"client \S+: \\u\{1b\}\[2J", controller.output)
+    assert "\x1b" not in controller.output
+    assert len(controller.lines) < 50
+    assert max(map(len, controller.lines)) < 1000
+
+
 @pytest.mark.parametrize("channel", ["mux", "control", "task", "registration"])
 def test_every_wellsigned_request_has_an_answer(cluster, context, channel):
     key = cluster.connection()["key"]

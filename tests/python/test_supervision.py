@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 import pytest
 from ipyparallel import error
@@ -147,7 +148,7 @@ def test_namespaces_outlive_the_controller(place, how):
     uuids = dict(before._engines)
     first.kill()
     place.controller("--reuse", "--ping=200")
-    engines.wait_for("engine 0: registered with a new controller")
+    engines.wait_for("engine 0: registered again")
     after = place.client(2)
     assert after._engines == uuids
     assert after[:].pull("x", block=True) == [[10], [11]]
@@ -161,3 +162,20 @@ def test_engines_end_when_no_controller_comes_back(place):
     controller.kill()
     assert engines.wait() == FAILED
     assert "no heartbeat of the controller for too long" in engines.output
+
+
+def test_an_engine_that_was_taken_for_dead_comes_back(place):
+    """It was stopped for longer than the controller waits, and its connections are there as before."""
+    controller = place.controller("--ping=200", "--HeartMonitor.max_heartmonitor_misses=2")
+    engines = place.engines(1)
+    client = place.client(1)
+    engines.send_signal(signal.SIGSTOP)
+    try:
+        controller.wait_for(r"engine 0 \(.*\) left: it missed")
+        wait_until(lambda: client.ids == [], "the news")
+    finally:
+        engines.send_signal(signal.SIGCONT)
+    client.wait_for_engines(1, timeout=GENEROUS, interactive=False)
+    assert client.ids == [0]
+    assert client[0].apply_async(os.getpid).get(GENEROUS) > 0
+    assert client.load_balanced_view().apply_async(abs, -1).get(GENEROUS) == 1

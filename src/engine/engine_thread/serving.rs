@@ -273,6 +273,7 @@ impl Serving {
                 let why = "no heartbeat of the controller for too long".to_owned();
                 self.end(Ending::Failed(why.clone()), &why);
             }
+            EngineMail::PingsMissed => self.register_again(),
             EngineMail::Stop => self.stop(),
             EngineMail::KernelStarted(_) => {}
         }
@@ -280,8 +281,6 @@ impl Serving {
 
     // ---- the controller
 
-    /// When the controller was away, the engine asks for its registration again: if it is another controller, it
-    /// knows nothing of this engine; if it is the same one, it says that the uuid is in use, which is good news too.
     fn receive_registrar(&mut self, frames: &mut Vec<Frame>) -> bool {
         let news = self.registrar.news();
         match news {
@@ -291,14 +290,8 @@ impl Serving {
                     self.who.id
                 );
             }
-            Some(ControllerNews::Back) if self.takes_requests() => {
-                let mut request =
-                    registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
-                if let Err(error) = self.registrar.socket.send(&mut request) {
-                    tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
-                }
-            }
-            Some(ControllerNews::Back) | None => {}
+            Some(ControllerNews::Back) => self.register_again(),
+            None => {}
         }
         let mut answers = Vec::new();
         let door = &mut self.door;
@@ -315,12 +308,25 @@ impl Serving {
         any || news.is_some()
     }
 
+    /// When the controller or this process was away, the engine asks for its registration again: a controller that
+    /// does not know it, or that took it for dead, takes it in; any other says that the uuid is in use, which is good
+    /// news too.
+    fn register_again(&mut self) {
+        if !self.takes_requests() {
+            return;
+        }
+        let mut request = registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
+        if let Err(error) = self.registrar.socket.send(&mut request) {
+            tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
+        }
+    }
+
     fn on_registered_again(&mut self, registered: &Registered) {
         if registered.id == self.who.id {
-            tracing::info!("engine {}: registered with a new controller", self.who.id);
+            tracing::info!("engine {}: registered again", self.who.id);
         } else {
             tracing::warn!(
-                "engine {}: registered with a new controller, as engine {}",
+                "engine {}: registered again, as engine {}",
                 self.who.id,
                 registered.id
             );

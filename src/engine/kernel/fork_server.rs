@@ -1,7 +1,7 @@
 //! The fork server: one Python process that imports everything once and forks the kernels.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,15 @@ use crate::transport::Frame;
 /// As long as a fork server may take to end; a suspended one takes for ever.
 const TIME_TO_END: Duration = Duration::from_secs(2);
 
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
 #[derive(Debug)]
 pub(in crate::engine) struct ForkServer {
     process: Child,
     /// Also the number of its process group.
     pid: Option<Pid>,
     link: Link,
-    /// Tells of the link that something can be read. Another descriptor of the same socket.
+    /// Tells of the link that something can be read, or written. Another descriptor of the same socket.
     readiness: AsyncFd<OwnedFd>,
     /// What it writes to its stdout and stderr. `None` when nobody can write there any more.
     output: Option<pipe::Receiver>,
@@ -71,9 +73,8 @@ impl ForkServer {
         );
         link.flush()?;
         // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
-        let readiness =
-            unsafe { AsyncFd::register_with_interest(link.duplicate_fd()?, Interest::READABLE) }
-                .map_err(io::Error::from)?;
+        let readiness = unsafe { AsyncFd::register_with_interest(link.duplicate_fd()?, BOTH) }
+            .map_err(io::Error::from)?;
         Ok(Self {
             pid: spawn::pid_of(&process),
             process,
@@ -102,11 +103,20 @@ impl ForkServer {
     pub(in crate::engine) async fn next(&mut self) -> io::Result<ForkServerEvent> {
         loop {
             // Sources and settings may be larger than a socket's buffer: what was not taken at first follows.
-            self.link.flush()?;
+            let interest = if self.link.flush()? {
+                Interest::READABLE
+            } else {
+                BOTH
+            };
             let deadline = self.patience.as_ref().and_then(Patience::next_deadline);
             tokio::select! {
-                ready = self.readiness.readable() => {
-                    ready?.clear_ready();
+                ready = self.readiness.ready(interest) => {
+                    let mut ready = ready?;
+                    let is_readable = ready.ready().is_readable();
+                    ready.clear_ready();
+                    if !is_readable {
+                        continue;
+                    }
                     return Ok(match self.receive()? {
                         Some(said) => ForkServerEvent::Said(said),
                         None => ForkServerEvent::Gone,
@@ -151,7 +161,7 @@ impl ForkServer {
         &mut self,
         rank: u32,
         surroundings: spawn::Surroundings,
-        [link, stdout, stderr]: [OwnedFd; 3],
+        ends: [OwnedFd; 3],
     ) -> io::Result<()> {
         let request = json!({
             "rank": rank,
@@ -160,9 +170,10 @@ impl ForkServer {
             "open_files": surroundings.open_files,
         })
         .to_string();
-        let fds = [link.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         self.link
-            .send_with_fds(to_fork_server::FORK, request.as_bytes(), &fds)
+            .send_with_fds(to_fork_server::FORK, request.as_bytes(), ends.into());
+        self.link.flush()?;
+        Ok(())
     }
 
     /// Signals a kernel, or its whole process group; never another process that got its number.

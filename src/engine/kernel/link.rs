@@ -46,12 +46,14 @@ pub(in crate::engine) struct Link {
 enum Piece {
     Own(Vec<u8>),
     Shared(Frame),
+    /// Descriptors go with the first byte.
+    WithFds(Vec<u8>, Vec<OwnedFd>),
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Own(bytes) => bytes,
+            Self::Own(bytes) | Self::WithFds(bytes, _) => bytes,
             Self::Shared(frame) => frame,
         }
     }
@@ -113,16 +115,7 @@ impl Link {
     /// Queues a message; [`Self::flush`] writes it.
     pub(in crate::engine) fn send(&mut self, tag: u32, frames: impl IntoIterator<Item = Frame>) {
         let frames: Vec<Frame> = frames.into_iter().collect();
-        let mut head = Vec::with_capacity(8 + 8 * frames.len());
-        head.extend_from_slice(&tag.to_le_bytes());
-        head.extend_from_slice(
-            &u32::try_from(frames.len())
-                .unwrap_or(u32::MAX)
-                .to_le_bytes(),
-        );
-        for frame in &frames {
-            head.extend_from_slice(&(frame.len() as u64).to_le_bytes());
-        }
+        let head = head(tag, frames.iter().map(|frame| frame.len()));
         self.outgoing.push_back(Piece::Own(head));
         self.outgoing.extend(
             frames
@@ -132,19 +125,23 @@ impl Link {
         );
     }
 
+    /// Queues a message together with descriptors, which are closed here once they are sent.
+    pub(in crate::engine) fn send_with_fds(&mut self, tag: u32, frame: &[u8], fds: Vec<OwnedFd>) {
+        let mut message = head(tag, [frame.len()]);
+        message.extend_from_slice(frame);
+        self.outgoing.push_back(Piece::WithFds(message, fds));
+    }
+
     /// Writes what the other side takes now. `true` when nothing is left.
     pub(in crate::engine) fn flush(&mut self) -> io::Result<bool> {
-        while !self.outgoing.is_empty() {
-            let mut slices = Vec::with_capacity(PIECES.min(self.outgoing.len()));
-            for (index, piece) in self.outgoing.iter().take(PIECES).enumerate() {
-                let bytes = piece.bytes();
-                slices.push(IoSlice::new(if index == 0 {
-                    &bytes[self.written..]
-                } else {
-                    bytes
-                }));
-            }
-            match self.stream.write_vectored(&slices) {
+        while let Some(first) = self.outgoing.front() {
+            let written = match first {
+                Piece::WithFds(bytes, fds) if self.written == 0 => {
+                    write_with_fds(&self.stream, bytes, fds)
+                }
+                _ => (&self.stream).write_vectored(&self.next_slices()),
+            };
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -158,6 +155,15 @@ impl Link {
             }
         }
         Ok(true)
+    }
+
+    /// What can be written at once: up to the next piece that descriptors go with.
+    fn next_slices(&self) -> Vec<IoSlice<'_>> {
+        let first = self.outgoing.front().map(|it| &it.bytes()[self.written..]);
+        let others = self.outgoing.iter().skip(1);
+        let others = others.take_while(|it| !matches!(it, Piece::WithFds(..)));
+        let slices = first.into_iter().chain(others.map(Piece::bytes));
+        slices.take(PIECES).map(IoSlice::new).collect()
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -195,37 +201,34 @@ impl Link {
             }
         }
     }
+}
 
-    /// Sends a message together with descriptors. Only on a link whose messages are small: it must be taken at once.
-    pub(in crate::engine) fn send_with_fds(
-        &mut self,
-        tag: u32,
-        frame: &[u8],
-        fds: &[RawFd],
-    ) -> io::Result<()> {
-        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-        self.send(tag, [Frame::from(frame)]);
-        let message: Vec<u8> = self
-            .outgoing
-            .drain(..)
-            .flat_map(|piece| piece.bytes().to_vec())
-            .collect();
-        let control = [ControlMessage::ScmRights(fds)];
-        let sent = sendmsg::<()>(
-            self.fd(),
-            &[IoSlice::new(&message)],
-            &control,
-            MsgFlags::empty(),
-            None,
-        )?;
-        // The rest follows without the descriptors, which went with the first byte.
-        if sent < message.len() {
-            self.outgoing
-                .push_back(Piece::Own(message[sent..].to_vec()));
-            self.flush()?;
-        }
-        Ok(())
+/// What comes before a message's frames.
+fn head(
+    tag: u32,
+    lengths: impl IntoIterator<Item = usize, IntoIter: ExactSizeIterator>,
+) -> Vec<u8> {
+    let lengths = lengths.into_iter();
+    let count = u32::try_from(lengths.len()).unwrap_or(u32::MAX);
+    let mut head = Vec::with_capacity(8 + 8 * lengths.len());
+    head.extend_from_slice(&tag.to_le_bytes());
+    head.extend_from_slice(&count.to_le_bytes());
+    for length in lengths {
+        head.extend_from_slice(&(length as u64).to_le_bytes());
     }
+    head
+}
+
+fn write_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    Ok(sendmsg::<()>(
+        stream.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?)
 }
 
 /// Puts messages together from what is read.
@@ -416,5 +419,65 @@ mod tests {
         one.outgoing.push_back(Piece::Own(vec![0xff; 64]));
         one.flush().unwrap();
         assert!(two.receive().is_err());
+    }
+
+    /// Reads everything that is there, with the descriptors that come along.
+    fn read_with_fds(stream: &UnixStream, bytes: &mut Vec<u8>, fds: &mut usize) {
+        use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+        use std::io::IoSliceMut;
+        use std::os::fd::FromRawFd;
+        let mut buffer = vec![0; CHUNK];
+        let mut space = nix::cmsg_space!([RawFd; 8]);
+        loop {
+            let mut slices = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::empty();
+            let received = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags);
+            let Ok(received) = received else {
+                return;
+            };
+            for message in received.cmsgs().unwrap() {
+                let ControlMessageOwned::ScmRights(got) = message else {
+                    unreachable!("nothing else is sent");
+                };
+                *fds += got.len();
+                // SAFETY: they have just been received, and are nobody else's.
+                got.into_iter()
+                    .for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+            let count = received.bytes;
+            bytes.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn messages_with_descriptors_wait_until_there_is_room_and_come_in_order() {
+        let (mut one, two) = linked();
+        let large = vec![1; 5 << 20];
+        one.send(1, [Frame::from(large.clone())]);
+        assert!(!one.flush().unwrap(), "more than a socket takes");
+        let (end, _other) = UnixStream::pair().unwrap();
+        for tag in 2..5 {
+            one.send_with_fds(tag, b"fork", vec![end.try_clone().unwrap().into()]);
+            one.flush().unwrap();
+            one.send(tag, [Frame::from(&b"then"[..])]);
+        }
+        let (mut bytes, mut fds) = (Vec::new(), 0);
+        while !one.flush().unwrap() {
+            read_with_fds(&two.stream, &mut bytes, &mut fds);
+        }
+        read_with_fds(&two.stream, &mut bytes, &mut fds);
+        assert_eq!(fds, 3);
+        let mut decoder = Decoder {
+            buffer: bytes,
+            ..Decoder::default()
+        };
+        let got: Vec<LinkMessage> = std::iter::from_fn(|| decoder.next().unwrap()).collect();
+        let tags: Vec<u32> = got.iter().map(|message| message.tag).collect();
+        assert_eq!(tags, [1, 2, 2, 3, 3, 4, 4]);
+        assert_eq!(got[0].frames, [large]);
+        for pair in got[1..].chunks(2) {
+            assert_eq!(pair[0].frames, [b"fork"]);
+            assert_eq!(pair[1].frames, [b"then"]);
+        }
     }
 }

@@ -201,7 +201,7 @@ impl<P: Payload> TaskScheduler<P> {
         self.roster.forget();
     }
 
-    /// A client's request.
+    /// A client's request. `false` when a task of its id is here already: it is refused, and that one goes on.
     pub fn on_submit(
         &mut self,
         now: Instant,
@@ -209,7 +209,7 @@ impl<P: Payload> TaskScheduler<P> {
         metadata: &TaskMetadata,
         payload: P,
         out: &mut Vec<TaskAction<P>>,
-    ) {
+    ) -> bool {
         let msg_id = payload.msg_id();
         let hash = self.hasher.hash(msg_id);
         let refused = |payload, error| TaskAction::Fail {
@@ -221,7 +221,7 @@ impl<P: Payload> TaskScheduler<P> {
         if self.find(hash, msg_id).is_some() {
             let error = TaskError::Duplicate(msg_id.into());
             out.push(refused(payload, error));
-            return;
+            return false;
         }
         let planned = Request::parse(metadata)
             .map_err(TaskError::BadRequest)
@@ -238,11 +238,12 @@ impl<P: Payload> TaskScheduler<P> {
                         engine: None,
                     },
                 );
-                return;
+                return true;
             }
         };
         self.admit(client, hash, &plan, &request, payload);
         self.work(now, out);
+        true
     }
 
     /// Looks up what a request names; the dependencies are moved into the plan.
