@@ -49,6 +49,8 @@ lint:
 bench:
 	$(CARGO) bench --locked --bench taskdb
 	@python=$$($(ENVIRONMENT)) && $(CARGO) bench --locked --bench load -- --python "$$python"
+	$(CARGO) build --release --locked
+	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py
 
 clean:
 	$(CARGO) clean

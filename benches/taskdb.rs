@@ -1,4 +1,4 @@
-//! How fast the task databases are: `cargo bench --bench taskdb -- [RECORDS [FOLDER]]`.
+//! How fast the task databases are: `cargo bench --bench taskdb -- [RECORDS [FOLDER [STOCK_RECORDS]]]`.
 //!
 //! Tasks go through the recorder as they do in a controller (submitted, assigned, completed: three reports with
 //! headers, metadata and 1 kB of buffers); then the store is asked what users ask. The recorder runs on one thread, so
@@ -294,8 +294,21 @@ fn remove(path: &Path) {
 }
 
 fn resident() -> u64 {
+    status("VmRSS:")
+}
+
+/// The most that there has been since this was last asked for.
+fn peak() -> u64 {
+    let peak = status("VmHWM:");
+    // Makes the kernel begin anew.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    peak
+}
+
+/// Kilobytes.
+fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
     number.unwrap_or_default()
 }
@@ -309,6 +322,11 @@ fn main() {
         .next()
         .map_or(1_000_000, |n| n.parse().expect("a number of records"));
     let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    // ipyparallel's are slow: a tenth will do, unless somebody has the time.
+    let stock_tasks = match args.next() {
+        Some(n) => n.parse().expect("a number of records"),
+        None => tasks.min(100_000),
+    };
     bench("NoDB", NoStore, tasks);
     bench(
         "DictDB, 1,024 records",
@@ -339,7 +357,13 @@ fn main() {
         stats.bytes as f64 / 1e6,
         stats.bytes / stats.records.max(1)
     );
+    peak();
+    let before = resident();
     questions(&mut recorder, tasks);
+    println!(
+        "  {} MB more of memory at most for these answers",
+        peak().saturating_sub(before) / 1024
+    );
     recorder.store().close().expect("the file can be closed");
     drop(recorder);
     remove(&path);
@@ -350,5 +374,5 @@ fn main() {
         tasks.min(200_000),
     ));
     remove(&path);
-    stock(tasks.min(100_000), &folder);
+    stock(stock_tasks, &folder);
 }

@@ -57,6 +57,10 @@ struct Args {
     #[arg(long, default_value_t = 10_000_000)]
     soak: u64,
 
+    /// Engines of the scenario "crowd"
+    #[arg(long, default_value_t = 1000)]
+    engines: usize,
+
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
         },
         full: args.full,
         soak: args.soak,
+        engines: args.engines,
         open_files,
     };
     let stock = !args.no_stock && has_ipyparallel(&args.python);

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) full: bool,
     /// Tasks of the soak.
     pub(crate) soak: u64,
+    /// Engines of the crowd.
+    pub(crate) engines: usize,
     /// Open files that this process may have, and a controller.
     pub(crate) open_files: u64,
 }
@@ -449,13 +451,14 @@ fn crowd(plan: &Plan, side: Side) -> Samples {
     // A stock controller is expected to lose engines beyond about a thousand connections.
     let few = task_rate(plan, side, Setup::default())?;
     let server = Server::start(side, Setup::default(), &plan.programs)?;
-    let (mut cluster, arrival) = Cluster::with_engines(server, 1000, Connections::All)?;
+    let (mut cluster, arrival) = Cluster::with_engines(server, plan.engines, Connections::All)?;
+    let fresh = cluster.memory();
     let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
     let many = cluster.throughput(&mut load, plan.count(side, 200_000, 3000), WINDOW)?;
     let idle = idle_cpu(&cluster, Duration::from_secs(10));
     Ok(vec![
         Sample::new(
-            "1,000 engines: registrations answered",
+            format!("{} engines: registrations answered", plan.engines),
             "s",
             arrival.answered.as_secs_f64(),
         ),
@@ -473,6 +476,7 @@ fn crowd(plan: &Plan, side: Side) -> Samples {
         .goal(">= 0.9"),
         Sample::new("  CPU per task against 4 engines", "", many.cpu / few.cpu),
         Sample::new("  idle CPU", "%", idle).goal("<= 0.5"),
+        Sample::new("  memory before the first task", "MB", fresh / 1e6),
         Sample::new("  idle memory", "MB", cluster.memory() / 1e6).goal("<= 60"),
     ])
 }

@@ -9,14 +9,16 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
-use crate::cli::{Failure, lifeline};
 use crate::engine::{
     Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
     MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings, mpi_rank,
 };
 use crate::launch::News;
+use crate::launch::channel::Order;
 use crate::os::hang_up::HangUp;
 use crate::os::python::{Python, Surroundings};
 use crate::os::{appear, files};
@@ -109,6 +111,10 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "FILE", hide = true)]
     sshkey: Option<PathBuf>,
 
+    /// Take the connection information and orders from standard input, and end with it
+    #[arg(long, hide = true)]
+    over_stdin: bool,
+
     /// Take part in an MPI job: `mpiexec -n 4 ipcluster engine --mpi`. The rank is the id that is asked for
     #[arg(long, conflicts_with_all = ["kernel", "restart"])]
     mpi: bool,
@@ -153,8 +159,16 @@ impl EngineArgs {
 }
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let lifeline = lifeline::take();
-    let starter = lifeline::Starter::take();
+    let (lifeline, starter) = if args.over_stdin {
+        let (greeting, lifeline, starter) = lifeline::take_standard_streams()
+            .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
+        // SAFETY: no other thread reads or writes the environment yet.
+        unsafe { std::env::set_var(CONNECTION_INFO_VARIABLE, greeting.connection) };
+        (lifeline, starter)
+    } else {
+        let lifeline = Lifeline::Pipe(lifeline::take());
+        (lifeline, lifeline::Starter::take())
+    };
     // The file may be named, or its content be handed down: then the profile need not be there.
     let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
     let must = if needs_profile {
@@ -414,7 +428,7 @@ fn texts(value: &Value) -> Vec<String> {
 /// Runs the engines and passes on what this process is told.
 async fn host(
     config: Config,
-    lifeline: Option<std::os::fd::OwnedFd>,
+    lifeline: Lifeline,
     mut starter: lifeline::Starter,
 ) -> Result<Ended, Failure> {
     let (commands, receiver) = mpsc::unbounded_channel();
@@ -426,8 +440,7 @@ async fn host(
     let (told, mut tidings) = mpsc::unbounded_channel();
     let running = EngineHost::new(config)?.telling(told).run(receiver);
     tokio::pin!(running);
-    let cut = lifeline::cut(lifeline);
-    tokio::pin!(cut);
+    let mut orders = lifeline.orders();
     let mut interrupts = Interrupts::default();
     loop {
         let command = tokio::select! {
@@ -448,10 +461,16 @@ async fn host(
                 });
                 continue;
             }
-            _ = &mut cut => {
-                tracing::warn!("the process that started these engines is gone");
-                Command::Stop
-            }
+            order = orders.recv() => match order.map(|Order::Signal(number)| Signal::try_from(number)) {
+                Some(Ok(Signal::SIGINT)) => Command::Interrupt,
+                Some(Ok(Signal::SIGTERM)) => Command::Stop,
+                Some(Ok(signal)) => Command::Signal(signal),
+                Some(Err(_)) => continue,
+                None => {
+                    tracing::warn!("the process that started these engines is gone");
+                    Command::Stop
+                }
+            },
         };
         if commands.send(command).is_err() || command == Command::Stop {
             return Ok(running.await?);

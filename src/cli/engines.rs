@@ -36,7 +36,7 @@ pub(super) struct EnginesArgs {
     #[arg(long, value_name = "SECONDS")]
     engine_timeout: Option<f64>,
 
-    /// How the engines are started: local, slurm, pbs, sge, lsf or htcondor [default: local]
+    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER")]
     engines: Option<String>,
 
@@ -123,8 +123,8 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
 
     let engines = engines_job(&setup, &args.kernels)?;
     let info = cluster_info(&setup, Vec::new());
-    let plan = plan(&setup, false);
     let engines_by = engines_by(&setup)?;
+    let plan = plan(&setup, &engines_by, false);
     let ledger = Ledger::join(&setup.profile, info, launcher_of(&setup), plan.grace)
         .map_err(claim_failure)?;
     background.conduct(Cluster {

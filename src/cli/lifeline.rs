@@ -4,13 +4,15 @@
 //! starter ends, the pipe ends with it. Through another pipe it hears what becomes of this process.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::launch::News;
+use crate::launch::channel::{Greeting, Order};
 pub(super) use crate::launch::local::LIFELINE_VARIABLE as VARIABLE;
 use crate::launch::local::NEWS_VARIABLE;
 
@@ -36,6 +38,66 @@ fn take_fd(variable: &str) -> Option<OwnedFd> {
             None
         }
     }
+}
+
+/// What this process hears of its starter.
+pub(super) enum Lifeline {
+    /// A pipe that ends with it.
+    Pipe(Option<OwnedFd>),
+    /// Standard input, which also has orders.
+    Input(BufReader<File>),
+}
+
+impl Lifeline {
+    /// Orders; the end of them when the starter is gone. Must be called within a tokio runtime.
+    pub(super) fn orders(self) -> UnboundedReceiver<Order> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        match self {
+            Self::Pipe(fd) => {
+                tokio::spawn(async move {
+                    let _ = cut(fd).await;
+                    drop(sender);
+                });
+            }
+            Self::Input(input) => {
+                // It may be a file or a terminal, for which there is no other way to wait. The thread ends with the
+                // process.
+                std::thread::spawn(move || {
+                    for line in input.lines().map_while(Result::ok) {
+                        // What another version says may be unknown.
+                        if let Ok(order) = serde_json::from_str(&line)
+                            && sender.send(order).is_err()
+                        {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+        receiver
+    }
+}
+
+/// Takes standard input and output for the starter: the first line is its greeting, then come orders, and news go out.
+/// What anything else writes goes to standard error. To be called once, before there are threads: the greeting's
+/// variables are set in this process.
+pub(super) fn take_standard_streams() -> io::Result<(Greeting, Lifeline, Starter)> {
+    let (input, output) = (
+        io::stdin().as_fd().try_clone_to_owned()?,
+        io::stdout().as_fd().try_clone_to_owned()?,
+    );
+    nix::unistd::dup2_stdin(File::open("/dev/null")?)?;
+    nix::unistd::dup2_stdout(io::stderr())?;
+    let mut input = BufReader::new(File::from(input));
+    let mut first = String::new();
+    input.read_line(&mut first)?;
+    let greeting: Greeting = serde_json::from_str(&first)?;
+    for (name, value) in &greeting.environment {
+        // SAFETY: no other thread reads or writes the environment yet.
+        unsafe { std::env::set_var(name, value) };
+    }
+    let starter = Starter(Some(File::from(output)));
+    Ok((greeting, Lifeline::Input(input), starter))
 }
 
 /// Where the starter hears what becomes of this process, if there is one.

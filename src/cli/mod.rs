@@ -50,7 +50,7 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// Start a cluster: a controller, and engines on this machine
+    /// Start a cluster: a controller on this machine, and engines here or elsewhere
     Start(start::StartArgs),
     /// Stop a cluster, and wait until all of its processes are gone
     Stop(stop::StopArgs),

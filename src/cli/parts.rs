@@ -15,6 +15,8 @@ use crate::launch::batch::script as batch;
 use crate::launch::batch::system::{Role, System};
 use crate::launch::batch::{Where, script};
 use crate::launch::conduct::EnginesBy;
+use crate::launch::local::Mpi;
+use crate::launch::ssh::hosts;
 use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
 use crate::os::log::LogLevel;
@@ -28,6 +30,13 @@ const GRACE: Duration = Duration::from_secs(4);
 const GRACE_OF_JOBS: Duration = Duration::from_secs(40);
 
 /// Traits of ipyparallel's local launchers, each before what it derives from.
+const MPI_ENGINES: &[&str] = &[
+    "MPIEngineSetLauncher",
+    "MPILauncher",
+    "LocalProcessLauncher",
+    "EngineLauncher",
+    "BaseLauncher",
+];
 const CONTROLLER_LAUNCHER: &[&str] = &[
     "LocalControllerLauncher",
     "LocalProcessLauncher",
@@ -47,6 +56,8 @@ const HEEDED: &[&str] = &[
     "controller_args",
     "engine_args",
     "environment",
+    "mpi_args",
+    "mpi_cmd",
     "stop_seconds_until_kill",
 ];
 
@@ -120,8 +131,20 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     let mut arguments: Vec<OsString> = kernels.handed_on().collect();
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
-    arguments.extend(texts(&traits, "engine_args"));
     arguments.extend(handed_on(setup, Program::Engine));
+    if setup.settings.cluster.engines == "ssh" {
+        // The rest is each machine's own affair.
+        let mut argv: Vec<OsString> = vec![format!("--cluster-id={}", setup.cluster_id.0).into()];
+        argv.extend(arguments);
+        return Ok(Job {
+            name: "ipengine",
+            argv,
+            environment: Vec::new(),
+            engines: None,
+            connection: None,
+        });
+    }
+    arguments.extend(texts(&traits, "engine_args"));
     let mut job = job(setup, "ipengine", "engine", arguments)?;
     job.environment.extend(environment(&traits));
     Ok(job)
@@ -129,9 +152,12 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
 
 /// The class of the engines' launcher, followed by those that it derives from.
 fn engine_lineage(setup: &Setup) -> &'static [&'static str] {
-    match System::named(&setup.settings.cluster.engines) {
-        Some(system) => system.lineage(Role::Engines),
-        None => LOCAL_ENGINES,
+    let name = setup.settings.cluster.engines.as_str();
+    match (System::named(name), name) {
+        (Some(system), _) => system.lineage(Role::Engines),
+        (None, "ssh") => hosts::LINEAGE,
+        (None, "mpi") => MPI_ENGINES,
+        _ => LOCAL_ENGINES,
     }
 }
 
@@ -141,10 +167,25 @@ fn engine_traits(setup: &Setup) -> Traits {
 
 /// How the engines are started.
 pub(super) fn engines_by(setup: &Setup) -> Result<EnginesBy, Failure> {
-    let Some(system) = System::named(&setup.settings.cluster.engines) else {
-        return Ok(EnginesBy::Local);
-    };
     let traits = engine_traits(setup);
+    let Some(system) = System::named(&setup.settings.cluster.engines) else {
+        return match setup.settings.cluster.engines.as_str() {
+            "mpi" => Ok(EnginesBy::Mpi(mpi(&traits))),
+            "ssh" => {
+                for name in hosts::without_effect(&traits) {
+                    tracing::warn!("SSHEngineSetLauncher.{name} has no effect");
+                }
+                let hosts = hosts::hosts(&traits, setup.settings.cluster.n);
+                let mut hosts = hosts.map_err(|error| Failure::usage(error.to_string()))?;
+                for host in &mut hosts {
+                    let folder = &mut host.profile_dir;
+                    *folder = folder.take().or_else(|| profile_there(setup));
+                }
+                Ok(EnginesBy::Ssh(hosts))
+            }
+            _ => Ok(EnginesBy::Local),
+        };
+    };
     let template = match traits.get("batch_template_file").and_then(Value::as_str) {
         Some(path) if !path.is_empty() => {
             Some(files::read_text(&files::expand_path(Path::new(path)))?)
@@ -157,6 +198,31 @@ pub(super) fn engines_by(setup: &Setup) -> Result<EnginesBy, Failure> {
         tracing::warn!("{}.{name} has no effect", settings.launcher());
     }
     Ok(EnginesBy::Batch(Box::new(settings)))
+}
+
+/// How mpiexec is called.
+fn mpi(traits: &Traits) -> Mpi {
+    let words = |name: &str| -> Vec<String> {
+        let words = texts(traits, name).into_iter();
+        words.filter_map(|word| word.into_string().ok()).collect()
+    };
+    let mut command = words("mpi_cmd");
+    if command.is_empty() {
+        command.push("mpiexec".to_owned());
+    }
+    Mpi {
+        command,
+        arguments: words("mpi_args"),
+    }
+}
+
+/// The profile's folder on another machine: as ipyparallel has it, at the same place in the home folder.
+fn profile_there(setup: &Setup) -> Option<String> {
+    let location = setup.profile.location();
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let within = home.and_then(|home| location.strip_prefix(home).ok().map(Path::to_owned));
+    let folder = within.unwrap_or_else(|| location.to_owned());
+    folder.to_str().map(str::to_owned)
 }
 
 /// Prints what would be submitted.
@@ -196,6 +262,7 @@ pub(super) fn grace(setup: &Setup) -> Duration {
 pub(super) fn warn_of_launcher_traits(setup: &Setup) {
     let local = match setup.settings.cluster.engines.as_str() {
         "local" => &LOCAL_ENGINES[..2],
+        "mpi" => &MPI_ENGINES[..2],
         _ => &[],
     };
     for class in CONTROLLER_LAUNCHER.iter().chain(local) {
@@ -214,7 +281,7 @@ pub(super) fn warn_of_launcher_traits(setup: &Setup) {
 }
 
 /// Engines elsewhere cannot reach a controller that listens on this machine alone.
-pub(super) fn warn_of_loopback(setup: &Setup) {
+pub(super) fn warn_of_loopback(setup: &Setup, engines_by: &EnginesBy) {
     let address = setup.settings.cluster.controller_ip.as_ref();
     let address = address.unwrap_or(&setup.settings.controller.ip);
     let listens_here = setup
@@ -227,7 +294,12 @@ pub(super) fn warn_of_loopback(setup: &Setup) {
         || listens_here
             .parse()
             .is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    if is_loopback && setup.settings.cluster.engines != "local" {
+    let elsewhere = match engines_by {
+        EnginesBy::Local | EnginesBy::Mpi(_) => false,
+        EnginesBy::Ssh(hosts) => hosts.iter().any(|host| !host.tunnel),
+        EnginesBy::Batch(_) => true,
+    };
+    if is_loopback && elsewhere {
         tracing::warn!(
             "the controller listens on {listens_here}: engines on other machines cannot reach it; --ip='*' lets them"
         );

@@ -45,7 +45,7 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the engines are started: local, slurm, pbs, sge, lsf or htcondor [default: local]
+    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER")]
     engines: Option<String>,
 
@@ -142,7 +142,6 @@ fn start(
         return dry_run(&setup, &args.kernels);
     }
     warn_of_launcher_traits(&setup);
-    warn_of_loopback(&setup);
     if settings.daemonize && !background.is_some() {
         return in_background(&setup);
     }
@@ -157,8 +156,9 @@ fn start(
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let info = cluster_info(&setup, own);
-    let plan = plan(&setup, true);
     let engines_by = engines_by(&setup)?;
+    warn_of_loopback(&setup, &engines_by);
+    let plan = plan(&setup, &engines_by, true);
     let reuse = keeps_connection_files(&setup, &controller.argv);
     let ledger = Ledger::claim(&setup.profile, info, launcher_of(&setup), plan.grace, reuse)
         .map_err(claim_failure)?;

@@ -11,7 +11,7 @@ use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
-use crate::launch::conduct::{Cluster, Ended, conduct, say};
+use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say};
 use crate::launch::ledger::ClaimError;
 use crate::launch::supervisor::{Outcome, Plan};
 use crate::os::log;
@@ -172,13 +172,17 @@ pub(super) fn engine_count(setup: &Setup) -> u32 {
 }
 
 /// What is run, and for how long it is waited for.
-pub(super) fn plan(setup: &Setup, with_controller: bool) -> Plan {
+pub(super) fn plan(setup: &Setup, engines_by: &EnginesBy, with_controller: bool) -> Plan {
+    let sets = match engines_by {
+        EnginesBy::Ssh(hosts) => hosts.iter().map(|host| host.engines).collect(),
+        _ => vec![engine_count(setup)],
+    };
     let cluster = &setup.settings.cluster;
     Plan {
         with_controller,
-        sets: vec![engine_count(setup)],
+        sets,
         // Jobs that end were ended by somebody, or have had their time.
-        restart: cluster.engines == "local",
+        restart: !matches!(engines_by, EnginesBy::Batch(_)),
         delay: cluster.delay.duration(),
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,

@@ -19,6 +19,11 @@ const REQUEST_BACKLOG: i32 = 1000;
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
 const SMALL_MESSAGE: i64 = 8 * 1024;
 
+/// Buffers of engines' connections, in bytes, where they need not be as large as those of the queues: with a thousand
+/// engines that is much of a controller's memory.
+const RARE_BATCH: i32 = 512;
+const SINGLE_BATCH: i32 = 2048;
+
 /// What is on its way to clients when the controller ends has this long to leave, in milliseconds.
 const LINGER: i32 = 500;
 
@@ -114,7 +119,7 @@ impl Endpoints {
         let fixed = config.fixed_ports.clone().unwrap_or_default();
         let (client, engine) = (fixed.client, fixed.engine);
         // Engines' ports first, in the order in which ipyparallel takes them from a pool.
-        let queries = binder.socket(Kind::Router, "registration")?;
+        let queries = binder.engines_socket(Kind::Router, "registration")?;
         let registration = binder.bind_registration(&queries, fixed.registration)?;
         let (control_engines, control_out) = binder.engines_router("control", engine.control)?;
         let (mux_engines, mux_out) = binder.engines_router("mux", engine.mux)?;
@@ -220,13 +225,25 @@ impl Binder<'_> {
         set_up().map_err(|source| EndpointError::Socket { channel, source })
     }
 
+    /// A socket for engines.
+    fn engines_socket(&self, kind: Kind, channel: &'static str) -> Result<Socket, EndpointError> {
+        let mut socket = self.socket(kind, channel)?;
+        match channel {
+            "task" | "mux" | "broadcast" => {}
+            // One message at a time, as a rule.
+            "iopub" | "registration" => socket.set_batch_size(SINGLE_BATCH),
+            _ => socket.set_batch_size(RARE_BATCH),
+        }
+        Ok(socket)
+    }
+
     /// A router whose routing id engines put before their answers: their one shell socket is connected to several.
     fn engines_router(
         &mut self,
         channel: &'static str,
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.socket(Kind::Router, channel)?;
+        let socket = self.engines_socket(Kind::Router, channel)?;
         let set_up = || {
             socket.set_identity(format!("{channel}_out").as_bytes())?;
             socket.set_mandatory()?;
@@ -268,7 +285,7 @@ impl Binder<'_> {
     }
 
     fn iopub_engines(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.socket(Kind::Sub, "iopub")?;
+        let socket = self.engines_socket(Kind::Sub, "iopub")?;
         socket
             .subscribe_to_all()
             .map_err(|source| EndpointError::Socket {
@@ -280,7 +297,7 @@ impl Binder<'_> {
     }
 
     fn ping(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.socket(Kind::XPub, "hb_ping")?;
+        let socket = self.engines_socket(Kind::XPub, "hb_ping")?;
         let set_up = || {
             socket.set_max_message_size(SMALL_MESSAGE)?;
             socket.set_verbose()
@@ -294,7 +311,7 @@ impl Binder<'_> {
     }
 
     fn pong(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.socket(Kind::Router, "hb_pong")?;
+        let socket = self.engines_socket(Kind::Router, "hb_pong")?;
         let set_up = || {
             socket.set_max_message_size(SMALL_MESSAGE)?;
             socket.set_handover()

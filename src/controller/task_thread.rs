@@ -335,15 +335,21 @@ impl Desk {
             return;
         };
         let layout = wire.layout();
-        let read = read_reply(&wire).map(|(msg_id, outcome)| (msg_id.into_owned(), outcome));
-        let (msg_id, outcome) = match read {
+        let Reply {
+            msg_id,
+            outcome,
+            farewell,
+        } = match read_reply(&wire) {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),
         };
         let now = Instant::now();
+        if farewell {
+            // Before its slot is free: the next task would fail with it.
+            self.scheduler.on_engine_leaving(&frames[0]);
+        }
         let Some(outcome) = outcome else {
             let engine = &frames[0];
-            self.scheduler.on_engine_leaving(engine);
             self.scheduler
                 .on_returned(now, engine, &msg_id, &mut self.actions);
             return self.perform(None, clients, engines);
@@ -476,10 +482,16 @@ fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
     })
 }
 
-/// Which task, and how it ended; none when the engine gives it back.
-fn read_reply<'a>(
-    wire: &Wire<'a, Frame>,
-) -> Result<(std::borrow::Cow<'a, str>, Option<Outcome>), String> {
+/// An engine's answer to a task.
+struct Reply {
+    msg_id: String,
+    /// How it ended; none when the engine gives it back.
+    outcome: Option<Outcome>,
+    /// The engine is about to leave.
+    farewell: bool,
+}
+
+fn read_reply(wire: &Wire<'_, Frame>) -> Result<Reply, String> {
     if wire.identities().len() != 2 {
         return Err("a reply without the address of a client".to_owned());
     }
@@ -490,19 +502,22 @@ fn read_reply<'a>(
     let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
     let parent = parent.ok_or("a reply to nothing")?;
     let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
-    if metadata.is_returned() {
-        return Ok((parent, None));
-    }
-    let outcome = if metadata.is_unmet() {
-        Outcome::Unmet
+    let outcome = if metadata.is_returned() {
+        None
+    } else if metadata.is_unmet() {
+        Some(Outcome::Unmet)
     } else if metadata.is_ok() {
-        Outcome::Ok
+        Some(Outcome::Ok)
     } else if metadata.status.as_deref() == Some("aborted") {
-        Outcome::Aborted
+        Some(Outcome::Aborted)
     } else {
-        Outcome::Failed
+        Some(Outcome::Failed)
     };
-    Ok((parent, Some(outcome)))
+    Ok(Reply {
+        msg_id: parent.into_owned(),
+        outcome,
+        farewell: metadata.is_farewell(),
+    })
 }
 
 /// Gives a message that its engine has had before a new signature: engines refuse one that they know.

@@ -12,8 +12,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use super::background::{Link, Told};
 use super::batch::BatchLauncher;
 use super::ledger::Ledger;
-use super::local::LocalLauncher;
+use super::local::{LocalLauncher, Mpi};
 use super::report::{Report, Severity};
+use super::ssh::SshLauncher;
+use super::ssh::hosts::Host;
 use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
@@ -42,6 +44,9 @@ pub struct Cluster {
 #[derive(Debug)]
 pub enum EnginesBy {
     Local,
+    Mpi(Mpi),
+    /// One set on each.
+    Ssh(Vec<Host>),
     Batch(Box<batch::script::Settings>),
 }
 
@@ -86,6 +91,13 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
     };
     let engines: Box<dyn Launcher> = match &cluster.engines_by {
         EnginesBy::Local => Box::new(local()?),
+        EnginesBy::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
+        EnginesBy::Ssh(hosts) => Box::new(SshLauncher::new(
+            hosts.clone(),
+            cluster.profile.log_dir(),
+            cluster.cluster_id.clone(),
+            launched.clone(),
+        )),
         EnginesBy::Batch(settings) => Box::new(BatchLauncher::new(
             settings.as_ref().clone(),
             batch::Where {
@@ -339,7 +351,8 @@ impl Conductor {
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
         job.engines = Some(self.engines_of(set));
-        if self.cluster.send_connection_info {
+        let elsewhere = matches!(self.cluster.engines_by, EnginesBy::Ssh(_));
+        if self.cluster.send_connection_info || elsewhere {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
             job.connection = Some(file.to_variable());
         }

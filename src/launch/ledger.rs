@@ -182,7 +182,7 @@ impl Ledger {
             cluster: self.info.clone(),
             controller: None,
             engines: EnginesEntry {
-                class: self.launcher.to_owned(),
+                class: class_of(self.launcher).to_owned(),
                 sets: BTreeMap::new(),
             },
             unknown: serde_json::Map::new(),
@@ -196,9 +196,9 @@ impl Ledger {
         self.remove_sets(&mut file);
         // ipyparallel reads all sets with one class, that of the first.
         if file.engines.sets.is_empty() {
-            file.engines.class = self.launcher.to_owned();
+            file.engines.class = class_of(self.launcher).to_owned();
         }
-        if file.engines.class == self.launcher {
+        if file.engines.class == class_of(self.launcher) {
             for (number, started, count) in engines {
                 let set = self.engine_set(started, *count);
                 file.engines.sets.insert(self.set_id(*number), set);
@@ -273,9 +273,22 @@ impl Ledger {
                 engines: None,
             };
         }
+        if self.launcher == "mpi" {
+            state.n = Some(count);
+            return EngineSet {
+                state,
+                engines: None,
+            };
+        }
         let engines = (0..count).map(|_| state.clone());
         EngineSet::local(self.profile.location(), &self.info.cluster_id, engines)
     }
+}
+
+/// The class with which ipyparallel is to look at the engines. What it would do over ssh is done by processes of this
+/// machine, which its local launcher can look after.
+fn class_of(launcher: &str) -> &str {
+    if launcher == "ssh" { "local" } else { launcher }
 }
 
 /// The command that stops this cluster.

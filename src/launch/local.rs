@@ -1,26 +1,27 @@
-//! Processes of this machine.
+//! Processes of this machine, and those that mpiexec starts.
 //!
 //! Each is in a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone, which ends them in order.
 //! Each holds the reading end of a pipe whose writing end the supervisor has: however that one dies, they notice.
+//!
+//! mpiexec hands no pipes on to the ranks. It is ended with the supervisor where the system can do that (Linux); else its
+//! ranks end when they notice that the controller is gone.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::supervisor::{Member, Status};
+use super::child::{Logs, await_end, hear};
+use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
-use crate::os::{ProcessRef, log};
+use crate::os::ProcessRef;
 use crate::profile::connection::CONNECTION_INFO_VARIABLE;
 use crate::protocol::ClusterId;
 
@@ -30,10 +31,19 @@ pub const LIFELINE_VARIABLE: &str = "IPCLUSTER_LIFELINE";
 /// Holds the number of a pipe for [`News`](super::News): one JSON document on each line.
 pub const NEWS_VARIABLE: &str = "IPCLUSTER_NEWS";
 
+/// How mpiexec is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mpi {
+    /// `mpiexec`, or what stands for it, with arguments of its own.
+    pub command: Vec<String>,
+    /// Behind `-n N`.
+    pub arguments: Vec<String>,
+}
+
 #[derive(Debug)]
 pub struct LocalLauncher {
-    log_folder: PathBuf,
-    cluster_id: ClusterId,
+    logs: Logs,
+    mpi: Option<Mpi>,
     events: UnboundedSender<LaunchEvent>,
     lifeline: PipeReader,
     /// Never written to; the children see it close.
@@ -49,8 +59,11 @@ impl LocalLauncher {
     ) -> Result<Self, LaunchError> {
         let (lifeline, held) = io::pipe().map_err(LaunchError::Pipe)?;
         Ok(Self {
-            log_folder,
-            cluster_id,
+            logs: Logs {
+                folder: log_folder,
+                cluster_id,
+            },
+            mpi: None,
             events,
             lifeline,
             _held: held,
@@ -58,25 +71,82 @@ impl LocalLauncher {
         })
     }
 
-    /// The log, under a name that is changed when the process has a pid.
-    fn open_log(&self, name: &str) -> Result<(File, PathBuf), LaunchError> {
-        let mine = log::file_name(name, &self.cluster_id.0, std::process::id());
-        let path = self.log_folder.join(format!(".{mine}.new"));
-        let opened = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path);
-        match opened {
-            Ok(file) => Ok((file, path)),
-            Err(source) => Err(LaunchError::Log { path, source }),
+    /// Engines are the ranks of one MPI program.
+    pub fn under_mpi(mut self, mpi: Mpi) -> Self {
+        self.mpi = Some(mpi);
+        self
+    }
+
+    fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
+        let log = self.logs.open(job.name)?;
+        let spawned = match &self.mpi {
+            Some(mpi) => self.spawn_ranks(mpi, member, job, &log.file),
+            None => self.spawn(member, job, &log.file),
+        };
+        let process = match spawned {
+            Ok(process) => process,
+            Err(error) => {
+                log.discard();
+                return Err(error);
+            }
+        };
+        let log = log.settle(&process);
+        self.running.insert(member, process.clone());
+        Ok(Started {
+            place: Place::Process(process),
+            log,
+        })
+    }
+
+    fn spawn(
+        &self,
+        member: Member,
+        job: &Job,
+        log: &std::fs::File,
+    ) -> Result<ProcessRef, LaunchError> {
+        let count = job.engines.map(|count| format!("--n={count}").into());
+        let argv: Vec<OsString> = job.argv.iter().cloned().chain(count).collect();
+        let (reader, writer) = io::pipe().map_err(LaunchError::Pipe)?;
+        let inherited = [self.lifeline.as_raw_fd(), writer.as_raw_fd()];
+        let mut command = command(&argv, job, log)?;
+        command
+            .env(LIFELINE_VARIABLE, inherited[0].to_string())
+            .env(NEWS_VARIABLE, inherited[1].to_string());
+        // SAFETY: between fork and exec only system calls are made, which may be.
+        unsafe { command.pre_exec(move || prepare_child(&inherited)) };
+        let child = command.spawn().map_err(|source| failed(&argv, source))?;
+        drop(writer);
+        match pipe::Receiver::from_owned_fd(OwnedFd::from(reader)) {
+            Ok(pipe) => hear(pipe, member, &self.events),
+            Err(error) => tracing::warn!("{member} cannot be heard: {error}"),
         }
+        Ok(await_end(child, member, &self.events))
+    }
+
+    fn spawn_ranks(
+        &self,
+        mpi: &Mpi,
+        member: Member,
+        job: &Job,
+        log: &std::fs::File,
+    ) -> Result<ProcessRef, LaunchError> {
+        let count = job.engines.unwrap_or(1).to_string();
+        let mut argv: Vec<OsString> = mpi.command.iter().map(OsString::from).collect();
+        argv.extend(["-n".into(), count.into()]);
+        argv.extend(mpi.arguments.iter().map(OsString::from));
+        argv.extend(job.argv.iter().cloned());
+        argv.push("--mpi".into());
+        let mut command = command(&argv, job, log)?;
+        // SAFETY: between fork and exec only system calls are made, which may be.
+        unsafe { command.pre_exec(prepare_mpiexec) };
+        let child = command.spawn().map_err(|source| failed(&argv, source))?;
+        Ok(await_end(child, member, &self.events))
     }
 }
 
 impl Launcher for LocalLauncher {
     fn name(&self) -> &'static str {
-        "local"
+        if self.mpi.is_some() { "mpi" } else { "local" }
     }
 
     fn start(&mut self, member: Member, job: Job) {
@@ -100,82 +170,28 @@ impl Launcher for LocalLauncher {
     }
 }
 
-impl LocalLauncher {
-    fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
-        let (log, temporary) = self.open_log(job.name)?;
-        let started = self.spawn(member, job, log);
-        let Ok(process) = &started else {
-            // An empty log of a process that never was.
-            let _ = fs::remove_file(&temporary);
-            return started.map(|process| Started {
-                place: Place::Process(process),
-                log: temporary,
-            });
-        };
-        let log = self.log_folder.join(log::file_name(
-            job.name,
-            &self.cluster_id.0,
-            process.pid.unsigned_abs(),
-        ));
-        let log = match fs::rename(&temporary, &log) {
-            Ok(()) => log,
-            Err(_) => temporary,
-        };
-        self.running.insert(member, process.clone());
-        Ok(Started {
-            place: Place::Process(process.clone()),
-            log,
-        })
-    }
+fn command(argv: &[OsString], job: &Job, log: &std::fs::File) -> Result<Command, LaunchError> {
+    let output = || log.try_clone().map_err(|source| failed(argv, source));
+    let mut command = Command::new(argv.first().cloned().unwrap_or_default());
+    command
+        .args(argv.iter().skip(1))
+        .envs(
+            job.connection
+                .iter()
+                .map(|content| (CONNECTION_INFO_VARIABLE, content)),
+        )
+        .envs(job.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(output()?)
+        .stderr(output()?);
+    Ok(command)
+}
 
-    fn spawn(&self, member: Member, job: &Job, log: File) -> Result<ProcessRef, LaunchError> {
-        let program = job.argv.first().cloned().unwrap_or_default();
-        let failed = |source| LaunchError::Program {
-            program: Path::new(&program).to_owned(),
-            source,
-        };
-        let (reader, writer) = io::pipe().map_err(LaunchError::Pipe)?;
-        let inherited = [self.lifeline.as_raw_fd(), writer.as_raw_fd()];
-        let mut command = Command::new(&program);
-        command
-            .args(job.argv.iter().skip(1))
-            .args(job.engines.map(|count| format!("--n={count}")))
-            .envs(
-                job.connection
-                    .iter()
-                    .map(|content| (CONNECTION_INFO_VARIABLE, content)),
-            )
-            .envs(job.environment.iter().map(|(name, value)| (name, value)))
-            .env(LIFELINE_VARIABLE, inherited[0].to_string())
-            .env(NEWS_VARIABLE, inherited[1].to_string())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(failed)?)
-            .stderr(log);
-        // SAFETY: between fork and exec only system calls are made, which may be.
-        unsafe { command.pre_exec(move || prepare_child(&inherited)) };
-        let mut child = command.spawn().map_err(failed)?;
-        drop(writer);
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.expect("a child that nobody has waited for has a pid");
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let status = match child.wait().await {
-                Ok(status) => describe(status),
-                Err(error) => {
-                    tracing::error!("{member} cannot be waited for: {error}");
-                    Status::Code(1)
-                }
-            };
-            // Nobody hears it when this process is about to end.
-            let _ = events.send(LaunchEvent::Exited(member, status));
-        });
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            // What cannot be read is not told; how the process ends is.
-            let _ = read_news(reader, member, &events).await;
-        });
-        // A process that has ended at once has no start time any more; its end is reported like any other.
-        Ok(ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid)))
+fn failed(argv: &[OsString], source: io::Error) -> LaunchError {
+    let program = argv.first().cloned().unwrap_or_default();
+    LaunchError::Program {
+        program: Path::new(&program).to_owned(),
+        source,
     }
 }
 
@@ -191,25 +207,9 @@ fn prepare_child(inherited: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-async fn read_news(
-    reader: PipeReader,
-    member: Member,
-    events: &UnboundedSender<LaunchEvent>,
-) -> io::Result<()> {
-    let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    let mut lines = BufReader::new(pipe).lines();
-    while let Some(line) = lines.next_line().await? {
-        // What another version says may be unknown.
-        if let Ok(news) = serde_json::from_str(&line) {
-            let _ = events.send(LaunchEvent::Said(member, news));
-        }
-    }
+fn prepare_mpiexec() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
     Ok(())
-}
-
-fn describe(status: ExitStatus) -> Status {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Status::Code(code),
-        (None, signal) => Status::Signal(signal.unwrap_or_default()),
-    }
 }

@@ -5,8 +5,11 @@
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
 //! | `report` \[p\] | the line that is shown for each event |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
-//! | `local` | processes of this machine |
+//! | `local` | processes of this machine, and those that mpiexec starts |
+//! | `ssh` | engines on other machines |
 //! | `batch` | jobs of batch systems |
+//! | `child` | logs, news and ends of processes of this machine |
+//! | `channel` \[p\] | what launcher and engines say through standard input and output |
 //! | `watch` | a thread that listens to the hub |
 //! | `ledger` | the files that say what runs |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
@@ -14,11 +17,14 @@
 
 pub mod background;
 pub mod batch;
+pub mod channel;
+mod child;
 pub mod conduct;
 pub mod found;
 pub mod ledger;
 pub mod local;
 pub mod report;
+pub mod ssh;
 pub mod stop;
 pub mod supervisor;
 mod tail;
@@ -38,7 +44,9 @@ use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
 /// Launchers that there are, by the names that `--engines` takes.
-pub const LAUNCHERS: &[&str] = &["local", "slurm", "pbs", "sge", "lsf", "htcondor"];
+pub const LAUNCHERS: &[&str] = &[
+    "local", "ssh", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
+];
 
 /// Launchers of a controller.
 pub const CONTROLLER_LAUNCHERS: &[&str] = &["local"];
@@ -72,22 +80,24 @@ pub struct Started {
 pub enum Place {
     /// On this machine.
     Process(ProcessRef),
+    /// On another machine, to which a process of this one leads.
+    Host { host: String, process: ProcessRef },
     /// Wherever a batch system lets it run.
     Job(JobRef),
 }
 
 impl Place {
-    /// The process of this machine, if it is one.
+    /// The process of this machine, if it is one, or that which leads there.
     pub fn process(&self) -> Option<&ProcessRef> {
         match self {
-            Self::Process(process) => Some(process),
+            Self::Process(process) | Self::Host { process, .. } => Some(process),
             Self::Job(_) => None,
         }
     }
 
     pub fn job(&self) -> Option<&JobRef> {
         match self {
-            Self::Process(_) => None,
+            Self::Process(_) | Self::Host { .. } => None,
             Self::Job(job) => Some(job),
         }
     }
@@ -97,6 +107,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Process(process) => write!(f, "process {}", process.pid),
+            Self::Host { host, process } => write!(f, "{host}, by process {}", process.pid),
             Self::Job(job) => job.fmt(f),
         }
     }
@@ -137,6 +148,8 @@ pub enum LaunchError {
     Log { path: PathBuf, source: io::Error },
     #[error("no pipe to it can be made: {0}")]
     Pipe(io::Error),
+    #[error("{0}")]
+    Connection(String),
     #[error(transparent)]
     Batch(#[from] batch::BatchError),
 }

@@ -52,6 +52,9 @@ pub struct ReplyMetadata<'a> {
     /// Ours: the task never reached the kernel, and the engine is about to leave.
     #[serde(default)]
     pub returned: Option<bool>,
+    /// Ours: the engine is about to leave.
+    #[serde(default)]
+    pub leaving: Option<bool>,
 }
 
 impl<'a> ReplyMetadata<'a> {
@@ -65,6 +68,11 @@ impl<'a> ReplyMetadata<'a> {
 
     pub fn is_returned(&self) -> bool {
         self.returned == Some(true)
+    }
+
+    /// Is it the last that this engine sends of such kind, and must it be given nothing more?
+    pub fn is_farewell(&self) -> bool {
+        self.leaving == Some(true) || self.is_returned()
     }
 
     pub fn is_unmet(&self) -> bool {

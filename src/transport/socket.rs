@@ -13,6 +13,10 @@ use super::Frame;
 /// `ZMQ_CONNECT_ROUTING_ID` of zmq.h, which the bindings leave out.
 const CONNECT_ROUTING_ID: i32 = 61;
 
+/// `ZMQ_IN_BATCH_SIZE` and `ZMQ_OUT_BATCH_SIZE` of zmq.h's draft API.
+const IN_BATCH_SIZE: i32 = 101;
+const OUT_BATCH_SIZE: i32 = 102;
+
 /// libzmq's context: its I/O threads and the sockets that share them.
 #[derive(Clone)]
 pub struct Context(zmq::Context);
@@ -236,6 +240,22 @@ impl Socket {
     pub fn set_high_water_marks(&self, send: i32, receive: i32) -> io::Result<()> {
         self.socket.set_sndhwm(send)?;
         Ok(self.socket.set_rcvhwm(receive)?)
+    }
+
+    /// Bytes that are read from a connection, or written to it, at once. Every connection keeps buffers of this size, of
+    /// 8192 bytes if nothing else is said. Has no effect on a libzmq that was built without its draft API.
+    pub fn set_batch_size(&mut self, bytes: i32) {
+        for option in [IN_BATCH_SIZE, OUT_BATCH_SIZE] {
+            // SAFETY: the socket is open, the option is an int.
+            unsafe {
+                zmq_sys::zmq_setsockopt(
+                    self.raw(),
+                    option,
+                    (&raw const bytes).cast(),
+                    size_of::<i32>(),
+                );
+            }
+        }
     }
 
     /// A router reports peers that it cannot reach or that do not keep up, instead of dropping in silence.

@@ -216,6 +216,23 @@ def test_hundred_megabytes_as_an_argument_and_by_the_task_queue(client):
     assert np.array_equal(back, array[::-1])
 
 
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_arrays_can_be_changed_in_place_on_the_engines(client, length):
+    array = np.arange(float(length))[::-1].copy()
+
+    def sort(array, more):
+        array.sort()
+        more["array"] += 1
+        return array[0] + more["array"][0]
+
+    assert client.load_balanced_view().apply_sync(sort, array, {"array": np.zeros(length)}) == 1
+    view = client[:]
+    view.push({"pushed": array}, block=True)
+    view.scatter("part", np.zeros(length * len(view)), block=True)
+    view.execute("pushed += 1; part += 1", block=True).get()
+    assert view["part"][0][0] == 1 and view["pushed"][0][0] == length
+
+
 @pytest.mark.parametrize("kind", ["broadcast", "coalescing"])
 def test_ten_megabytes_to_all(client, kind):
     array = np.arange(10_000_000 // 8, dtype=np.int64)

@@ -266,6 +266,21 @@ def test_tasks_behind_one_that_kills_go_elsewhere(place):
     assert [get(result) for result in results] == [1] * 40
 
 
+def test_no_task_is_sent_after_one_that_kills(place):
+    """The answer about the deadly one is no free place."""
+    place.controller("--hwm=1")
+    place.engines(3)
+    client = place.client(3)
+    client[:].apply_sync(die_of, "nothing")
+    view = client.load_balanced_view()
+    view.retries = 0
+    deadly = view.apply_async(die_of, "kill -9")
+    results = [view.apply_async(lambda: 1) for _ in range(60)]
+    with pytest.raises(error.RemoteError, match="EngineError"):
+        get(deadly)
+    assert [get(result) for result in results] == [1] * 60
+
+
 def test_a_task_behind_one_that_kills_the_only_engine_waits_for_the_next(place):
     place.controller()
     place.engines(1)

@@ -923,10 +923,10 @@ impl Serving {
             .chain(std::mem::take(&mut self.beside).into_values())
         {
             if !request.replied && !is_comm(&request.msg_type) {
-                self.send_failure(
-                    &request,
-                    &RemoteError::engine_died(self.who.id, &request.msg_id, how),
-                );
+                let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
+                // The scheduler must not take the answer for a free place.
+                let leaving = object(json!({ "leaving": true }));
+                self.send_outcome(&request, error.to_content(), leaving);
             }
             self.publish_status("idle", &request.header);
         }

@@ -35,6 +35,8 @@ except ImportError:
     MODE = "ipython"
 
 _COMM = {"comm_open", "comm_msg", "comm_close"}
+_OUT_OF_BAND = 1024
+"""ipyparallel's clients send buffers above this size in frames of their own (`ipyparallel.serialize`, `MAX_BYTES`)."""
 _TASKS_TAKE_CONTEXT = sys.version_info >= (3, 11)
 
 
@@ -255,7 +257,7 @@ class LinkKernel(BaseKernel):
         signals = self.signals
         try:
             signals.enter_user_code()
-            content, buffers = self.do_apply({}, frames[2:], msg_id, {})
+            content, buffers = self.do_apply({}, _writable(frames[2:]), msg_id, {})
             signals.leave_user_code()
         except BaseException as error:
             # do_apply answers for what the function raises; this is an interrupt in the middle of that.
@@ -367,3 +369,8 @@ class LinkKernel(BaseKernel):
         # ipyparallel asks with get(), which does not load what an ApplyMessage has not been asked for yet.
         message["metadata"] = message["metadata"]
         return self.finish_metadata(message, self.init_metadata(message), content)
+
+
+def _writable(buffers):
+    """The buffers of a request, such that arrays made of them can be changed in place, as in ipyparallel's engines."""
+    return [bytearray(one) if type(one) is bytes and len(one) > _OUT_OF_BAND else one for one in buffers]

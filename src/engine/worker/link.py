@@ -21,7 +21,7 @@ _IOV_MAX = 1024
 _JOINED = 8192
 """Messages below this size leave as one buffer: that costs less than a list of them."""
 _COPIED = 4096
-"""Frames of large messages below this size are handed out as bytes, larger ones as read-only views."""
+"""Frames of large messages below this size are handed out as bytes, larger ones as views that can be written to: an array that is made of one can be, too."""
 
 _PREFIX = struct.Struct("<II")
 _HEADS = [struct.Struct("<II%dQ" % n) for n in range(16)]
@@ -156,7 +156,7 @@ class Link:
         # The part that came with the message's head was copied; it is dropped before anything else is received.
         self._received.clear()
         self._large = None
-        return tag, [bytes(f) if len(f) < _COPIED else memoryview(f).toreadonly() for f in frames]
+        return tag, [bytes(f) if len(f) < _COPIED else memoryview(f) for f in frames]
 
     @property
     def partial(self):

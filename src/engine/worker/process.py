@@ -116,7 +116,8 @@ def update_environment(env):
 def prepare_interpreter():
     """What `python -c` and ipengine give: the working directory importable, no arguments, unbuffered text."""
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        # As in ipyparallel's engines: what lies beside the start is found wherever user code changes to.
+        sys.path[:0] = ["", os.getcwd()]
     sys.argv[:] = ["ipengine"]
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:

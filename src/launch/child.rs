@@ -1,0 +1,120 @@
+//! What launchers have in common that start processes of this machine: logs, waiting for the end, and hearing of news.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Child;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::supervisor::{Member, Status};
+use super::{LaunchError, LaunchEvent};
+use crate::os::{ProcessRef, log};
+use crate::protocol::ClusterId;
+
+/// Where logs of processes go.
+#[derive(Clone, Debug)]
+pub(super) struct Logs {
+    pub(super) folder: PathBuf,
+    pub(super) cluster_id: ClusterId,
+}
+
+/// A log of a process that has no pid yet.
+pub(super) struct NewLog<'a> {
+    logs: &'a Logs,
+    name: &'static str,
+    pub(super) file: File,
+    path: PathBuf,
+}
+
+impl Logs {
+    pub(super) fn open(&self, name: &'static str) -> Result<NewLog<'_>, LaunchError> {
+        let mine = log::file_name(name, &self.cluster_id.0, std::process::id());
+        let path = self.folder.join(format!(".{mine}.new"));
+        let opened = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
+        match opened {
+            Ok(file) => Ok(NewLog {
+                logs: self,
+                name,
+                file,
+                path,
+            }),
+            Err(source) => Err(LaunchError::Log { path, source }),
+        }
+    }
+}
+
+impl NewLog<'_> {
+    /// Names it after its process.
+    pub(super) fn settle(self, process: &ProcessRef) -> PathBuf {
+        let pid = process.pid.unsigned_abs();
+        let name = log::file_name(self.name, &self.logs.cluster_id.0, pid);
+        let path = self.logs.folder.join(name);
+        match fs::rename(&self.path, &path) {
+            Ok(()) => path,
+            Err(_) => self.path,
+        }
+    }
+
+    /// An empty log of a process that never was.
+    pub(super) fn discard(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Tells of the process's end when it comes.
+pub(super) fn await_end(
+    mut child: Child,
+    member: Member,
+    events: &UnboundedSender<LaunchEvent>,
+) -> ProcessRef {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.expect("a child that nobody has waited for has a pid");
+    let events = events.clone();
+    tokio::spawn(async move {
+        let status = match child.wait().await {
+            Ok(status) => describe(status),
+            Err(error) => {
+                tracing::error!("{member} cannot be waited for: {error}");
+                Status::Code(1)
+            }
+        };
+        // Nobody hears it when this process is about to end.
+        let _ = events.send(LaunchEvent::Exited(member, status));
+    });
+    // A process that has ended at once has no start time any more; its end is reported like any other.
+    ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid))
+}
+
+fn describe(status: ExitStatus) -> Status {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Status::Code(code),
+        (None, signal) => Status::Signal(signal.unwrap_or_default()),
+    }
+}
+
+/// Tells of the news that the process writes, a JSON document on each line.
+pub(super) fn hear(
+    reader: impl AsyncRead + Unpin + Send + 'static,
+    member: Member,
+    events: &UnboundedSender<LaunchEvent>,
+) {
+    let events = events.clone();
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(reader).lines();
+        // What cannot be read is not told; how the process ends is.
+        while let Ok(Some(line)) = lines.next_line().await {
+            // What another version says may be unknown.
+            if let Ok(news) = serde_json::from_str(&line) {
+                let _ = events.send(LaunchEvent::Said(member, news));
+            }
+        }
+    });
+}

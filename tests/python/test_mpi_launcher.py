@@ -1,0 +1,59 @@
+"""`ipcluster start --engines=mpi`: the engines are the ranks of one program."""
+
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from cluster_fixtures import clusters  # noqa: F401
+
+
+@pytest.fixture
+def mpi(clusters):
+    command = [sys.executable, "-c", "from mpi4py import MPI"]
+    if not shutil.which("mpiexec") or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("there is no mpiexec, or no mpi4py, here")
+    clusters.env.update(
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        OMPI_MCA_rmaps_base_oversubscribe="1",
+        TMPDIR=str(clusters.folder),
+    )
+    return clusters
+
+
+def all_ranks():
+    """Everybody's rank, which only a working communicator gives."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.allgather(MPI.COMM_WORLD.Get_rank())
+
+
+def test_engines_are_the_ranks_of_one_program(mpi):
+    mpi.ok("start", "-n", "3", "--engines=mpi", "--daemonize")
+    with mpi.client() as client:
+        assert client.ids == [0, 1, 2]
+        assert client[:].apply_sync(all_ranks) == [[0, 1, 2]] * 3
+    listed = mpi.python("list")
+    assert "MPI" in listed and " 3 " in listed
+    mpi.ok("stop")
+    mpi.assert_nothing_left()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends mpiexec with its parent")
+def test_ranks_do_not_outlive_a_supervisor_that_is_killed(mpi):
+    running = mpi.start(2, "--engines=mpi")
+    running.signal(signal.SIGKILL)
+    running.wait()
+    mpi.wait_until_gone()
+    mpi.run("stop")
+    mpi.assert_nothing_left()
+
+
+def test_a_missing_mpiexec_is_named(mpi):
+    done = mpi.run(
+        "start", "-n", "1", "--daemonize", "--engines=mpi", "--MPILauncher.mpi_cmd=['no-mpiexec']"
+    )
+    assert done.returncode == 1 and "no-mpiexec" in done.stdout, done.stdout
+    mpi.assert_nothing_left()

@@ -1,0 +1,179 @@
+"""Engines over ssh, through a real server on this machine: one that shares nothing with the cluster but the user."""
+
+import json
+import os
+import re
+import signal
+
+import psutil
+import pytest
+import ssh_server
+from cluster_fixtures import BINARY, clusters, wait_until  # noqa: F401
+
+MISSING = ssh_server.missing()
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"OpenSSH is not installed: no {', '.join(MISSING)}"
+)
+
+
+@pytest.fixture(scope="module")
+def configuration(tmp_path_factory):
+    with ssh_server.sshd(tmp_path_factory.mktemp("ssh")) as configuration:
+        yield configuration
+
+
+class Ssh:
+    """Clusters, and what their engines' machine has."""
+
+    def __init__(self, clusters, configuration, folder):
+        self.clusters = clusters
+        self.folder = folder
+        self.configuration = configuration
+
+    def settings(self, engines, **more):
+        values = {
+            "engines": engines,
+            "ssh_args": ["-F", str(self.configuration)],
+            "engine_cmd": [BINARY, "engine"],
+            "remote_profile_dir": str(self.folder / "profile_there"),
+            "environment": {
+                "IPYTHONDIR": str(self.folder),
+                "VIRTUAL_ENV": os.environ.get("VIRTUAL_ENV", self.clusters.env["VIRTUAL_ENV"]),
+                "PYTHONPATH": self.clusters.env["PYTHONPATH"],
+                "OVER_SSH": "yes",
+            },
+            **more,
+        }
+        arguments = [f"--SSHEngineSetLauncher.{name}={value!r}" for name, value in values.items()]
+        return ["--engines=ssh", *arguments]
+
+    def engines(self):
+        """Processes of engines on the other side."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if "--over-stdin" in process.cmdline() and str(self.folder) in " ".join(process.cmdline()):
+                    if process.name() == "ipcluster":
+                        found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+
+@pytest.fixture
+def ssh(clusters, configuration, tmp_path):
+    folder = tmp_path / "there"
+    folder.mkdir()
+    there = Ssh(clusters, configuration, folder)
+    yield there
+    left = there.engines()
+    for process in left:
+        process.kill()
+    assert not left, f"engines that were left: {left}"
+
+
+def start(ssh, *arguments):
+    running = ssh.clusters.spawn("start", *arguments)
+    running.wait_for_line("the cluster is up")
+    return running
+
+
+def test_engines_of_several_machines_make_a_cluster(ssh):
+    running = start(ssh, *ssh.settings({"there": 2, "elsewhere": {"n": 1, "engine_args": ["--spawn"]}}))
+    assert "starting 2 engines (there, by process" in running.text()
+    with ssh.clusters.client() as client:
+        assert client.ids == [0, 1, 2]
+        assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"] * 3
+    assert len(ssh.engines()) == 2
+    # The key has travelled through the connection and is in no argument.
+    file = ssh.clusters.profile_dir / "security" / "ipcontroller-engine.json"
+    key = json.loads(file.read_text())["key"]
+    for process in psutil.process_iter(["cmdline"]):
+        assert key not in " ".join(process.info["cmdline"] or [])
+    assert " 3 " in ssh.clusters.python("list")
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+    assert not ssh.engines()
+    ssh.clusters.assert_nothing_left()
+
+
+def test_a_tunnel_leads_to_a_controller_that_listens_on_loopback(ssh):
+    running = start(ssh, *ssh.settings({"there": 1}, tunnel=True))
+    assert "cannot reach it" not in running.text()
+    with ssh.clusters.client() as client:
+        assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"]
+    (engine,) = ssh.engines()
+    remotes = {one.raddr for one in engine.net_connections("tcp") if one.raddr and one.status == "ESTABLISHED"}
+    assert not remotes, "the engine has a connection beside the tunnel"
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+    assert not [name for name in os.listdir("/tmp") if re.fullmatch(r"ipcluster-[0-9a-f]{32}-\d+", name)]
+    ssh.clusters.assert_nothing_left()
+
+
+def test_the_program_is_copied_over_on_request(ssh):
+    running = start(ssh, *ssh.settings({"there": 1}, send_program=True, engine_cmd=["not-there"]))
+    with ssh.clusters.client() as client:
+        assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"]
+    (engine,) = ssh.engines()
+    program = engine.exe()
+    assert program != BINARY and os.path.exists(program)
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+    wait_until(lambda: not os.path.exists(program), "the program's copy is removed")
+    ssh.clusters.assert_nothing_left()
+
+
+def test_nothing_is_left_there_when_this_side_vanishes(ssh):
+    running = start(ssh, *ssh.settings({"there": 2}))
+    (engine,) = ssh.engines()
+    kernels = engine.children(recursive=True)
+    running.signal(signal.SIGKILL)
+    running.wait()
+    wait_until(lambda: not ssh.engines(), "the engines' end")
+    wait_until(lambda: not any(kernel.is_running() for kernel in kernels), "the kernels' end")
+    ssh.clusters.run("stop")
+    ssh.clusters.assert_nothing_left()
+
+
+def test_a_connection_that_breaks_is_made_again(ssh):
+    running = start(ssh, *ssh.settings({"there": 1}))
+    psutil.Process(ssh.clusters.pid("engines")).kill()
+    running.wait_for_line("starting them again")
+    running.wait_for_line("engine 1 has come")
+    assert len(ssh.engines()) == 1
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+    ssh.clusters.assert_nothing_left()
+
+
+def test_signals_reach_the_kernels_there(ssh):
+    running = start(ssh, *ssh.settings({"there": 1}))
+    with ssh.clusters.client() as client:
+        view = client[0]
+        view.execute("import signal; got = []; signal.signal(signal.SIGUSR1, lambda *a: got.append(1))", block=True)
+        running.signal(signal.SIGUSR1)
+        wait_until(lambda: view.pull("got", block=True) == [1], "the signal")
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [("stranger", "Permission denied"), ("nobody", "Connection refused")],
+)
+def test_a_machine_that_does_not_let_us_in_is_told_in_ssh_s_words(ssh, host, words):
+    done = ssh.clusters.run("start", "--daemonize", *ssh.settings({"there": 1, host: 1}))
+    assert done.returncode == 1 and words in done.stdout, done.stdout
+    wait_until(lambda: not ssh.engines(), "the others' end")
+    ssh.clusters.assert_nothing_left()
+
+
+def test_a_missing_program_and_missing_machines_are_named(ssh):
+    done = ssh.clusters.run(
+        "start", "--daemonize", *ssh.settings({"there": 1}, engine_cmd=["not-there"])
+    )
+    assert done.returncode == 1 and "not-there" in done.stdout, done.stdout
+    done = ssh.clusters.run("start", "--daemonize", "--engines=ssh")
+    assert done.returncode == 2 and "profile create NAME --from ssh" in done.stdout
+    ssh.clusters.assert_nothing_left()
