@@ -58,7 +58,7 @@ pub(super) fn run(args: &ListArgs, _rewritten: Rewritten) -> Result<(), Failure>
         }
         Format::Json => {
             let living: Vec<_> = clusters.iter().filter_map(Found::living).collect();
-            serde_json::to_string(&living)?
+            serde_json::to_string(&living)? + "\n"
         }
     };
     // Nobody reads it when the output is closed.

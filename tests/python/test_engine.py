@@ -289,8 +289,9 @@ def test_a_task_behind_one_that_kills_the_only_engine_waits_for_the_next(place):
     running = client[0].execute("import time; time.sleep(1000)", block=False)
     task = client.load_balanced_view().apply_async(lambda: 1)
     wait_until(lambda: client.queue_status()[0]["tasks"] == 1, "the task's way to the engine")
-    # What the engine receives in turn has been received.
+    # No event tells a client that its task lies with the engine, not on the way to it: there it would fail.
     client.abort(jobs=["nothing"], block=True)
+    time.sleep(0.5)
     os.kill(kernel, signal.SIGKILL)
     with pytest.raises(error.RemoteError, match="EngineError"):
         get(running)
