@@ -344,7 +344,7 @@ impl Desk {
             Err(why) => return self.door.refuse(frames, why),
         };
         let now = Instant::now();
-        if farewell {
+        if farewell || outcome.is_none() {
             // Before its slot is free: the next task would fail with it.
             self.scheduler.on_engine_leaving(&frames[0]);
         }
@@ -352,8 +352,12 @@ impl Desk {
             let engine = &frames[0];
             self.scheduler
                 .on_returned(now, engine, &msg_id, &mut self.actions);
+            if farewell {
+                self.scheduler.on_farewell(now, engine, &mut self.actions);
+            }
             return self.perform(None, clients, engines);
         };
+        let leaver = farewell.then(|| frames[0].clone());
         let verdict = self
             .scheduler
             .on_reply(now, &frames[0], &msg_id, outcome, &mut self.actions);
@@ -373,6 +377,9 @@ impl Desk {
             Verdict::Unknown => {
                 tracing::debug!("task: a reply to {msg_id}, which is nobody's task any more")
             }
+        }
+        if let Some(engine) = leaver {
+            self.scheduler.on_farewell(now, &engine, &mut self.actions);
         }
         self.perform(None, clients, engines);
     }

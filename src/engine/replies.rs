@@ -90,6 +90,12 @@ pub(super) fn aborted(msg_id: &str) -> Value {
     content
 }
 
+/// Metadata of the last answer to a task: the scheduler gives this engine nothing more, and takes back what it has sent
+/// and what is not answered by then.
+pub(super) fn leaving() -> Map<String, Value> {
+    Map::from_iter([("leaving".to_owned(), json!(true))])
+}
+
 /// A task that never reached the kernel goes back: the scheduler gives it to another engine.
 ///
 /// A controller that does not know `returned` takes it for a dependency that this engine does not meet.

@@ -52,7 +52,7 @@ pub struct ReplyMetadata<'a> {
     /// Ours: the task never reached the kernel, and the engine is about to leave.
     #[serde(default)]
     pub returned: Option<bool>,
-    /// Ours: the engine is about to leave.
+    /// Ours: the engine is about to leave, and this is its last answer to a task.
     #[serde(default)]
     pub leaving: Option<bool>,
 }
@@ -70,9 +70,8 @@ impl<'a> ReplyMetadata<'a> {
         self.returned == Some(true)
     }
 
-    /// Is it the last that this engine sends of such kind, and must it be given nothing more?
     pub fn is_farewell(&self) -> bool {
-        self.leaving == Some(true) || self.is_returned()
+        self.leaving == Some(true)
     }
 
     pub fn is_unmet(&self) -> bool {

@@ -23,7 +23,7 @@ use crate::engine::kernel::pipes::OutputPipe;
 use crate::engine::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use crate::engine::outputs::{Outputs, Stream, Utf8Pieces};
 use crate::engine::queue::{Arrival, RequestQueue};
-use crate::engine::replies::{Identification, Outcome, aborted, returned, task_metadata};
+use crate::engine::replies::{Identification, Outcome, aborted, leaving, returned, task_metadata};
 use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
 use crate::engine::starting::{LastWords, Late, Patience};
 use crate::protocol::digests::DigestHistory;
@@ -917,29 +917,39 @@ impl Serving {
 
     /// Answers everything that is left. Tasks that have not begun go back; their ids are returned.
     fn fail_requests(&mut self, how: &str) -> Vec<String> {
-        let running = self.queue.on_done();
-        for request in running
+        let running: Vec<Request> = self
+            .queue
+            .on_done()
             .into_iter()
             .chain(std::mem::take(&mut self.beside).into_values())
-        {
-            if !request.replied && !is_comm(&request.msg_type) {
-                let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
-                // The scheduler must not take the answer for a free place.
-                let leaving = object(json!({ "leaving": true }));
-                self.send_outcome(&request, error.to_content(), leaving);
-            }
-            self.publish_status("idle", &request.header);
-        }
+            .collect();
+        let answered = |request: &Request| request.replied || is_comm(&request.msg_type);
+        let waiting = self.queue.abort_all();
+        // The last answer to a task says that it is: what the scheduler then still has with this engine was on its way.
+        let mut tasks = running.iter().filter(|request| !answered(request));
+        let a_task_runs = tasks.any(Request::is_task);
+        let mut left = waiting.iter().filter(|request| request.is_task()).count();
         let mut given_back = Vec::new();
-        for request in self.queue.abort_all() {
+        for request in waiting {
             if request.is_task() {
-                let (content, extra) = returned();
+                let (content, mut extra) = returned();
+                left -= 1;
+                if left == 0 && !a_task_runs {
+                    extra.extend(leaving());
+                }
                 self.send_outcome(&request, content, extra);
                 given_back.push(request.msg_id);
             } else {
                 let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
                 self.send_failure(&request, &error);
             }
+        }
+        for request in running {
+            if !answered(&request) {
+                let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
+                self.send_outcome(&request, error.to_content(), leaving());
+            }
+            self.publish_status("idle", &request.header);
         }
         given_back
     }

@@ -263,3 +263,20 @@ fn a_task_that_the_only_engine_gives_back_as_it_leaves_waits_for_the_next() {
     world.register("e2");
     assert_eq!(world.seen().len(), 1);
 }
+
+#[test]
+fn what_was_on_its_way_when_an_engine_said_farewell_goes_elsewhere() {
+    let mut world = World::new(config(Scheme::LeastLoad, 2));
+    world.register("e1");
+    world.plain(&["deadly", "behind"]);
+    assert_eq!(world.seen(), ["deadly > e1", "behind > e1"]);
+    world.register("e2");
+    world.scheduler.on_engine_leaving(b"e1");
+    world.failed("e1", "deadly");
+    world
+        .scheduler
+        .on_farewell(world.now, b"e1", &mut world.out);
+    assert_eq!(world.seen(), ["behind > e2"]);
+    world.gone("e1");
+    assert!(world.seen().is_empty(), "it has failed nowhere");
+}
