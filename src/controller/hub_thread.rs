@@ -264,6 +264,9 @@ impl Desk {
                     }
                 }
                 Action::Notify { msg_type, content } => {
+                    for (msg_type, content) in self.late_joiners.due_before_news() {
+                        self.publish(msg_type, content, notifications);
+                    }
                     self.late_joiners
                         .on_published(Instant::now(), msg_type, &content);
                     self.publish(msg_type, content, notifications);

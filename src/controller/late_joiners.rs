@@ -78,9 +78,19 @@ impl LateJoiners {
 
     /// What is to be published again now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(&'static str, Value)> {
-        let Some(Repeat { since, .. }) = self.repeat.take_if(|repeat| repeat.at <= now) else {
-            return Vec::new();
-        };
+        self.repeat
+            .take_if(|repeat| repeat.at <= now)
+            .map_or_else(Vec::new, |repeat| self.missed(&repeat))
+    }
+
+    /// What is to be published again before any news: clients hear of engines in the order of their ids.
+    pub(super) fn due_before_news(&mut self) -> Vec<(&'static str, Value)> {
+        self.repeat
+            .take()
+            .map_or_else(Vec::new, |repeat| self.missed(&repeat))
+    }
+
+    fn missed(&self, &Repeat { since, .. }: &Repeat) -> Vec<(&'static str, Value)> {
         let missed = self.recent.iter().filter(|recent| recent.at >= since);
         missed
             .map(|recent| (recent.msg_type, recent.content.clone()))
@@ -140,6 +150,19 @@ mod tests {
         joiners.on_told(at(6));
         joiners.on_subscribed(at(7));
         assert_eq!(joiners.next_deadline(), None);
+    }
+
+    #[test]
+    fn what_was_missed_is_repeated_before_the_next_news() {
+        let mut joiners = LateJoiners::default();
+        let now = Instant::now();
+        joiners.on_told(now);
+        publish(&mut joiners, now, [registered(0)]);
+        joiners.on_subscribed(now);
+        assert_eq!(joiners.due_before_news(), [registered(0)]);
+        publish(&mut joiners, now, [registered(1)]);
+        assert_eq!(joiners.next_deadline(), None, "and not a second time");
+        assert!(joiners.due_before_news().is_empty());
     }
 
     #[test]

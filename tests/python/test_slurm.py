@@ -75,8 +75,9 @@ def test_a_job_that_is_cancelled_is_noticed_and_another_one_can_be_added(slurm):
 def test_a_job_that_is_put_back_is_noticed(slurm):
     running = slurm.start(1, "--engines=slurm")
     (job,) = jobs(slurm)
-    command(slurm, "scontrol", "requeue", job)
-    running.wait_for_line("put back into the queue")
+    # Held, so that it does not run again before anybody looks.
+    command(slurm, "scontrol", "requeuehold", job)
+    running.wait_for_line("requeued in held state")
     slurm.ok("stop")
     assert running.wait() == 0
     slurm.assert_nothing_left()
