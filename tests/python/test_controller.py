@@ -131,6 +131,13 @@ def test_the_environment_names_profile_and_cluster(place, tmp_path):
     assert (folder / "security" / "ipcontroller-by-env-client.json").exists()
 
 
+def test_the_ipython_folder_is_that_of_the_argument(place, tmp_path):
+    controller = place.ipcluster("controller", f"--ipython-dir={tmp_path / 'other'}", "--profile=lab")
+    controller.wait_for("listens on")
+    assert (tmp_path / "other/profile_lab/security/ipcontroller-client.json").exists()
+    assert not place.profile_dir("lab").exists()
+
+
 def test_called_as_ipcontroller_and_ipengine(place, tmp_path):
     for name in ("ipcontroller", "ipengine"):
         (tmp_path / name).symlink_to(BINARY)

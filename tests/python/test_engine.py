@@ -72,6 +72,14 @@ def test_a_file_that_is_no_connection_file(place, content):
     assert str(place.engine_file()) in output
 
 
+def test_a_connection_file_that_cannot_be_read(place):
+    # A folder: who is root may read every file.
+    place.engine_file().mkdir(parents=True)
+    code, output = place.run("engine")
+    assert code == FAILED
+    assert str(place.engine_file()) in output
+
+
 def test_connection_information_that_is_none(place):
     program = place.start([BINARY, "engine"], {"IPP_CONNECTION_INFO": "{nonsense"})
     assert program.wait() == FAILED
@@ -112,6 +120,12 @@ def test_slips_are_refused(place, arguments, said):
 
 
 # ---- ids, start-up code, settings
+
+
+def test_registration_waits_for_no_heartbeat(place):
+    place.controller("--ping=600000")
+    place.engines(2)
+    assert place.client(2).ids == [0, 1]
 
 
 def test_a_requested_id_is_granted_if_it_is_free(place):
@@ -171,9 +185,7 @@ def test_ends(place):
     for number in (signal.SIGTERM, signal.SIGHUP):
         engines = place.engines(2)
         client = place.client(2)
-        began = time.monotonic()
         assert engines.stop(number) == 0
-        assert time.monotonic() - began < 5
         wait_until(lambda: client.ids == [], "the engines' end")
 
 
@@ -206,8 +218,9 @@ def die_of(how):
     "how, said",
     [("kill -9", "SIGKILL|signal 9"), ("os._exit", "exit status 7|exit code 7"), ("segfault", "SIGSEGV|signal 11")],
 )
-def test_a_kernel_that_dies_fails_its_request_within_a_second(place, queue, how, said):
-    controller = place.controller("--hwm=1")
+def test_a_kernel_that_dies_fails_its_request_at_once(place, queue, how, said):
+    # It is no heartbeat that tells.
+    controller = place.controller("--hwm=1", "--ping=600000")
     engines = place.engines(2)
     client = place.client(2)
     client[:].apply_sync(die_of, "nothing")
@@ -219,12 +232,10 @@ def test_a_kernel_that_dies_fails_its_request_within_a_second(place, queue, how,
         view = client.broadcast_view()
         view.targets = [1]
         view.is_coalescing = True
-    began = time.monotonic()
     result = view.apply_async(die_of, how)
     with pytest.raises(error.RemoteError, match="EngineError") as failed:
         get(result)
-    assert time.monotonic() - began < 1
-    wait_until(lambda: client.ids == [0], "the engine's end", timeout=1)
+    wait_until(lambda: client.ids == [0], "the engine's end")
     assert re.search(said, str(failed.value)), failed.value
     controller.wait_for(f"engine 1 .*({said})")
     engines.wait_for(f"engine 1 .*({said})")

@@ -392,10 +392,8 @@ def test_a_flood_does_not_starve_another_client(cluster, context):
     flooder.start()
     try:
         client = cluster.client(2)
-        began = time.monotonic()
         for _ in range(10):
-            assert client[:].apply_sync(lambda: 1) == [1, 1]
-        assert time.monotonic() - began < 30
+            assert client[:].apply_async(lambda: 1).get(GENEROUS) == [1, 1]
     finally:
         done.set()
         flooder.join()
