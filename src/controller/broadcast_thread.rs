@@ -12,7 +12,7 @@ use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::protocol::header::{Brief, parent_id};
-use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
 use crate::protocol::{
     Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
@@ -287,10 +287,14 @@ impl Desk {
             frames: std::mem::take(frames),
             layout,
         };
-        match self
+        let failed = says_failed(&reply.frames[layout.metadata()]);
+        let verdict = self
             .scheduler
-            .on_reply(&engine, &original, &outgoing, reply)
-        {
+            .on_reply(&engine, &original, &outgoing, reply);
+        if failed && !matches!(verdict, BroadcastVerdict::Unknown) {
+            self.scheduler.on_failure(&engine);
+        }
+        match verdict {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
                     reporter.report(completed(Some(engine), &reply.frames, reply.layout));

@@ -20,9 +20,8 @@ pub fn give_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back() {}
 
-/// Bytes of this process that are in memory.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn resident() -> Option<usize> {
+/// Bytes of this process that are in memory. Nothing where the system does not say so by a file (macOS).
+pub fn resident() -> Option<usize> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;

@@ -62,6 +62,8 @@ pub(super) struct Serving {
     /// The parent of what is written while no request runs: the last one, as in ipykernel.
     last_parent: Bytes,
     state: State,
+    /// When it has ended as it was asked to, it is started again.
+    comes_back: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -158,6 +160,7 @@ impl Serving {
             outputs: Outputs::default(),
             last_parent: Bytes::from_static(b"{}"),
             state: State::Entering,
+            comes_back: false,
         }
     }
 
@@ -197,7 +200,10 @@ impl Serving {
             self.run_next();
             self.on_time();
             if let State::Ended(how) = &self.state {
-                return how.clone();
+                return match how {
+                    Ending::Asked if self.comes_back => Ending::ToComeBack,
+                    how => how.clone(),
+                };
             }
             if !busy {
                 self.flush_link(&mut poller, &entries);
@@ -314,7 +320,12 @@ impl Serving {
         if !self.takes_requests() {
             return;
         }
-        let mut request = registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
+        let mut request = registration(
+            &mut self.composer,
+            &self.who.uuid,
+            Some(self.who.id.0),
+            self.config.set.as_deref(),
+        );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
         }

@@ -125,14 +125,38 @@ impl Serving {
         self.send_reply(request, "signal_reply", content);
     }
 
+    /// `restart`: the engine comes back with a fresh kernel. `if_idle`, which is ours: only if it has nothing to do;
+    /// tasks that are on their way to it go back, since none of them runs.
     pub(super) fn shut_down(&mut self, request: &Request) {
-        let restart =
-            serde_json::from_slice::<Value>(&request.content).unwrap_or_default()["restart"]
-                .clone();
-        let content = json!({ "status": "ok", "restart": restart });
+        let asked: Value = serde_json::from_slice(&request.content).unwrap_or_default();
+        let if_idle = asked["if_idle"] == true;
+        if if_idle {
+            self.receive_all_of_shell();
+            if self.is_busy() {
+                let error = RemoteError::new("EngineBusy", "the engine has work to do");
+                return self.send_reply(request, "shutdown_reply", error.to_content());
+            }
+        }
+        self.comes_back = asked["restart"] == true;
+        if self.comes_back && self.config.kernel.mpi_init.is_some() {
+            self.comes_back = false;
+            let error = RemoteError::new(
+                "NotImplementedError",
+                "a process of an MPI job cannot be started again",
+            );
+            return self.send_reply(request, "shutdown_reply", error.to_content());
+        }
+        let content = json!({ "status": "ok", "restart": asked["restart"] });
         self.send_reply(request, "shutdown_reply", content.clone());
-        self.publish("shutdown_reply", &request.header, content);
+        // The hub takes this for the engine's end, and what is on its way for lost.
+        if !if_idle {
+            self.publish("shutdown_reply", &request.header, content);
+        }
         self.stop();
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || !self.beside.is_empty()
     }
 
     /// Hands a request to the kernel without waiting for its turn.
