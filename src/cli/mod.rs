@@ -11,12 +11,15 @@ mod engine;
 mod engines;
 mod lifeline;
 mod list;
+mod output;
 mod parts;
 mod profile;
 mod setup;
 mod start;
+mod status;
 mod stop;
 mod supervise;
+mod target;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -58,6 +61,8 @@ enum Verb {
     Engines(engines::EnginesArgs),
     /// List clusters
     List(list::ListArgs),
+    /// Show a cluster's controller, engines, queues and database
+    Status(status::StatusArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
     /// Look into the records of tasks and results, and drop them
@@ -103,6 +108,7 @@ impl Verb {
             Self::Stop(args) => stop::run(&args, rewritten),
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
+            Self::Status(args) => status::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),

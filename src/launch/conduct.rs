@@ -376,7 +376,10 @@ impl Conductor {
             .collect();
         engines.sort_by_key(|(set, _, _)| *set);
         let controller = self.running.get(&Member::Controller);
-        let written = self.cluster.ledger.write(controller, &engines);
+        let written = self
+            .cluster
+            .ledger
+            .write(self.supervisor.has_been_up(), controller, &engines);
         if let Err(error) = written {
             self.say(Severity::Warning, error.to_string()).await;
         }

@@ -319,6 +319,8 @@ mod tests {
             launcher: "local".into(),
             supervisor: Some(supervisor),
             controller: Some(controller),
+            joined: false,
+            up: true,
             reuse: false,
             engines: Vec::new(),
             jobs: Vec::new(),

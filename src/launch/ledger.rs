@@ -133,6 +133,8 @@ impl Ledger {
             launcher: launcher.to_owned(),
             supervisor: Some(ProcessRef::current()),
             controller: None,
+            joined: controller_reuses.is_none(),
+            up: false,
             reuse: controller_reuses.unwrap_or(false),
             engines: Vec::new(),
             jobs: Vec::new(),
@@ -158,13 +160,16 @@ impl Ledger {
         })
     }
 
-    /// Writes what runs now. A cluster that is listed has a controller.
+    /// Writes what runs now, and whether everything that was asked for has been there. A cluster that is listed has a
+    /// controller.
     pub fn write(
         &mut self,
+        up: bool,
         controller: Option<&Started>,
         engines: &[(SetNo, &Started, u32)],
     ) -> Result<(), FileError> {
         let _held = FolderLock::hold(&self.profile.pid_dir());
+        self.run.up = up;
         self.had_controller |= self.with_controller && controller.is_some();
         self.run.controller = controller.and_then(|started| started.place.process().cloned());
         let places = || engines.iter().map(|(_, started, _)| &started.place);

@@ -12,6 +12,8 @@
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
 //! | `watch` | a thread that listens to the hub |
 //! | `ledger` | the files that say what runs |
+//! | `condition` | how a cluster is, by its files and processes |
+//! | `lost` | clusters whose folder is gone |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
 //! | `background` | the two ends of `--daemonize` |
 
@@ -19,10 +21,12 @@ pub mod background;
 pub mod batch;
 pub mod channel;
 mod child;
+pub mod condition;
 pub mod conduct;
 pub mod found;
 pub mod ledger;
 pub mod local;
+pub mod lost;
 pub mod report;
 pub mod ssh;
 pub mod stop;

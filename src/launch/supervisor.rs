@@ -203,6 +203,7 @@ pub struct Supervisor {
     sets: BTreeMap<SetNo, Set>,
     /// Whoever waits for the cluster has been told that it is there.
     told_ready: bool,
+    was_up: bool,
     /// Of this supervisor's plan, as the hub says.
     registered: BTreeSet<EngineId>,
     /// Engines that were there before.
@@ -227,6 +228,7 @@ impl Supervisor {
             controller: Process::Absent,
             place: String::new(),
             told_ready: false,
+            was_up: false,
             registered: BTreeSet::new(),
             others: BTreeSet::new(),
         }
@@ -601,6 +603,7 @@ impl Supervisor {
         let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         if matches!(self.phase, Phase::Engines { .. }) && self.registered.len() >= wanted {
             self.phase = Phase::Up;
+            self.was_up = true;
             let took = now.saturating_duration_since(self.began);
             out.push(Action::Report(Report::Up {
                 engines: self.wanted(),
@@ -610,6 +613,11 @@ impl Supervisor {
             out.push(Action::WriteFiles);
             self.tell_ready(out);
         }
+    }
+
+    /// Has everything that was asked for been there?
+    pub fn has_been_up(&self) -> bool {
+        self.was_up
     }
 
     fn is_over(&self) -> bool {

@@ -162,6 +162,51 @@ pub fn started_at(_pid: i32) -> Option<SystemTime> {
     None
 }
 
+/// How a process was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub pid: i32,
+    pub parent: Option<i32>,
+    pub argv: Vec<String>,
+}
+
+/// The process with this pid, if it is this user's. Nothing where the system shows no processes as files.
+pub fn command(pid: i32) -> Option<Command> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let owner = std::fs::metadata(&folder).ok()?.uid();
+    if owner != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
+    let line = std::fs::read(folder.join("cmdline")).ok()?;
+    let words = line
+        .strip_suffix(b"\0")
+        .unwrap_or(&line)
+        .split(|byte| *byte == 0);
+    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    Some(Command {
+        pid,
+        parent,
+        argv: words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect(),
+    })
+}
+
+/// All processes of this user.
+pub fn of_this_user() -> Vec<Command> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(command)
+        .collect()
+}
+
 /// Has any process this pid? For files that know no start time. Zombies do not count.
 pub fn is_pid_alive(pid: i32) -> bool {
     start_of(pid).is_some()
