@@ -350,7 +350,7 @@ impl Conductor {
     /// The engines' job with what they need to find the controller.
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
-        job.engines = Some(self.engines_of(set));
+        job.engines = Some(self.supervisor.engines_of(set));
         let elsewhere = matches!(self.cluster.engines_by, EnginesBy::Ssh(_));
         if self.cluster.send_connection_info || elsewhere {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
@@ -359,18 +359,12 @@ impl Conductor {
         Ok(job)
     }
 
-    fn engines_of(&self, set: SetNo) -> u32 {
-        let sets = &self.cluster.plan.sets;
-        let number = usize::try_from(set.0).unwrap_or(usize::MAX);
-        sets.get(number).copied().unwrap_or(0)
-    }
-
     async fn write_files(&mut self) {
         let mut engines: Vec<(SetNo, &Started, u32)> = self
             .running
             .iter()
             .filter_map(|(member, started)| match member {
-                Member::Engines(set) => Some((*set, started, self.engines_of(*set))),
+                Member::Engines(set) => Some((*set, started, self.supervisor.engines_of(*set))),
                 Member::Controller => None,
             })
             .collect();

@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
+//! | `elastic` \[p\] | decides how many engines there are, by the queue |
 //! | `report` \[p\] | the line that is shown for each event |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
@@ -23,6 +24,7 @@ pub mod channel;
 mod child;
 pub mod condition;
 pub mod conduct;
+pub mod elastic;
 pub mod found;
 pub mod ledger;
 pub mod local;

@@ -71,6 +71,22 @@ pub enum Report {
     /// They have died, and are not started again.
     EnginesLost {
         status: Status,
+        /// Others are started when there is work for them.
+        elastic: bool,
+    },
+    /// An elastic cluster starts more.
+    Growing {
+        count: u32,
+        waiting: u64,
+    },
+    /// An elastic cluster asks engines to end that have had nothing to do for long.
+    Retiring(Vec<EngineId>),
+    /// An elastic cluster takes a job back that waits for so many engines.
+    Withdrawing(u32),
+    Restarting,
+    EnginesRestarted {
+        count: u32,
+        took: Duration,
     },
     EnginesDied {
         status: Status,
@@ -206,7 +222,39 @@ impl fmt::Display for Report {
             Self::EnginesEnded => f.write_str(
                 "the engines have ended as they were asked to; `ipcluster engines` adds new ones",
             ),
-            Self::EnginesLost { status } => write!(
+            Self::EnginesLost {
+                status,
+                elastic: true,
+            } => write!(
+                f,
+                "engines have ended ({status}); others are started when they are needed"
+            ),
+            Self::Growing { count, waiting: 0 } => {
+                write!(f, "starting {} that are missing", engines(*count))
+            }
+            Self::Growing { count, waiting } => write!(
+                f,
+                "{waiting} tasks wait and no engine is idle: starting {} more",
+                engines(*count)
+            ),
+            Self::Retiring(ids) => {
+                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                let ids = ids.join(", ");
+                write!(f, "without work for long, and asked to end: engine {ids}")
+            }
+            Self::Withdrawing(count) => write!(
+                f,
+                "{} that wait in the queue are not needed any more",
+                engines(*count)
+            ),
+            Self::Restarting => f.write_str("the engines end, to be started again"),
+            Self::EnginesRestarted { count, took } => write!(
+                f,
+                "{} started again ({:.2} s)",
+                engines(*count),
+                took.as_secs_f64()
+            ),
+            Self::EnginesLost { status, .. } => write!(
                 f,
                 "the engines have ended ({status}); `ipcluster engines` adds new ones"
             ),
@@ -259,6 +307,7 @@ impl fmt::Display for StopReason {
             Self::HungUp => "the terminal was closed",
             Self::FrontGone => "nobody waits for it any more",
             Self::ControllerGone => "the controller has ended",
+            Self::ToStartAgain => "to be started again",
         })
     }
 }

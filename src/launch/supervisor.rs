@@ -4,11 +4,16 @@
 //! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times; a single
 //! engine that leaves is news and nothing more. Nothing is left behind: `Exit` comes when every process is gone.
 
+mod restarting;
+mod scaling;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::elastic::{Elastic, Limits};
 use super::report::Report;
 use crate::protocol::EngineId;
+use restarting::Restarting;
 
 /// What this supervisor starts and ends as one: a process, or a job of a batch system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,6 +89,10 @@ pub struct Plan {
     pub with_controller: bool,
     /// The engines of each set.
     pub sets: Vec<u32>,
+    /// With elastic ones: how many engines each machine has room for, where sets are machines.
+    pub machines: Vec<u32>,
+    /// The number of engines follows the queue.
+    pub elastic: Option<Limits>,
     /// Start a set again that has died.
     pub restart: bool,
     /// Between the controller and the engines.
@@ -108,6 +117,8 @@ pub enum StopReason {
     FrontGone,
     /// The controller that these engines had joined has ended.
     ControllerGone,
+    /// Everything is to be started again.
+    ToStartAgain,
 }
 
 /// How it ended.
@@ -138,6 +149,12 @@ pub enum Action {
     ShowLog(Member),
     /// Everything that was asked for is there.
     Ready,
+    /// A restart of the engines has come to its end.
+    Restarted {
+        complete: bool,
+    },
+    /// Ask these engines to end, unless they have work.
+    Retire(Vec<EngineId>),
     /// Every process is gone.
     Exit(Outcome),
 }
@@ -170,6 +187,14 @@ struct Set {
     queued: bool,
     restarts: VecDeque<Instant>,
     restart_at: Option<Instant>,
+    /// When it was started.
+    began: Option<Instant>,
+    /// Its end is followed by another start, as somebody wants it.
+    again: bool,
+    /// It was told to end while it waited in a queue.
+    withdrawn: bool,
+    /// Its engines that have registered, where the hub says whose they are.
+    seen: BTreeSet<EngineId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +233,8 @@ pub struct Supervisor {
     registered: BTreeSet<EngineId>,
     /// Engines that were there before.
     others: BTreeSet<EngineId>,
+    restarting: Option<Restarting>,
+    elastic: Option<Elastic>,
 }
 
 impl Supervisor {
@@ -220,6 +247,7 @@ impl Supervisor {
             };
             (number, set)
         });
+        let elastic = plan.elastic.clone().map(Elastic::new);
         Self {
             sets: sets.collect(),
             plan,
@@ -231,6 +259,8 @@ impl Supervisor {
             was_up: false,
             registered: BTreeSet::new(),
             others: BTreeSet::new(),
+            restarting: None,
+            elastic,
         }
     }
 
@@ -244,7 +274,7 @@ impl Supervisor {
         self.others = there.into_iter().collect();
         if self.plan.with_controller {
             self.phase = Phase::Controller;
-            self.spawn(Member::Controller, out);
+            self.spawn(now, Member::Controller, out);
         } else {
             self.start_engines(now, out);
         }
@@ -252,7 +282,12 @@ impl Supervisor {
 
     /// Engines that this supervisor is to start.
     fn wanted(&self) -> u32 {
-        self.plan.sets.iter().sum()
+        self.sets.values().map(|set| set.engines).sum()
+    }
+
+    /// Of one set.
+    pub fn engines_of(&self, number: SetNo) -> u32 {
+        self.sets.get(&number).map_or(0, |set| set.engines)
     }
 
     /// It has been started at `place`: a process, a job, a process of another host.
@@ -261,8 +296,7 @@ impl Supervisor {
         match member {
             Member::Controller => self.place = place,
             Member::Engines(number) => {
-                let set = &self.sets[&number];
-                let count = set.engines;
+                let count = self.engines_of(number);
                 out.push(Action::Report(Report::EnginesStarting { count, place }));
                 out.push(Action::WriteFiles);
             }
@@ -308,6 +342,10 @@ impl Supervisor {
     ) {
         *self.process(member) = Process::Absent;
         out.push(Action::Report(Report::CannotStart { member, why }));
+        if let (Phase::Up, Some(_), Member::Engines(number)) = (self.phase, &self.elastic, member) {
+            self.sets.remove(&number);
+            return self.on_elastic_failure(now);
+        }
         self.stop(now, Outcome::Failed(1), out);
     }
 
@@ -354,10 +392,13 @@ impl Supervisor {
                 }));
                 self.check_complete(now, out);
             }
-            Phase::Up => out.push(Action::Report(Report::EngineCame {
-                engine,
-                count: self.registered.len() + self.others.len(),
-            })),
+            Phase::Up => {
+                out.push(Action::Report(Report::EngineCame {
+                    engine,
+                    count: self.registered.len() + self.others.len(),
+                }));
+                self.check_restarted(now, out);
+            }
             Phase::New | Phase::Stopping { .. } | Phase::Over => {}
         }
     }
@@ -439,6 +480,13 @@ impl Supervisor {
             self.stop(now, Outcome::Failed(1), out);
             return;
         }
+        if std::mem::take(&mut self.sets.entry(number).or_default().again) {
+            out.push(Action::WriteFiles);
+            return self.spawn(now, member, out);
+        }
+        if self.elastic.is_some() {
+            return self.on_elastic_set_exited(now, number, status, out);
+        }
         out.push(Action::WriteFiles);
         let last = self.sets.iter().all(|(other, set)| {
             *other == number || (set.process == Process::Absent && set.restart_at.is_none())
@@ -454,7 +502,10 @@ impl Supervisor {
         let recent = |earlier: &Instant| now.saturating_duration_since(*earlier) < RESTART_WINDOW;
         set.restarts.retain(recent);
         if !self.plan.restart {
-            out.push(Action::Report(Report::EnginesLost { status }));
+            out.push(Action::Report(Report::EnginesLost {
+                status,
+                elastic: false,
+            }));
             if !self.plan.with_controller && last {
                 self.stop(now, Outcome::Failed(1), out);
             }
@@ -517,7 +568,11 @@ impl Supervisor {
         match self.phase {
             Phase::Pause { until } => Some(until),
             Phase::Engines { deadline } => deadline,
-            Phase::Up => self.sets.values().filter_map(|set| set.restart_at).min(),
+            Phase::Up => {
+                let restart = self.restarting.as_ref().map(Restarting::next_deadline);
+                let sets = self.sets.values().filter_map(|set| set.restart_at);
+                sets.chain(restart).min()
+            }
             Phase::Stopping { kill_at, .. } => kill_at,
             Phase::New | Phase::Controller | Phase::Over => None,
         }
@@ -544,8 +599,9 @@ impl Supervisor {
                     })
                     .collect();
                 for number in due {
-                    self.spawn(Member::Engines(number), out);
+                    self.spawn(now, Member::Engines(number), out);
                 }
+                self.on_restart_time(now, out);
             }
             Phase::Stopping { kill_at, .. } => {
                 *kill_at = None;
@@ -594,7 +650,7 @@ impl Supervisor {
         let wanted = self.sets.iter().filter(|(_, set)| set.engines > 0);
         let wanted: Vec<SetNo> = wanted.map(|(number, _)| *number).collect();
         for number in wanted {
-            self.spawn(Member::Engines(number), out);
+            self.spawn(now, Member::Engines(number), out);
         }
         self.check_complete(now, out);
     }
@@ -624,8 +680,13 @@ impl Supervisor {
         matches!(self.phase, Phase::Stopping { .. } | Phase::Over)
     }
 
-    fn spawn(&mut self, member: Member, out: &mut Vec<Action>) {
+    fn spawn(&mut self, now: Instant, member: Member, out: &mut Vec<Action>) {
         *self.process(member) = Process::Starting;
+        if let Member::Engines(number) = member {
+            let set = self.sets.entry(number).or_default();
+            set.began = Some(now);
+            set.seen.clear();
+        }
         out.push(Action::Spawn(member));
     }
 
@@ -639,12 +700,16 @@ impl Supervisor {
 
     /// The engines first: then they take their leave from a controller that is still there.
     fn stop(&mut self, now: Instant, outcome: Outcome, out: &mut Vec<Action>) {
+        if self.restarting.take().is_some() {
+            out.push(Action::Restarted { complete: false });
+        }
         self.phase = Phase::Stopping {
             outcome,
             kill_at: now.checked_add(self.plan.grace),
         };
         for (number, set) in &mut self.sets {
             set.restart_at = None;
+            set.again = false;
             // What is starting gets its request when it has started.
             if set.process == Process::Running {
                 out.push(Action::Terminate(Member::Engines(*number)));

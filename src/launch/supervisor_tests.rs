@@ -6,6 +6,8 @@ fn plan() -> Plan {
     Plan {
         with_controller: true,
         sets: vec![2],
+        machines: Vec::new(),
+        elastic: None,
         restart: true,
         delay: Duration::ZERO,
         engine_timeout: Duration::from_secs(60),
