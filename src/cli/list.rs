@@ -23,7 +23,14 @@ pub(super) struct ListArgs {
     common: CommonArgs,
 
     /// How the list looks: table, text (ipyparallel's columns) or json [default: table at a terminal, else text]
-    #[arg(short, long = "output-format", value_name = "FORMAT", value_enum, ignore_case = true, hide_possible_values = true)]
+    #[arg(
+        short,
+        long = "output-format",
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        hide_possible_values = true
+    )]
     o: Option<Format>,
 }
 
@@ -195,7 +202,8 @@ fn as_table(rows: &[Row]) -> String {
                 shown_id(&row.cluster_id).to_owned(),
                 row.condition.to_string(),
                 row.engines.to_string(),
-                row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                row.pid
+                    .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
                 row.launcher.clone(),
                 row.age().map(age).unwrap_or_default(),
             ]

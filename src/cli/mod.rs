@@ -9,11 +9,13 @@ mod database;
 mod db;
 mod engine;
 mod engines;
+mod launch_args;
 mod lifeline;
 mod list;
 mod output;
 mod parts;
 mod profile;
+mod restart;
 mod setup;
 mod start;
 mod status;
@@ -57,6 +59,8 @@ enum Verb {
     Start(start::StartArgs),
     /// Stop a cluster, and wait until all of its processes are gone
     Stop(stop::StopArgs),
+    /// Start a cluster, its engines or some of them again
+    Restart(restart::RestartArgs),
     /// Add engines to a cluster that runs
     Engines(engines::EnginesArgs),
     /// List clusters
@@ -106,6 +110,7 @@ impl Verb {
         match self {
             Self::Start(args) => start::run(&args, rewritten),
             Self::Stop(args) => stop::run(&args, rewritten),
+            Self::Restart(args) => restart::run(&args, rewritten),
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
             Self::Status(args) => status::run(&args, rewritten),

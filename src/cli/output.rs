@@ -19,7 +19,15 @@ pub(super) enum Format {
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct FormatArgs {
     /// How the answer looks: text, or JSON for programs
-    #[arg(short, long = "output-format", value_name = "FORMAT", value_enum, ignore_case = true, default_value_t, hide_possible_values = true)]
+    #[arg(
+        short,
+        long = "output-format",
+        value_name = "FORMAT",
+        value_enum,
+        ignore_case = true,
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub(super) o: Format,
 }
 

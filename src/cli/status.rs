@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::output::{FormatArgs, age, say, say_json, size, table};
 use crate::cli::setup::Setup;
 use crate::cli::target::{hub, running, set_up_for_existing};
-use crate::cli::Failure;
 use crate::hubclient::{EngineState, EngineStatus, HubClient, HubError, Notification, Status};
 use crate::launch::found::Found;
 use crate::protocol::{EngineId, Timestamp};
@@ -276,8 +276,7 @@ fn database_line(database: Option<&Map<String, Value>>, status: &Status) -> Stri
 }
 
 fn engine_table(status: &Status) -> String {
-    let or_dash =
-        |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rows: Vec<Vec<String>> = status
         .engines
         .iter()

@@ -1,17 +1,19 @@
 //! The cluster that a command is about, and its hub.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
 use crate::cli::{Failure, exit_code};
-use crate::hubclient::HubClient;
+use crate::hubclient::{Answer, EngineStatus, HubClient, ShutDown};
 use crate::launch::condition::Condition;
 use crate::launch::found::Found;
 use crate::profile::settings::Edit;
 use crate::profile::traitlets::Program;
 use crate::profile::{ClientFile, ConnectionFiles, ProfileDir};
-use crate::protocol::ClusterId;
+use crate::protocol::{ClusterId, EngineId, EngineUuid};
 
 /// The settings of a profile that must exist. When it does not, it is said what runs.
 pub(super) fn set_up_for_existing(
@@ -94,4 +96,59 @@ pub(super) fn what_runs(ipython_dir: &Path) -> String {
 pub(super) fn hub(setup: &Setup) -> Result<HubClient, Failure> {
     let files = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id);
     Ok(HubClient::connect(ClientFile::read(&files.client)?)?)
+}
+
+/// How long a hub and engines have to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What the hub says of these engines; all of them have to be there.
+pub(super) fn engines_of(
+    hub: &mut HubClient,
+    ids: &BTreeSet<EngineId>,
+) -> Result<BTreeMap<EngineId, EngineStatus>, Failure> {
+    let mut there = hub.status(ANSWER)?.engines;
+    let missing: Vec<String> = ids
+        .iter()
+        .filter(|id| !there.contains_key(id))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let known: Vec<String> = there.keys().map(ToString::to_string).collect();
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
+        return Err(Failure::failed(format!(
+            "no such engine: {}; there are: {known}",
+            missing.join(", ")
+        )));
+    }
+    there.retain(|id, _| ids.contains(id));
+    Ok(there)
+}
+
+/// Asks engines to end. All have to answer that they will.
+pub(super) fn shut_down(
+    hub: &mut HubClient,
+    engines: &BTreeMap<EngineId, EngineStatus>,
+    how: ShutDown,
+) -> Result<(), Failure> {
+    let uuids: Vec<EngineUuid> = engines.values().map(|engine| engine.uuid.clone()).collect();
+    let answers = hub.shut_down(&uuids, how, ANSWER)?;
+    let complaints: Vec<String> = engines
+        .iter()
+        .filter_map(|(id, engine)| match answers.get(&engine.uuid)? {
+            Answer::Ends => None,
+            Answer::Refuses(why) => Some(format!("engine {id}: {why}")),
+            Answer::Silent => Some(format!(
+                "engine {id} has not answered within {:.0} s",
+                ANSWER.as_secs_f64()
+            )),
+        })
+        .collect();
+    if complaints.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(complaints.join("; ")))
 }

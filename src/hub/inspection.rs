@@ -197,9 +197,10 @@ impl Purpose {
                 }
                 ("queue_reply", content.into())
             }
-            Self::Status { engines, database } => {
-                ("status_reply", status(engines, database, merge_queues(reports)))
-            }
+            Self::Status { engines, database } => (
+                "status_reply",
+                status(engines, database, merge_queues(reports)),
+            ),
             Self::Load { targets } => {
                 let report = merge_queues(reports);
                 let mut content = Map::new();
@@ -235,11 +236,7 @@ impl Purpose {
 }
 
 /// The content of a `status_reply`, to which the hub's thread adds what it knows of the process.
-fn status(
-    engines: Vec<EngineFacts>,
-    database: Option<StorageFault>,
-    report: QueueReport,
-) -> Value {
+fn status(engines: Vec<EngineFacts>, database: Option<StorageFault>, report: QueueReport) -> Value {
     let engines: Map<String, Value> = engines
         .into_iter()
         .map(|facts| {

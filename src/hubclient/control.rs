@@ -65,7 +65,9 @@ impl HubClient {
                 .send(&mut frames)
                 .map_err(|error| self.failed(io::Error::other(error)))?;
         }
-        let silent = engines.iter().map(|engine| (engine.clone(), Answer::Silent));
+        let silent = engines
+            .iter()
+            .map(|engine| (engine.clone(), Answer::Silent));
         let mut answers: BTreeMap<EngineUuid, Answer> = silent.collect();
         let mut frames = Vec::new();
         while !asked.is_empty() {

@@ -84,9 +84,7 @@ impl Found {
             (Ok(_), None) => true,
             (Err(_), _) => false,
         };
-        let text = is_its_own
-            .then(|| fs::read_to_string(&path).ok())
-            .flatten();
+        let text = is_its_own.then(|| fs::read_to_string(&path).ok()).flatten();
         let engines = text.and_then(|text| {
             let document: Value = serde_json::from_str(&text).ok()?;
             Some(document["engines"].as_object()?.len() as u64)

@@ -245,6 +245,11 @@ impl Found {
     pub fn remove_files(&self, all: bool) -> Vec<PathBuf> {
         let security = self.profile.security_dir();
         let mut paths: Vec<PathBuf> = self.runs.iter().map(|(path, _)| path.clone()).collect();
+        paths.extend(
+            self.runs
+                .iter()
+                .map(|(path, _)| RunFile::control_path(path)),
+        );
         paths.push(self.cluster_path.clone());
         let connection = ConnectionFiles::paths(&security, &self.cluster_id);
         let ours = self.runs.iter().any(|(_, run)| run.controller.is_some());

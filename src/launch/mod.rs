@@ -11,11 +11,12 @@
 //! | `batch` | jobs of batch systems |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
-//! | `watch` | a thread that listens to the hub |
+//! | `watch`, `look` | threads that listen to the hub, and look at its queue |
 //! | `ledger` | the files that say what runs |
 //! | `condition` | how a cluster is, by its files and processes |
 //! | `lost` | clusters whose folder is gone |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
+//! | `control` | wishes of other commands, told to the supervisor that runs |
 //! | `background` | the two ends of `--daemonize` |
 
 pub mod background;
@@ -24,10 +25,12 @@ pub mod channel;
 mod child;
 pub mod condition;
 pub mod conduct;
+pub mod control;
 pub mod elastic;
 pub mod found;
 pub mod ledger;
 pub mod local;
+mod look;
 pub mod lost;
 pub mod report;
 pub mod ssh;

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::hubclient::{HubClient, HubError, Notification};
+use crate::hubclient::{HubClient, HubError, Notification, Status};
 use crate::profile::ClientFile;
 use crate::protocol::EngineId;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum HubEvent {
     /// The first answer: who is there.
     There(Vec<EngineId>),
     Registered(EngineId),
     Left(EngineId),
+    /// Everything, as it is at this moment; for elastic clusters.
+    Looked(Status),
     /// The controller has ended, and is not expected back.
     Ended,
     Failed(String),

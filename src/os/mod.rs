@@ -5,6 +5,7 @@ pub mod files;
 pub mod hang_up;
 pub mod host;
 pub mod limits;
+pub mod local_socket;
 pub mod lock;
 pub mod log;
 pub mod memory;

@@ -290,6 +290,11 @@ impl RunFile {
         pid_folder.join(format!("ipengines-{pid}.json"))
     }
 
+    /// The socket of the process that keeps the file at `run_path`.
+    pub fn control_path(run_path: &Path) -> PathBuf {
+        run_path.with_extension("sock")
+    }
+
     /// All such files of a profile that can be read, in the order of their names.
     pub fn all(pid_folder: &Path) -> Vec<(PathBuf, Self)> {
         let mut found: Vec<(PathBuf, Self)> = std::fs::read_dir(pid_folder)

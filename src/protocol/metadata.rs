@@ -127,7 +127,10 @@ mod tests {
             (&br#"{"status": "error"}"#[..], true),
             (br#"{"engine":"e","status":"error","started":"x"}"#, true),
             (br#"{"status": "ok", "why": "error"}"#, false),
-            (br#"{"label": "\"status\": \"error\"", "status": "ok"}"#, false),
+            (
+                br#"{"label": "\"status\": \"error\"", "status": "ok"}"#,
+                false,
+            ),
             (br#"{"label": "status", "status" : "error"}"#, true),
             (b"{}", false),
             (b"\"status\"", false),

@@ -67,7 +67,8 @@ impl SshLauncher {
     }
 
     fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
-        let host = self.host(member).clone();
+        let mut host = self.host(member).clone();
+        host.engines = job.engines.unwrap_or(host.engines);
         let program = if host.send_program {
             let path = std::env::current_exe();
             Some(
