@@ -163,7 +163,7 @@ impl EngineArgs {
 }
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (lifeline, starter) = if args.over_stdin {
+    let (lifeline, mut starter) = if args.over_stdin {
         let (greeting, lifeline, starter) = lifeline::take_standard_streams()
             .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
         // SAFETY: no other thread reads or writes the environment yet.
@@ -206,6 +206,15 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         .build()?;
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
+        if let Some(name) = connection.unresolved() {
+            // ZeroMQ keeps trying: it may be known in a moment.
+            let warning = format!(
+                "the controller's machine is called {name}, which cannot be resolved here: start the controller with a \
+                 --location that others know, or the engines with their own"
+            );
+            tracing::warn!("{warning}");
+            starter.tell(&News::Warning(warning));
+        }
         let config = config(&setup, args, connection, program, rank, open_files);
         tokio::time::sleep(registration_delay(&setup, rank)).await;
         host(config, lifeline, starter).await

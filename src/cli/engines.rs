@@ -73,7 +73,12 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     warn_of_launcher_traits(&setup);
     warn_of_controller_traits(&setup);
     if settings.daemonize && !background.is_some() {
-        return in_background(&setup);
+        return in_background(&setup, &args.format);
+    }
+    if args.format.is_json() && !background.is_some() {
+        return Err(Failure::usage(
+            "-o json says what was started: it takes --daemonize; `ipcluster status -o json` tells of any cluster",
+        ));
     }
     background.leave_terminal(&setup)?;
     setup.enter_work_dir()?;

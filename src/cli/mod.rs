@@ -12,6 +12,7 @@ mod engines;
 mod launch_args;
 mod lifeline;
 mod list;
+mod logs;
 mod output;
 mod parts;
 mod profile;
@@ -67,6 +68,8 @@ enum Verb {
     List(list::ListArgs),
     /// Show a cluster's controller, engines, queues and database
     Status(status::StatusArgs),
+    /// Show what a cluster's programs have written
+    Logs(logs::LogsArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
     /// Look into the records of tasks and results, and drop them
@@ -114,6 +117,7 @@ impl Verb {
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
             Self::Status(args) => status::run(&args, rewritten),
+            Self::Logs(args) => logs::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),

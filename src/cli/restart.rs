@@ -13,7 +13,7 @@ use crate::cli::setup::Setup;
 use crate::cli::target::{engines_of, hub, running, set_up_for_existing, shut_down};
 use crate::hubclient::{Notification, ShutDown};
 use crate::launch::background::Told;
-use crate::launch::conduct::say;
+use crate::launch::conduct::{say, say_progress};
 use crate::launch::control::{Wish, ask};
 use crate::launch::found::Found;
 use crate::os::ProcessRef;
@@ -131,6 +131,7 @@ fn wish(run_path: &std::path::Path, wish: Wish) -> Result<(), Failure> {
     let path = RunFile::control_path(run_path);
     let asked = ask(&path, wish, |told| match told {
         Told::Line { severity, text } => say(severity, &text),
+        Told::Progress(text) => say_progress(&text),
         Told::Ready => {}
         Told::Failed { code, message } => {
             outcome = Err(match message {

@@ -127,7 +127,12 @@ fn start(
     }
     warn_of_launcher_traits(&setup);
     if settings.daemonize && !background.is_some() {
-        return in_background(&setup);
+        return in_background(&setup, &args.format);
+    }
+    if args.format.is_json() && !background.is_some() {
+        return Err(Failure::usage(
+            "-o json says what was started: it takes --daemonize; `ipcluster status -o json` tells of any cluster",
+        ));
     }
     background.leave_terminal(&setup)?;
     setup.enter_work_dir()?;

@@ -4,18 +4,22 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
-use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say};
+use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say, say_progress};
 use crate::launch::elastic::Limits;
-use crate::launch::ledger::ClaimError;
+use crate::launch::found::Found;
+use crate::launch::ledger::{ClaimError, stop_command};
 use crate::launch::supervisor::{Outcome, Plan};
 use crate::os::log;
+use crate::profile::ConnectionFiles;
 use crate::profile::cluster_file::{ClusterInfo, cluster_class};
 
 /// Who waits for what this process supervises, and where it says what happens.
@@ -24,6 +28,8 @@ pub(super) struct Background {
     front: Option<OwnedFd>,
     /// It was started again where it was before: at its terminal.
     stays: bool,
+    /// It writes into its log, and not where the front is.
+    left: std::cell::Cell<bool>,
     /// As it was called, for another start.
     call: Call,
 }
@@ -41,6 +47,7 @@ impl Background {
         Self {
             front: background::take(),
             stays: background::take_foreground(),
+            left: std::cell::Cell::new(false),
             call: Call {
                 program: std::env::current_exe(),
                 folder: std::env::current_dir(),
@@ -61,6 +68,10 @@ impl Background {
                 message: failure.message().map(str::to_owned),
             };
             background::tell_at_once(fd, &told);
+            if !self.left.get() {
+                // The front says it, at the same terminal.
+                return Err(Failure::silent(failure.code()));
+            }
         }
         result
     }
@@ -70,10 +81,9 @@ impl Background {
         if !self.is_some() {
             return Ok(());
         }
-        Ok(background::redirect_output(&log_path(
-            setup,
-            std::process::id(),
-        ))?)
+        background::redirect_output(&log_path(setup, std::process::id()))?;
+        self.left.set(true);
+        Ok(())
     }
 
     /// Runs the cluster to its end, and begins anew if that is wanted.
@@ -149,7 +159,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Starts this very command again in the background, and waits until everything is up.
-pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
+pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Failure> {
     let mut argv = vec![this_program()?];
     argv.extend(std::env::args_os().skip(1));
     runtime()?.block_on(async {
@@ -173,12 +183,13 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
             };
             match told {
                 Some(Told::Line { severity, text }) => say(severity, &text),
+                Some(Told::Progress(text)) => say_progress(&text),
                 Some(Told::Ready) => {
                     tracing::info!(
                         "it runs in the background: process {pid}, log {}",
                         log_path(setup, pid).display()
                     );
-                    return Ok(());
+                    return format.answer(&started(setup, pid));
                 }
                 Some(Told::Failed { code, message }) => {
                     // Nothing is left when this returns.
@@ -197,6 +208,23 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
                 }
             }
         }
+    })
+}
+
+/// What `-o json` says of what was started: the supervisor's process and log, and of the cluster that has it.
+fn started(setup: &Setup, pid: u32) -> Value {
+    let found = Found::of(&setup.profile, &setup.cluster_id);
+    let files = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id);
+    json!({
+        "profile": setup.profile.name(),
+        "profile_dir": setup.profile.location(),
+        "cluster_id": setup.cluster_id,
+        "state": found.condition(),
+        "n_engines": found.living_engines(),
+        "pid": pid,
+        "controller_pid": found.controller().map(|process| process.pid),
+        "log": log_path(setup, pid),
+        "connection_file": files.client,
     })
 }
 
@@ -269,6 +297,7 @@ pub(super) fn plan(
         room.collect()
     };
     let cluster = &setup.settings.cluster;
+    let stop = stop_command(&setup.profile, &setup.cluster_id);
     Ok(Plan {
         with_controller,
         sets,
@@ -280,6 +309,11 @@ pub(super) fn plan(
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,
         grace: grace(setup),
+        end: if cluster.daemonize {
+            format!("`{stop}`")
+        } else {
+            format!("Ctrl-C or `{stop}`")
+        },
     })
 }
 

@@ -31,6 +31,8 @@ pub enum Told {
         severity: Severity,
         text: String,
     },
+    /// How far it is: a line like others where nobody looks.
+    Progress(String),
     /// Everything is up, and stays.
     Ready,
     /// Nothing is left; the exit code says why.

@@ -74,10 +74,7 @@ impl Found {
         let Some(controller) = self.controller() else {
             return of_file();
         };
-        let path = self
-            .profile
-            .log_dir()
-            .join(format!("engines{}.json", self.cluster_id));
+        let path = self.engine_state_path();
         let written = fs::metadata(&path).and_then(|found| found.modified());
         let is_its_own = match (written, started_at(controller.pid)) {
             (Ok(written), Some(started)) => written + SLACK >= started,

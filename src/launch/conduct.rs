@@ -25,6 +25,7 @@ use super::watch::{HubEvent, watch};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::hubclient::{EngineState, Status};
 use crate::os::hang_up::HangUp;
+use crate::os::log;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
 use crate::profile::connection::{ConnectionFiles, EngineFile};
@@ -341,7 +342,8 @@ impl Conductor {
     }
 
     fn watch_hub(&self) -> Result<(), String> {
-        watch(self.files().client, self.hub.clone())
+        let is_here = matches!(self.cluster.controller, Controller::Start(_));
+        watch(self.files().client, is_here, self.hub.clone())
     }
 
     /// An elastic cluster's queue.
@@ -464,6 +466,13 @@ impl Conductor {
         if severity == Severity::Error && self.reason.is_none() {
             self.reason = Some(text.clone());
         }
+        if let Report::EngineRegistered { count, of, .. } = report {
+            let is_last = u32::try_from(*count).is_ok_and(|count| count >= *of);
+            if !is_last {
+                say_progress(&text);
+                return self.tell_all(Told::Progress(text)).await;
+            }
+        }
         self.say(severity, text).await;
     }
 
@@ -487,7 +496,11 @@ impl Conductor {
     /// Into the log, and to the front, if one waits.
     async fn say(&mut self, severity: Severity, text: String) {
         say(severity, &text);
-        let told = Told::Line { severity, text };
+        self.tell_all(Told::Line { severity, text }).await;
+    }
+
+    /// To everybody who waits for something.
+    async fn tell_all(&mut self, told: Told) {
         let links = self.link.iter_mut().chain(&mut self.waiting);
         for link in links.chain(&mut self.again) {
             link.tell(&told).await;
@@ -514,6 +527,13 @@ fn refusal(why: &str) -> Told {
     Told::Failed {
         code: 1,
         message: Some(why.to_owned()),
+    }
+}
+
+/// To the terminal, or into the log.
+pub fn say_progress(text: &str) {
+    if !log::progress(text) {
+        tracing::info!("{text}");
     }
 }
 

@@ -240,6 +240,12 @@ impl Found {
             .any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
     }
 
+    /// Where its controller writes down which engines there are.
+    pub(super) fn engine_state_path(&self) -> PathBuf {
+        let name = format!("engines{}.json", self.cluster_id);
+        self.profile.log_dir().join(name)
+    }
+
     /// Removes the files of a cluster of which nothing runs; connection files only if no controller uses them, and
     /// those that are kept to be used again only if `all`. Returns which.
     pub fn remove_files(&self, all: bool) -> Vec<PathBuf> {
@@ -255,7 +261,11 @@ impl Found {
         let ours = self.runs.iter().any(|(_, run)| run.controller.is_some());
         let reused = self.runs.iter().any(|(_, run)| run.reuse);
         if (all || (ours && !reused)) && !self.controller_listens() {
-            paths.extend([connection.client, connection.engine]);
+            paths.extend([
+                connection.client,
+                connection.engine,
+                self.engine_state_path(),
+            ]);
         }
         paths.retain(|path| std::fs::remove_file(path).is_ok());
         lock::remove_stale(&ConnectionFiles::lock(&security, &self.cluster_id));

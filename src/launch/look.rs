@@ -40,7 +40,7 @@ fn go_on(
     leave: &Receiver<Vec<EngineId>>,
     events: &UnboundedSender<HubEvent>,
 ) -> Result<(), HubError> {
-    let mut hub = HubClient::connect(file)?;
+    let mut hub = HubClient::connect(file.on_this_machine())?;
     let mut last = Status::default();
     loop {
         match hub.status(ANSWER) {

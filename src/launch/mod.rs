@@ -14,6 +14,7 @@
 //! | `watch`, `look` | threads that listen to the hub, and look at its queue |
 //! | `ledger` | the files that say what runs |
 //! | `condition` | how a cluster is, by its files and processes |
+//! | `logs` | the logs of a cluster |
 //! | `lost` | clusters whose folder is gone |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
 //! | `control` | wishes of other commands, told to the supervisor that runs |
@@ -30,6 +31,7 @@ pub mod elastic;
 pub mod found;
 pub mod ledger;
 pub mod local;
+pub mod logs;
 mod look;
 pub mod lost;
 pub mod report;

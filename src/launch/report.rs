@@ -39,6 +39,8 @@ pub enum Report {
         engines: u32,
         with_controller: bool,
         took: Duration,
+        /// What its user does to end it.
+        end: String,
     },
     /// After the cluster was up.
     EngineCame {
@@ -182,9 +184,10 @@ impl fmt::Display for Report {
                 engines: count,
                 with_controller: true,
                 took,
+                end,
             } => write!(
                 f,
-                "the cluster is up with {} ({:.2} s); Ctrl-C or `ipcluster stop` ends it",
+                "the cluster is up with {} ({:.2} s); {end} ends it",
                 engines(*count),
                 took.as_secs_f64()
             ),

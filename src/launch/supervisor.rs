@@ -103,6 +103,8 @@ pub struct Plan {
     pub give_up: bool,
     /// Between the request to end and SIGKILL.
     pub grace: Duration,
+    /// What its user does to end it, in words.
+    pub end: String,
 }
 
 /// Why a cluster is stopped.
@@ -665,6 +667,7 @@ impl Supervisor {
                 engines: self.wanted(),
                 with_controller: self.plan.with_controller,
                 took,
+                end: self.plan.end.clone(),
             }));
             out.push(Action::WriteFiles);
             self.tell_ready(out);

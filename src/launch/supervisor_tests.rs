@@ -13,6 +13,7 @@ fn plan() -> Plan {
         engine_timeout: Duration::from_secs(60),
         give_up: true,
         grace: Duration::from_secs(4),
+        end: "Ctrl-C".to_owned(),
     }
 }
 

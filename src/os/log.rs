@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -179,6 +180,27 @@ pub fn clean(log_folder: &Path, program: &str, cluster_id: &str) -> usize {
         .count()
 }
 
+/// The log is for a person who looks at a terminal.
+static AT_TERMINAL: AtomicBool = AtomicBool::new(false);
+
+/// The terminal's last line is one that is written over.
+static PROGRESS: AtomicBool = AtomicBool::new(false);
+
+/// Shows how far something is, in a line that the next one is written over. False where that cannot be, because nobody
+/// looks: then it is for the log.
+pub fn progress(text: &str) -> bool {
+    use std::io::Write as _;
+    if !AT_TERMINAL.load(Ordering::Relaxed) {
+        return false;
+    }
+    PROGRESS.store(true, Ordering::Relaxed);
+    let mut harmless = String::new();
+    let _ = write_harmless(&mut harmless, text);
+    let mut out = std::io::stderr().lock();
+    let _ = write!(out, "\r\x1b[K{harmless}").and_then(|()| out.flush());
+    true
+}
+
 /// Starts logging for the whole process; a second call changes nothing.
 ///
 /// Nothing that happens to the log later ends the program: a closed stderr or a full disk lose lines, no more.
@@ -196,11 +218,17 @@ pub fn start(options: &LogOptions) -> Result<(), FileError> {
                 })?;
             tracing::subscriber::set_global_default(subscriber(options, false, Mutex::new(file)))
         }
-        None => tracing::subscriber::set_global_default(subscriber(
-            options,
-            wants_colour(),
-            std::io::stderr,
-        )),
+        None => {
+            let is_seen = std::io::stderr().is_terminal()
+                && options.format == LogFormat::Text
+                && options.level <= LogLevel::Info;
+            AT_TERMINAL.store(is_seen, Ordering::Relaxed);
+            tracing::subscriber::set_global_default(subscriber(
+                options,
+                wants_colour(),
+                std::io::stderr,
+            ))
+        }
     };
     // Only tests start it twice.
     drop(started);
@@ -255,6 +283,9 @@ where
         let level = *event.metadata().level();
         match self.format {
             LogFormat::Text => {
+                if PROGRESS.swap(false, Ordering::Relaxed) {
+                    writer.write_str("\r\x1b[K")?;
+                }
                 let time = now.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
                 self.text(&mut writer, &time, level, &said)
             }

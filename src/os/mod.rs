@@ -2,6 +2,7 @@
 
 pub mod appear;
 pub mod files;
+pub mod folder_watch;
 pub mod hang_up;
 pub mod host;
 pub mod limits;

@@ -21,11 +21,13 @@ pub struct Lookup {
 
 #[derive(Debug, Error)]
 pub enum ProfileError {
-    #[error("there is no profile {name:?} in {}{}; create it with `{}`", ipython_dir.display(), nearest(.existing), create_command(.name))]
+    #[error("there is no profile {name:?} in {}{}{}; create it with `{}`", ipython_dir.display(), nearest(.near), listed(.existing), create_command(.name))]
     NoSuchProfile {
         name: String,
         ipython_dir: PathBuf,
         /// The most similar names that exist.
+        near: Vec<String>,
+        /// All that exist.
         existing: Vec<String>,
     },
     #[error("there is no profile folder {}; create it with `ipcluster profile create --profile-dir={}`", .0.display(), .0.display())]
@@ -58,6 +60,16 @@ fn nearest(existing: &[String]) -> String {
                 .join(" or ")
         ),
     }
+}
+
+fn listed(existing: &[String]) -> String {
+    const SHOWN: usize = 12;
+    if existing.is_empty() {
+        return String::new();
+    }
+    let shown = existing[..existing.len().min(SHOWN)].join(", ");
+    let more = if existing.len() > SHOWN { ", …" } else { "" };
+    format!("; there are: {shown}{more}")
 }
 
 fn create_command(name: &str) -> String {
@@ -246,7 +258,8 @@ impl Lookup {
             .filter_map(|profile| profile.name().map(str::to_owned))
             .collect();
         ProfileError::NoSuchProfile {
-            existing: similar(&name, existing),
+            near: similar(&name, existing.clone()),
+            existing,
             name,
             ipython_dir,
         }
