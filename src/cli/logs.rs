@@ -136,12 +136,12 @@ fn choose(setup: &Setup, args: &LogsArgs) -> Result<Vec<LogFile>, Failure> {
     }
     let known: Vec<String> = known.iter().map(ToString::to_string).collect();
     let known = if known.is_empty() {
-        "no engine".to_owned()
+        "none".to_owned()
     } else {
-        format!("engines {}", known.join(", "))
+        known.join(", ")
     };
     Err(Failure::failed(format!(
-        "no log in {} tells of engine {id}, but of {known}; engines on other machines may write their logs there",
+        "no log in {} is of engine {id}; there are logs of: {known}; engines elsewhere may write theirs there",
         folder.display()
     )))
 }

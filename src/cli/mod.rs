@@ -7,6 +7,7 @@ mod clean;
 mod controller;
 mod database;
 mod db;
+mod doctor;
 mod engine;
 mod engines;
 mod launch_args;
@@ -72,6 +73,8 @@ enum Verb {
     Logs(logs::LogsArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
+    /// Look for what would keep a cluster from working, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Look into the records of tasks and results, and drop them
     Db(db::DbArgs),
     /// Make, list, show and check profiles
@@ -119,6 +122,7 @@ impl Verb {
             Self::Status(args) => status::run(&args, rewritten),
             Self::Logs(args) => logs::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
+            Self::Doctor(args) => doctor::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),

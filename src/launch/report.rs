@@ -50,6 +50,8 @@ pub enum Report {
     EngineLeft {
         engine: EngineId,
         count: usize,
+        /// It was asked to.
+        wanted: bool,
     },
     EngineEnded {
         engine: Option<EngineId>,
@@ -135,7 +137,7 @@ impl Report {
                 Some(_) => Severity::Warning,
                 None => Severity::Error,
             },
-            Self::EngineLeft { .. }
+            Self::EngineLeft { wanted: false, .. }
             | Self::EngineEnded { .. }
             | Self::EnginesLost { .. }
             | Self::TooSlow { .. }
@@ -199,7 +201,7 @@ impl fmt::Display for Report {
             Self::EngineCame { engine, count } => {
                 write!(f, "engine {engine} has come: {count} in all")
             }
-            Self::EngineLeft { engine, count } => {
+            Self::EngineLeft { engine, count, .. } => {
                 write!(f, "engine {engine} has left: {count} remain")
             }
             Self::EngineEnded {
@@ -237,8 +239,7 @@ impl fmt::Display for Report {
             }
             Self::Growing { count, waiting } => write!(
                 f,
-                "{waiting} tasks wait and no engine is idle: starting {} more",
-                engines(*count)
+                "{waiting} tasks wait and no engine is idle: starting {count} more"
             ),
             Self::Retiring(ids) => {
                 let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();

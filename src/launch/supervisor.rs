@@ -236,6 +236,8 @@ pub struct Supervisor {
     /// Engines that were there before.
     others: BTreeSet<EngineId>,
     restarting: Option<Restarting>,
+    /// Engines that were asked to end.
+    retiring: BTreeSet<EngineId>,
     elastic: Option<Elastic>,
 }
 
@@ -262,6 +264,7 @@ impl Supervisor {
             registered: BTreeSet::new(),
             others: BTreeSet::new(),
             restarting: None,
+            retiring: BTreeSet::new(),
             elastic,
         }
     }
@@ -428,7 +431,12 @@ impl Supervisor {
             return;
         }
         let count = self.registered.len() + self.others.len();
-        out.push(Action::Report(Report::EngineLeft { engine, count }));
+        let wanted = self.retiring.remove(&engine) || self.restarting.is_some();
+        out.push(Action::Report(Report::EngineLeft {
+            engine,
+            count,
+            wanted,
+        }));
     }
 
     pub fn on_exited(

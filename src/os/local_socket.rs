@@ -82,9 +82,7 @@ mod tests {
                 continue;
             }
             // One that was left behind does no harm.
-            drop(std::os::unix::net::UnixListener::bind(
-                root.path().join("s"),
-            ));
+            std::fs::write(&path, "").unwrap();
             let listener = LocalListener::bind(&path).unwrap();
             let mut there = connect(&path).unwrap();
             let (mut here, _) = listener.socket().accept().unwrap();

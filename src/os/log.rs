@@ -201,6 +201,14 @@ pub fn progress(text: &str) -> bool {
     true
 }
 
+/// Takes the line of progress away, for what is written without the log.
+pub fn end_progress() {
+    use std::io::Write as _;
+    if PROGRESS.swap(false, Ordering::Relaxed) {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+}
+
 /// Starts logging for the whole process; a second call changes nothing.
 ///
 /// Nothing that happens to the log later ends the program: a closed stderr or a full disk lose lines, no more.

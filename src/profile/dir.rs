@@ -83,6 +83,11 @@ pub struct ProfileDir {
 }
 
 impl ProfileDir {
+    /// A folder as it is, whether it is there or not: nothing is made.
+    pub fn at(location: PathBuf) -> Self {
+        Self { location }
+    }
+
     /// The folder of a profile that must exist.
     pub fn find(lookup: &Lookup) -> Result<Self, ProfileError> {
         let location = lookup.location()?;

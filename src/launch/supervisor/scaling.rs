@@ -28,6 +28,7 @@ impl Supervisor {
             match order {
                 Order::Start(count) => self.grow(now, count, look.waiting, out),
                 Order::Retire(engines) => {
+                    self.retiring.extend(&engines);
                     out.push(Action::Report(Report::Retiring(engines.clone())));
                     out.push(Action::Retire(engines));
                 }
