@@ -13,6 +13,7 @@ use crate::cli::setup::Setup;
 use crate::cli::target::{hub, running, set_up_for_existing};
 use crate::hubclient::{EngineState, EngineStatus, HubClient, HubError, Notification, Status};
 use crate::launch::found::Found;
+use crate::os::process::wait_until_gone;
 use crate::protocol::{EngineId, Timestamp};
 
 #[derive(Args, Clone, Debug)]
@@ -60,17 +61,22 @@ pub(super) fn run(args: &StatusArgs, rewritten: Rewritten) -> Result<(), Failure
     let Some(interval) = args.watch else {
         return Ok(());
     };
+    let mut found = found;
     loop {
         match client.next_notification(Duration::from_secs_f64(interval))? {
             Some(Notification::Shutdown | Notification::Disconnected) => {
-                // Perhaps it was the network: the next look says so.
-                running(&setup)?;
+                // It ends, or the network is down: the next look says so.
+                let controller = found.controller();
+                wait_until_gone(controller.as_slice(), view.timeout);
             }
             Some(Notification::Registered(_) | Notification::Left(_)) | None => {}
         }
-        let found = running(&setup)?;
-        if !view.look(&found, &mut client)? {
-            return Ok(());
+        found = running(&setup)?;
+        match view.look(&found, &mut client) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            // It may have ended while it was asked.
+            Err(failure) => return running(&setup).and(Err(failure)),
         }
     }
 }
