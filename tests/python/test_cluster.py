@@ -605,6 +605,46 @@ def test_ipyparallel_sees_and_uses_a_cluster(clusters):
     clusters.assert_nothing_left()
 
 
+def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters):
+    import ipyparallel as ipp
+    from traitlets.config import Config
+
+    config = Config()
+    config.LocalControllerLauncher.controller_cmd = [BINARY, "controller"]
+    config.LocalEngineLauncher.engine_cmd = [BINARY, "engine"]
+    with pytest.MonkeyPatch.context() as environment:
+        # The launchers hand on what they have themselves.
+        for name in ("IPYTHONDIR", "VIRTUAL_ENV", "PYTHONPATH"):
+            environment.setenv(name, clusters.env[name])
+        cluster = ipp.Cluster(n=2, config=config, profile_dir=str(clusters.profile_dir), cluster_id="api")
+        with cluster as client:
+            client.wait_for_engines(2, timeout=PATIENCE, interactive=False)
+            assert client[:].apply_sync(lambda: 7) == [7, 7]
+            (listed,) = json.loads(clusters.ok("list", "-o", "json"))
+            assert (listed["state"], listed["n_engines"], listed["cluster_id"]) == ("running", 2, "api")
+            status = json.loads(clusters.ok("status", "--cluster-id=api", "-o", "json"))
+            assert status["controller"]["pid"] == listed["controller_pid"] == cluster.controller.pid
+            clusters.ok("restart", "1", "--cluster-id=api")
+            cluster.signal_engines_sync(signal.SIGINT)
+            assert client[:].apply_sync(lambda: 7) == [7, 7]
+    clusters.assert_nothing_left()
+
+
+def test_joblib_uses_a_cluster_by_its_file(clusters):
+    import ipyparallel as ipp
+    import joblib
+
+    clusters.ok("start", "-n", "2", "--daemonize")
+    cluster = ipp.Cluster.from_file(profile_dir=str(clusters.profile_dir))
+    ipp.register_joblib_backend()
+    with cluster.connect_client_sync() as client:
+        with joblib.parallel_backend("ipyparallel", view=client.load_balanced_view()):
+            found = joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(20))
+    assert found == [n**2 for n in range(20)]
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 @pytest.mark.parametrize("daemonize", [False, True])
 def test_ipyparallel_stops_a_cluster(clusters, daemonize):
     if daemonize:
