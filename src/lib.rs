@@ -24,7 +24,9 @@
 //! The supervisor holds one end of a pipe to each child (its lifeline): however it dies, they notice and end; through
 //! another pipe they tell what becomes of them. Kernels die with their engine. The controller's end is the cluster's
 //! end; engines that die are started again, a few times. With `--daemonize` a second process of the same command, the
-//! front, waits until the engines are registered. What runs is written into `security/cluster-[ID].json`, as
+//! front, waits until the engines are registered. Other commands ask the supervisor through a socket in `pid/` (to start
+//! again), and the hub and engines by messages (how they are, to end). With `--min` and `--max` it also looks at the hub's
+//! queue and starts and ends sets of engines. What runs is written into `security/cluster-[ID].json`, as
 //! ipyparallel's own programs read and write it, and with start times into `pid/`.
 //!
 //! # Rooms, and who may import whom

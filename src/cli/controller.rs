@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
+use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
@@ -550,48 +551,5 @@ fn scheme_name(scheme: Scheme) -> String {
     match serde_json::to_value(scheme) {
         Ok(Value::String(name)) => name,
         _ => "leastload".to_owned(),
-    }
-}
-
-/// Connection files that go when the controller goes, unless they are to be reused.
-struct WrittenFiles {
-    files: Option<ConnectionFiles>,
-    /// Which engines there are.
-    engine_state: Option<PathBuf>,
-}
-
-impl WrittenFiles {
-    fn write(
-        files: &ConnectionFiles,
-        client: &ClientFile,
-        engine: &EngineFile,
-        keep: bool,
-    ) -> Result<Self, Failure> {
-        files.write(client, engine)?;
-        let shown: PathBuf = files.client.clone();
-        tracing::debug!(
-            "connection files: {} and {}",
-            shown.display(),
-            files.engine.display()
-        );
-        Ok(Self {
-            files: (!keep).then(|| files.clone()),
-            engine_state: None,
-        })
-    }
-}
-
-impl Drop for WrittenFiles {
-    fn drop(&mut self) {
-        if let Some(files) = self.files.take()
-            && let Err(error) = files.remove()
-        {
-            tracing::warn!("{error}");
-        }
-        if let Some(path) = self.engine_state.take()
-            && let Err(error) = files::remove_if_there(&path)
-        {
-            tracing::warn!("{error}");
-        }
     }
 }

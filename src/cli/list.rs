@@ -1,6 +1,7 @@
 //! `ipcluster list`. Where nobody looks (a pipe), text has ipyparallel's columns, which scripts parse, and JSON has all
 //! that ipyparallel's has.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::SystemTime;
@@ -224,10 +225,11 @@ fn as_text(rows: &[Row]) -> String {
             Condition::ControllerLost | Condition::Stale => "False",
         };
         let (profile, id) = (&row.profile, shown_id(&row.cluster_id));
-        text.push_str(&format!(
-            "{profile:16} {id:32} {running:7} {:7} {}\n",
+        let _ = writeln!(
+            text,
+            "{profile:16} {id:32} {running:7} {:7} {}",
             row.engines, row.launcher
-        ));
+        );
     }
     text
 }

@@ -24,6 +24,7 @@ mod status;
 mod stop;
 mod supervise;
 mod target;
+mod written_files;
 
 use std::ffi::OsString;
 use std::path::Path;

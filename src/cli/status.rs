@@ -1,5 +1,6 @@
 //! `ipcluster status`: the controller, its engines, queues and database at a glance, as the hub tells of them.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ impl View<'_> {
         let (count, busy, starting) = (status.engines.len(), busy.count(), starting.count());
         let mut engines = format!("{count}, {busy} at work");
         if starting > 0 {
-            engines += &format!(", {starting} starting");
+            let _ = write!(engines, ", {starting} starting");
         }
         let queued: u64 = status.engines.values().map(EngineStatus::queued).sum();
         let mut lines = vec![
@@ -272,11 +273,11 @@ fn database_line(database: Option<&Map<String, Value>>, status: &Status) -> Stri
     );
     let lost = number("lost");
     if lost > 0 {
-        line += &format!(", {lost} lost");
+        let _ = write!(line, ", {lost} lost");
     }
     if let Some(fault) = &status.database_fault {
         let of = |name: &str| fault.get(name).and_then(Value::as_str).unwrap_or("?");
-        line += &format!("; FAULT since {}: {}", of("since"), of("error"));
+        let _ = write!(line, "; FAULT since {}: {}", of("since"), of("error"));
     }
     line
 }

@@ -256,7 +256,7 @@ pub(super) fn launcher_of(setup: &Setup) -> &'static str {
 /// How many engines are wanted.
 pub(super) fn engine_count(setup: &Setup) -> u32 {
     let cluster = &setup.settings.cluster;
-    let least = cluster.min.or(cluster.max.map(|_| 1));
+    let least = cluster.min.or_else(|| cluster.max.map(|_| 1));
     cluster.n.or(least).unwrap_or_else(processors)
 }
 

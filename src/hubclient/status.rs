@@ -115,7 +115,11 @@ impl HubClient {
         let known = self.request("connection_request", json!({}), timeout)?;
         let known: Connection =
             serde_json::from_value(known).map_err(|error| self.malformed(error))?;
-        let queues = self.request("queue_request", json!({ "targets": null, "verbose": false }), timeout)?;
+        let queues = self.request(
+            "queue_request",
+            json!({ "targets": null, "verbose": false }),
+            timeout,
+        )?;
         let engines = known.engines.into_iter().map(|(id, uuid)| {
             let queue: Queue = serde_json::from_value(queues[&id].clone()).unwrap_or_default();
             let id = id.parse().map(EngineId);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use thiserror::Error;
-use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::background::{Link, Told};
@@ -22,9 +21,9 @@ use super::ssh::hosts::Host;
 use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
+use super::wishes::{Wish, Wishes};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::hubclient::{EngineState, Status};
-use crate::os::hang_up::HangUp;
 use crate::os::log;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::ProfileDir;
@@ -550,41 +549,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What people and other programs want of this process.
-enum Wish {
-    Stop(StopReason),
-    Relay(Signal),
-}
-
-struct Wishes {
-    interrupt: Signals,
-    terminate: Signals,
-    hang_up: HangUp,
-    user1: Signals,
-    user2: Signals,
-}
-
-impl Wishes {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: HangUp::new()?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop(StopReason::Interrupted),
-            _ = self.terminate.recv() => Wish::Stop(StopReason::Terminated),
-            () = self.hang_up.recv() => Wish::Stop(StopReason::HungUp),
-            _ = self.user1.recv() => Wish::Relay(Signal::SIGUSR1),
-            _ = self.user2.recv() => Wish::Relay(Signal::SIGUSR2),
-        }
     }
 }

@@ -9,6 +9,7 @@
 //! | `local` | processes of this machine, and those that mpiexec starts |
 //! | `ssh` | engines on other machines |
 //! | `batch` | jobs of batch systems |
+//! | `wishes` | signals to the supervisor |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
 //! | `watch`, `look` | threads that listen to the hub, and look at its queue |
@@ -40,6 +41,7 @@ pub mod stop;
 pub mod supervisor;
 mod tail;
 mod watch;
+mod wishes;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -77,7 +77,7 @@ pub(super) fn profile(profile: &ProfileDir, exists: bool) -> Vec<Finding> {
 
 fn existing_above(path: &Path) -> PathBuf {
     let mut above = path.ancestors().filter(|folder| folder.is_dir());
-    above.next().unwrap_or(Path::new("/")).to_owned()
+    above.next().unwrap_or_else(|| Path::new("/")).to_owned()
 }
 
 /// How far the file's time is from that of this machine: from below zero, ahead of it.

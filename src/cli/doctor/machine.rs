@@ -42,7 +42,7 @@ pub(super) fn program() -> Finding {
         format!("{found}; on PATH, {}", others.join(", ")),
         format!(
             "if that is not what you want, put {} first on PATH, and link the other names to it",
-            this.parent().unwrap_or(Path::new("/")).display()
+            this.parent().unwrap_or_else(|| Path::new("/")).display()
         ),
     )
 }

@@ -6,6 +6,8 @@ mod launcher;
 mod machine;
 mod python;
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -87,7 +89,7 @@ impl Finding {
         };
         let mut text = format!("{level}  {:10}  {}\n", self.check, self.found);
         if let Some(remedy) = &self.remedy {
-            text.push_str(&format!("{:21}-> {remedy}\n", ""));
+            let _ = writeln!(text, "{:21}-> {remedy}", "");
         }
         text
     }
