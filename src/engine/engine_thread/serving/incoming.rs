@@ -129,8 +129,7 @@ impl Serving {
     /// tasks that are on their way to it go back, since none of them runs.
     pub(super) fn shut_down(&mut self, request: &Request) {
         let asked: Value = serde_json::from_slice(&request.content).unwrap_or_default();
-        let if_idle = asked["if_idle"] == true;
-        if if_idle {
+        if asked["if_idle"] == true {
             self.receive_all_of_shell();
             if self.is_busy() {
                 let error = RemoteError::new("EngineBusy", "the engine has work to do");
@@ -147,11 +146,9 @@ impl Serving {
             return self.send_reply(request, "shutdown_reply", error.to_content());
         }
         let content = json!({ "status": "ok", "restart": asked["restart"] });
-        self.send_reply(request, "shutdown_reply", content.clone());
-        // The hub takes this for the engine's end, and what is on its way for lost.
-        if !if_idle {
-            self.publish("shutdown_reply", &request.header, content);
-        }
+        // Not on iopub as well, as ipykernel does: the hub would take it for the engine's end, and tasks that have not begun
+        // for lost. The farewell says better what becomes of them.
+        self.send_reply(request, "shutdown_reply", content);
         self.stop();
     }
 
