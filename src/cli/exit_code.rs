@@ -66,7 +66,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message {
             // Where stderr is closed, the exit code has to do.
-            crate::os::log::end_progress();
+            crate::os::progress::end();
             let _ = writeln!(std::io::stderr(), "ipcluster: {message}");
         }
         ExitCode::from(self.code)

@@ -141,6 +141,7 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
             argv,
             environment: Vec::new(),
             engines: None,
+            machine: None,
             connection: None,
         });
     }
@@ -358,6 +359,7 @@ fn job(
         argv,
         environment,
         engines: None,
+        machine: None,
         connection: None,
     })
 }

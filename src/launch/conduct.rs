@@ -24,8 +24,8 @@ use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::hubclient::{EngineState, Status};
-use crate::os::log;
 use crate::os::process::{ProcessRef, wait_until_gone};
+use crate::os::progress;
 use crate::profile::ProfileDir;
 use crate::profile::connection::{ConnectionFiles, EngineFile};
 use crate::protocol::{ClusterId, EngineId};
@@ -432,6 +432,7 @@ impl Conductor {
         job.argv
             .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
         job.engines = Some(self.supervisor.engines_of(set));
+        job.machine = self.supervisor.machine_of(set);
         let elsewhere = matches!(self.cluster.engines_by, EnginesBy::Ssh(_));
         if self.cluster.send_connection_info || elsewhere {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
@@ -531,7 +532,7 @@ fn refusal(why: &str) -> Told {
 
 /// To the terminal, or into the log.
 pub fn say_progress(text: &str) {
-    if !log::progress(text) {
+    if !progress::show(text) {
         tracing::info!("{text}");
     }
 }

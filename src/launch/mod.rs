@@ -75,6 +75,8 @@ pub struct Job {
     pub environment: Vec<(OsString, OsString)>,
     /// Engines that are to be run; nothing for a controller.
     pub engines: Option<u32>,
+    /// Where, of the launcher's machines, if it has some.
+    pub machine: Option<usize>,
     /// The content of the engines' connection file. It holds the key, so it is never part of an argument list, nor of
     /// anything else that others can read.
     pub connection: Option<String>,

@@ -48,6 +48,8 @@ struct Set {
     restart_at: Option<Instant>,
     /// When it was started.
     began: Option<Instant>,
+    /// Where it is started, of the plan's machines.
+    machine: Option<usize>,
     /// Its end is followed by another start, as somebody wants it.
     again: bool,
     /// It was told to end while it waited in a queue.
@@ -100,10 +102,12 @@ pub struct Supervisor {
 
 impl Supervisor {
     pub fn new(plan: Plan, now: Instant) -> Self {
-        let sets = (0..).map(SetNo).zip(&plan.sets);
-        let sets = sets.map(|(number, engines)| {
+        let has_machines = !plan.machines.is_empty();
+        let sets = (0..).map(SetNo).zip(plan.sets.iter().enumerate());
+        let sets = sets.map(|(number, (place, engines))| {
             let set = Set {
                 engines: *engines,
+                machine: has_machines.then_some(place),
                 ..Set::default()
             };
             (number, set)
@@ -145,6 +149,11 @@ impl Supervisor {
     /// Engines that this supervisor is to start.
     fn wanted(&self) -> u32 {
         self.sets.values().map(|set| set.engines).sum()
+    }
+
+    /// The machine on which a set is to be started, by its place in the plan.
+    pub fn machine_of(&self, number: SetNo) -> Option<usize> {
+        self.sets.get(&number)?.machine
     }
 
     /// Of one set.

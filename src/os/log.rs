@@ -12,7 +12,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -25,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::files::FileError;
 use super::process::is_pid_alive;
+use super::progress;
 
 /// How much is logged: the levels of Python's `logging`, of which each shows itself and those after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,35 +180,6 @@ pub fn clean(log_folder: &Path, program: &str, cluster_id: &str) -> usize {
         .count()
 }
 
-/// The log is for a person who looks at a terminal.
-static AT_TERMINAL: AtomicBool = AtomicBool::new(false);
-
-/// The terminal's last line is one that is written over.
-static PROGRESS: AtomicBool = AtomicBool::new(false);
-
-/// Shows how far something is, in a line that the next one is written over. False where that cannot be, because nobody
-/// looks: then it is for the log.
-pub fn progress(text: &str) -> bool {
-    use std::io::Write as _;
-    if !AT_TERMINAL.load(Ordering::Relaxed) {
-        return false;
-    }
-    PROGRESS.store(true, Ordering::Relaxed);
-    let mut harmless = String::new();
-    let _ = write_harmless(&mut harmless, text);
-    let mut out = std::io::stderr().lock();
-    let _ = write!(out, "\r\x1b[K{harmless}").and_then(|()| out.flush());
-    true
-}
-
-/// Takes the line of progress away, for what is written without the log.
-pub fn end_progress() {
-    use std::io::Write as _;
-    if PROGRESS.swap(false, Ordering::Relaxed) {
-        let _ = write!(std::io::stderr(), "\r\x1b[K");
-    }
-}
-
 /// Starts logging for the whole process; a second call changes nothing.
 ///
 /// Nothing that happens to the log later ends the program: a closed stderr or a full disk lose lines, no more.
@@ -230,7 +201,7 @@ pub fn start(options: &LogOptions) -> Result<(), FileError> {
             let is_seen = std::io::stderr().is_terminal()
                 && options.format == LogFormat::Text
                 && options.level <= LogLevel::Info;
-            AT_TERMINAL.store(is_seen, Ordering::Relaxed);
+            progress::set_seen(is_seen);
             tracing::subscriber::set_global_default(subscriber(
                 options,
                 wants_colour(),
@@ -291,8 +262,8 @@ where
         let level = *event.metadata().level();
         match self.format {
             LogFormat::Text => {
-                if PROGRESS.swap(false, Ordering::Relaxed) {
-                    writer.write_str("\r\x1b[K")?;
+                if progress::take() {
+                    writer.write_str(progress::CLEAR)?;
                 }
                 let time = now.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
                 self.text(&mut writer, &time, level, &said)

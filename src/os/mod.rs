@@ -12,6 +12,7 @@ pub mod log;
 pub mod memory;
 pub mod ports;
 pub mod process;
+pub mod progress;
 pub mod python;
 pub mod session;
 pub mod user;

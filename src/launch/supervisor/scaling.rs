@@ -26,7 +26,7 @@ impl Supervisor {
         elastic.on_look(now, look, &pending, &mut orders);
         for order in orders {
             match order {
-                Order::Start(count) => self.grow(now, count, look.waiting, out),
+                Order::Start(count) => self.grow(now, count, look, out),
                 Order::Retire(engines) => {
                     self.retiring.extend(&engines);
                     out.push(Action::Report(Report::Retiring(engines.clone())));
@@ -65,22 +65,17 @@ impl Supervisor {
     }
 
     /// Starts as many more, where there is room.
-    fn grow(&mut self, now: Instant, count: u32, waiting: u64, out: &mut Vec<Action>) {
+    fn grow(&mut self, now: Instant, count: u32, look: &Look, out: &mut Vec<Action>) {
         let mut left = count;
         let mut starting = Vec::new();
         if self.plan.machines.is_empty() {
-            let number = self.sets.keys().next_back().map_or(0, |last| last.0 + 1);
-            starting.push((SetNo(number), left));
+            starting.push((None, left));
             left = 0;
         }
-        for (number, room) in (0..).map(SetNo).zip(&self.plan.machines) {
-            let set = self.sets.get(&number);
-            let is_free = set.is_none_or(|set| {
-                set.process == Process::Absent && set.restart_at.is_none() && !set.again
-            });
-            let engines = left.min(*room);
-            if is_free && engines > 0 {
-                starting.push((number, engines));
+        for (machine, room) in self.plan.machines.iter().enumerate() {
+            let engines = room.saturating_sub(self.occupied(machine, look)).min(left);
+            if engines > 0 {
+                starting.push((Some(machine), engines));
                 left -= engines;
             }
         }
@@ -89,16 +84,32 @@ impl Supervisor {
         }
         out.push(Action::Report(Report::Growing {
             count: count - left,
-            waiting,
+            waiting: look.waiting,
         }));
-        for (number, engines) in starting {
+        for (machine, engines) in starting {
+            let number = SetNo(self.sets.keys().next_back().map_or(0, |last| last.0 + 1));
             let set = Set {
                 engines,
+                machine,
                 ..Set::default()
             };
             self.sets.insert(number, set);
             self.spawn(now, Member::Engines(number), out);
         }
+    }
+
+    /// Engines that a machine has, those that are on their way included.
+    fn occupied(&self, machine: usize, look: &Look) -> u32 {
+        let sets = self.sets.iter();
+        sets.filter(|(_, set)| set.machine == Some(machine) && set.process != Process::Absent)
+            .map(|(number, set)| {
+                let engines = look.engines.iter();
+                let there = engines.filter(|engine| engine.set == Some(*number)).count();
+                let gone = set.seen.len().saturating_sub(there);
+                set.engines
+                    .saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX))
+            })
+            .sum()
     }
 
     /// A set of an elastic cluster has ended: by and by its engines were asked to, or they died.

@@ -150,15 +150,31 @@ fn idle_engines_of_an_elastic_cluster_are_asked_to_end() {
 #[test]
 fn machines_are_filled_one_after_the_other() {
     let mut world = World::elastic(vec![2, 2]);
-    assert_eq!(world.supervisor.engines_of(SetNo(0)), 1);
     world.look(9, &[(0, 1)]);
-    // The first runs already, though with one engine only.
-    assert_eq!(world.look(9, &[(0, 1)]), [Action::Spawn(MORE_ENGINES)]);
-    assert_eq!(world.supervisor.engines_of(SetNo(1)), 2);
-    world.started(MORE_ENGINES);
+    // Two sets are there, one of them empty: these are the third and the fourth.
+    let (third, fourth) = (SetNo(2), SetNo(3));
+    let spawned = [third, fourth].map(|set| Action::Spawn(Member::Engines(set)));
+    assert_eq!(world.look(9, &[(0, 1)]), spawned);
+    let places = [SetNo(0), third, fourth].map(|set| {
+        let (machine, engines) = (
+            world.supervisor.machine_of(set),
+            world.supervisor.engines_of(set),
+        );
+        (machine.unwrap(), engines)
+    });
+    assert_eq!(places, [(0, 1), (0, 1), (1, 2)]);
+    for set in [third, fourth] {
+        world.started(Member::Engines(set));
+    }
     world.take();
-    assert_eq!(world.look(9, &[(0, 1), (1, 1), (1, 1)]), []);
-    assert_eq!(world.look(9, &[(0, 1), (1, 1), (1, 1)]), [], "no room");
+    // One engine of the second machine has gone; its set goes on with the other.
+    let all = [(0, 1), (2, 1), (3, 1), (3, 1)];
+    assert_eq!(world.look(9, &all), []);
+    for _ in 0..5 {
+        world.look(9, &all[..3]);
+    }
+    assert_eq!(world.supervisor.machine_of(SetNo(4)), Some(1));
+    assert_eq!(world.supervisor.engines_of(SetNo(4)), 1);
 }
 
 #[test]
