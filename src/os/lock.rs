@@ -70,7 +70,11 @@ impl FileLock {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
                     .and_then(|()| file.write_all(pid.as_bytes()))
-                    .map_err(failed)?;
+                    .map_err(|source| {
+                        // While it is held. On a full disk it would stay behind empty.
+                        let _ = std::fs::remove_file(path);
+                        failed(source)
+                    })?;
                 Ok(file)
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {

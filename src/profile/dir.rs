@@ -123,9 +123,18 @@ impl ProfileDir {
     fn create_at(location: PathBuf, template: &Template) -> Result<(Self, bool), ProfileError> {
         let is_new = files::create_folder(&location)?;
         let dir = Self { location };
-        dir.create_folders()?;
-        if is_new {
-            dir.write_files(template, false)?;
+        let made = dir.create_folders().and_then(|()| {
+            if is_new {
+                dir.write_files(template, false)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = made {
+            // Half a profile would be taken for a whole one later.
+            if is_new {
+                let _ = std::fs::remove_dir_all(&dir.location);
+            }
+            return Err(error.into());
         }
         Ok((dir, is_new))
     }

@@ -522,3 +522,27 @@ def test_a_read_only_profile_folder_is_named(clusters):
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
         clusters.env["IPYTHONDIR"] = str(clusters.folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_full_disk_is_named_and_nothing_is_left_half_started(clusters):
+    folder = clusters.folder / "full"
+    folder.mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(folder)]
+    if subprocess.run(small, capture_output=True).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    try:
+        clusters.env["IPYTHONDIR"] = str(folder)
+        clusters.ok("profile", "create", "default")
+        with (folder / "fill").open("wb", buffering=0) as fill, pytest.raises(OSError):
+            while True:
+                fill.write(b"x" * 1024)
+        for arguments in (["start", "-n", "1"], ["start", "-n", "1", "--daemonize"], ["controller"], ["start", "--profile=x"]):
+            done = clusters.run(*arguments)
+            assert done.returncode == 1 and "the disk is full" in done.stdout, done.stdout
+        left = [path.name for path in folder.rglob("*") if path.is_file()]
+        assert not [name for name in left if name.endswith((".json", ".lock", ".sock"))], left
+        assert not (folder / "profile_x").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        clusters.env["IPYTHONDIR"] = str(clusters.folder)
