@@ -153,6 +153,7 @@ fn wish(run_path: &std::path::Path, wish: Wish) -> Result<(), Failure> {
 /// Each of these engines ends its kernel and comes back with a fresh one, under its id.
 fn kernels(setup: &Setup, ids: &BTreeSet<EngineId>, timeout: Duration) -> Result<(), Failure> {
     let mut hub = hub(setup)?;
+    let before: BTreeSet<EngineId> = hub.engines(timeout)?.into_iter().collect();
     let engines = engines_of(&mut hub, ids)?;
     // One of ipyparallel would end and not come back.
     if let Some((id, _)) = engines.iter().find(|(_, engine)| engine.pid.is_none()) {
@@ -165,7 +166,8 @@ fn kernels(setup: &Setup, ids: &BTreeSet<EngineId>, timeout: Duration) -> Result
     shut_down(&mut hub, &engines, ShutDown::AndComeBack)?;
     let mut gone = BTreeSet::new();
     let mut back = BTreeSet::new();
-    while back.len() < ids.len() {
+    let mut elsewhere = BTreeSet::new();
+    while back.len() + elsewhere.len() < ids.len() {
         let left = deadline.saturating_duration_since(Instant::now());
         match hub.next_notification(left)? {
             Some(Notification::Left(id)) if ids.contains(&id) => {
@@ -174,6 +176,11 @@ fn kernels(setup: &Setup, ids: &BTreeSet<EngineId>, timeout: Duration) -> Result
             Some(Notification::Registered(id)) if gone.contains(&id) => {
                 tracing::info!("engine {id} is there again");
                 back.insert(id);
+            }
+            // Somebody else may have got its id meanwhile.
+            Some(Notification::Registered(id)) if !gone.is_empty() && !before.contains(&id) => {
+                tracing::info!("an engine is there again, as engine {id}");
+                elsewhere.insert(id);
             }
             Some(Notification::Shutdown | Notification::Disconnected) => {
                 return Err(Failure::failed("the controller has ended meanwhile"));

@@ -95,7 +95,14 @@ pub(super) fn what_runs(ipython_dir: &Path) -> String {
 /// A connection to the cluster's hub. Whether it answers shows the first question.
 pub(super) fn hub(setup: &Setup) -> Result<HubClient, Failure> {
     let files = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id);
-    Ok(HubClient::connect(ClientFile::read(&files.client)?)?)
+    let file = ClientFile::read(&files.client)?;
+    let found = Found::of(&setup.profile, &setup.cluster_id);
+    // One of this machine is reached whatever its name is to others.
+    let file = match found.controller() {
+        Some(_) => file.on_this_machine(),
+        None => file,
+    };
+    Ok(HubClient::connect(file)?)
 }
 
 /// How long a hub and engines have to answer.
