@@ -78,7 +78,10 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     Asked,
-    /// Every engine is gone, and at least one of them not because it was asked.
+    /// Every engine is gone, and those that were not asked left as the [restart policy](super::RestartPolicy) wants it:
+    /// none of them is to be started again by anybody.
+    KernelsDied(String),
+    /// Every engine is gone, and at least one of them for a reason that is not its kernel's.
     Failed(String),
 }
 
@@ -117,7 +120,8 @@ pub struct EngineHost {
     tidings: Option<UnboundedSender<Tidings>>,
     /// Warnings that were given.
     warned_of: HashSet<String>,
-    failure: Option<String>,
+    /// How it would end if the engines that are left were asked to stop.
+    outcome: Ended,
     stopping: bool,
 }
 
@@ -184,7 +188,7 @@ impl EngineHost {
             processors: available_processors(),
             tidings: None,
             warned_of: HashSet::new(),
-            failure: None,
+            outcome: Ended::Asked,
             stopping: false,
         })
     }
@@ -214,9 +218,10 @@ impl EngineHost {
             let (_, _) = server.end().await;
         }
         result?;
-        Ok(match self.failure {
-            Some(why) if !self.stopping => Ended::Failed(why),
-            _ => Ended::Asked,
+        Ok(if self.stopping {
+            Ended::Asked
+        } else {
+            self.outcome
         })
     }
 
@@ -346,11 +351,19 @@ impl EngineHost {
             |id| format!("engine {id}"),
         );
         let mode = self.config.restart.mode;
+        let is_of_kernel = matches!(
+            how,
+            Ending::KernelEnded {
+                was_ready: true,
+                ..
+            } | Ending::OutOfMemory { .. }
+        );
         let (why, comes_back) = match how {
             Ending::Asked => return tracing::info!("{name} has stopped"),
             Ending::Failed(why) => (why, false),
             Ending::OutOfMemory { how } => (how, true),
-            Ending::KernelEnded { how, ok } => (
+            Ending::ForkServerLost { how } => (how, mode != RestartMode::Never),
+            Ending::KernelEnded { how, ok, .. } => (
                 how,
                 mode == RestartMode::Always || (mode == RestartMode::OnFailure && !ok),
             ),
@@ -374,7 +387,12 @@ impl EngineHost {
                 "{name} has ended {limit} times within a minute: it is not started again"
             );
         }
-        self.failure = Some(format!("{name}: {why}"));
+        let why = format!("{name}: {why}");
+        match &self.outcome {
+            _ if !is_of_kernel => self.outcome = Ended::Failed(why),
+            Ended::Asked | Ended::KernelsDied(_) => self.outcome = Ended::KernelsDied(why),
+            Ended::Failed(_) => {}
+        }
         // The one that failed to register was to start the next.
         if engine.id.is_none() {
             self.started = self.config.count;
@@ -575,7 +593,7 @@ impl EngineHost {
             engine.pid = None;
             engine.mail.send(EngineMail::KernelExited {
                 status: None,
-                why: None,
+                why: Some(Killed::WithForkServer),
             });
         }
         Ok(())

@@ -69,10 +69,16 @@ pub(super) enum HostMail {
 pub(super) enum Ending {
     /// It was asked to.
     Asked,
-    /// Its kernel ended by itself; `ok`: with exit status 0.
-    KernelEnded { how: String, ok: bool },
+    /// Its kernel ended by itself; `ok`: with exit status 0; `was_ready`: it had been started.
+    KernelEnded {
+        how: String,
+        ok: bool,
+        was_ready: bool,
+    },
     /// Its kernel was killed because it used too much memory.
     OutOfMemory { how: String },
+    /// Its kernel died with the process that it was forked from, which is no doing of the user's code.
+    ForkServerLost { how: String },
     /// It could not go on.
     Failed(String),
 }
@@ -84,4 +90,6 @@ pub(super) enum Killed {
     OverLimit(String),
     /// By the system, as it seems.
     OutOfMemory,
+    /// Kernels die with the process that they were forked from.
+    WithForkServer,
 }

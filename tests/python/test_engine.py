@@ -13,7 +13,7 @@ import pytest
 from ipyparallel import error
 from programs import BINARY, GENEROUS, children, running_engines, wait_until
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, KERNELS_DIED = 1, 2, 13
 
 
 def get(result):
@@ -316,7 +316,7 @@ def test_the_last_engine_s_end_is_the_process_s(place):
     client = place.client(1)
     with pytest.raises(error.RemoteError, match="EngineError"):
         get(client[0].apply_async(os._exit, 3))
-    assert engines.wait() == FAILED
+    assert engines.wait() == KERNELS_DIED
 
 
 def test_kill_9_of_the_engine_process(place):

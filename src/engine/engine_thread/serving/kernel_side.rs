@@ -335,6 +335,9 @@ impl Serving {
             (Some(status), Some(Killed::OutOfMemory)) => {
                 format!("its kernel died: {status}, and this machine ran out of memory")
             }
+            (_, Some(Killed::WithForkServer)) => {
+                "its kernel died with the process that it was forked from".to_owned()
+            }
             (None, _) => "its kernel died".to_owned(),
         };
         let all = if self.kernel.ready {
@@ -344,7 +347,12 @@ impl Serving {
         };
         let ending = match why {
             Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: all },
-            _ => Ending::KernelEnded { how: all, ok },
+            Some(Killed::WithForkServer) => Ending::ForkServerLost { how: all },
+            _ => Ending::KernelEnded {
+                how: all,
+                ok,
+                was_ready: self.kernel.ready,
+            },
         };
         self.end(ending, &how);
     }
