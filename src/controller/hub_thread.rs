@@ -288,14 +288,14 @@ impl Desk {
                     engine,
                     id,
                     how,
-                    returned,
+                    farewell,
                 } => {
                     self.tell_all(&SchedulerMail::LetGo {
                         token,
                         engine,
                         id,
                         how,
-                        returned,
+                        farewell,
                     });
                 }
                 Action::Inspect { token, what } => {

@@ -70,8 +70,8 @@ pub(super) enum SchedulerMail {
         engine: EngineUuid,
         id: EngineId,
         how: String,
-        /// Tasks that the engine gave back.
-        returned: Vec<MsgId>,
+        /// The task queue has a last word of the engine to expect.
+        farewell: bool,
     },
     Inspect {
         token: Token,

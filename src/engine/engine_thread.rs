@@ -17,6 +17,7 @@ use super::replies::Identification;
 use super::sockets::{EngineSockets, Registrar};
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
+use crate::protocol::header::FAREWELL;
 use crate::protocol::{Composer, EngineId, EngineUuid, Header, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
 
@@ -41,6 +42,8 @@ pub(super) struct EngineThread {
 struct Registered {
     id: EngineId,
     heartbeat_period: Duration,
+    /// The task queue understands an engine's last word; ipyparallel's does not.
+    farewells: bool,
 }
 
 impl EngineThread {
@@ -109,7 +112,7 @@ impl EngineThread {
                     &self.uuid,
                     id,
                     "its kernel did not start",
-                    &[],
+                    false,
                 );
                 let _ = registrar.socket.send(&mut farewell);
                 return how;
@@ -119,15 +122,7 @@ impl EngineThread {
             uuid: self.uuid.clone(),
             id,
         };
-        Serving::new(
-            self,
-            who,
-            registered.heartbeat_period,
-            registrar,
-            sockets,
-            kernel,
-        )
-        .run()
+        Serving::new(self, who, &registered, registrar, sockets, kernel).run()
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
@@ -227,6 +222,8 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
         hb_period: Option<u64>,
         #[serde(default)]
         evalue: Option<String>,
+        #[serde(default)]
+        farewells: bool,
     }
     let content: Content =
         serde_json::from_slice(wire.content()).map_err(|error| format!("no answer: {error}"))?;
@@ -235,12 +232,14 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
             status,
             id: Some(id),
             hb_period,
+            farewells,
             ..
         } if status == "ok" => {
             let heartbeat_period = Duration::from_millis(hb_period.unwrap_or(3000));
             Ok(Registered {
                 id,
                 heartbeat_period,
+                farewells,
             })
         }
         Content { evalue, .. } => Err(evalue.unwrap_or_default()),
@@ -261,21 +260,30 @@ fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>)
         .collect()
 }
 
-/// Says good-bye to the hub. `returned` are tasks that the kernel never saw.
+/// Says good-bye to the hub. `farewell`: the task queue has been told as well.
 fn unregistration(
     composer: &mut Composer,
     uuid: &EngineUuid,
     id: EngineId,
     reason: &str,
-    returned: &[String],
+    farewell: bool,
 ) -> Vec<Frame> {
-    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "returned": returned });
+    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "farewell": farewell });
     let message = Outgoing::new("unregistration_request", content);
     composer
         .compose(&message, now())
         .into_iter()
         .map(Frame::from)
         .collect()
+}
+
+/// The last word to the task queue: what it has sent to this engine and has had no answer to was still on its way. It goes
+/// where the answers go, so that it comes after them.
+fn farewell(composer: &mut Composer) -> Vec<Frame> {
+    let parts = composer.compose(&Outgoing::new(FAREWELL, json!({})), now());
+    let address = Frame::from(requests::TASK_QUEUE);
+    let parts = parts.into_iter().map(Frame::from);
+    std::iter::once(address).chain(parts).collect()
 }
 
 fn now() -> Timestamp {

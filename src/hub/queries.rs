@@ -83,6 +83,7 @@ impl Hub {
             return Ok(());
         }
         let uuid = EngineUuid::from(uuid);
+        // `farewells` is ours: schedulers take a last word of an engine that leaves.
         match self.registry.register(now, &uuid, id) {
             Some(id) => {
                 out.push(Action::ExpectHeart(uuid.clone()));
@@ -92,6 +93,7 @@ impl Hub {
                     "id": id,
                     "hb_period": self.config.heartbeat_period_ms,
                     "connection_info": self.config.connection_info,
+                    "farewells": true,
                 });
                 reply(request, "registration_reply", content, out);
             }
@@ -104,7 +106,7 @@ impl Hub {
     }
 
     /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` and
-    /// `returned` are ours.
+    /// `farewell` are ours.
     fn unregistration(
         &mut self,
         now: Instant,
@@ -119,7 +121,7 @@ impl Hub {
             #[serde(default)]
             reason: Option<String>,
             #[serde(default)]
-            returned: Vec<MsgId>,
+            farewell: bool,
         }
         let content: Content = parse(request)?;
         // An id may have been given to another engine since; the uuid, where it is told, is not mistaken.
@@ -129,7 +131,7 @@ impl Hub {
             return Ok(());
         }
         let how = content.reason.as_deref().unwrap_or("it unregistered");
-        self.on_engine_gone(now, content.id, how, content.returned, out);
+        self.on_engine_gone(now, content.id, how, content.farewell, out);
         Ok(())
     }
 

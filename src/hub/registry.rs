@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use serde_json::json;
 
 use super::{Action, Event, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineId, EngineUuid, Identity};
 
 /// How long an engine that is ready waits for one with a lower id.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -179,7 +179,7 @@ impl Registry {
         now: Instant,
         id: EngineId,
         how: &str,
-        returned: Vec<MsgId>,
+        farewell: bool,
         (token, schedulers): (Token, usize),
         out: &mut Vec<Action>,
     ) {
@@ -213,7 +213,7 @@ impl Registry {
                 engine: uuid,
                 id,
                 how: how.to_owned(),
-                returned,
+                farewell,
             });
         }
         // It may have been the one that held others back.

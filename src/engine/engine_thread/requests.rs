@@ -9,7 +9,7 @@ use crate::protocol::{Header, Timestamp, Wire};
 use crate::transport::Frame;
 
 /// The routing id of the controller's task queue, where tasks can be given back.
-const TASK_QUEUE: &[u8] = b"task_out";
+pub(super) const TASK_QUEUE: &[u8] = b"task_out";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {

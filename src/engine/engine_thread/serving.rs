@@ -44,6 +44,8 @@ pub(super) struct Serving {
     config: Arc<Config>,
     who: Identification,
     heartbeat_period: Duration,
+    /// See [`Registered`].
+    farewells: bool,
     mailbox: Mailbox<EngineMail>,
     mail: Vec<EngineMail>,
     host: UnboundedSender<HostMail>,
@@ -104,7 +106,7 @@ impl Serving {
     pub(super) fn new(
         thread: EngineThread,
         who: Identification,
-        heartbeat_period: Duration,
+        registered: &Registered,
         registrar: Registrar,
         sockets: EngineSockets,
         kernel: KernelIo,
@@ -141,7 +143,8 @@ impl Serving {
             rank,
             config,
             who,
-            heartbeat_period,
+            heartbeat_period: registered.heartbeat_period,
+            farewells: registered.farewells,
             mailbox,
             mail,
             host,
@@ -321,6 +324,7 @@ impl Serving {
     }
 
     fn on_registered_again(&mut self, registered: &Registered) {
+        self.farewells = registered.farewells;
         if registered.id == self.who.id {
             tracing::info!("engine {}: registered again", self.who.id);
         } else {
