@@ -297,7 +297,8 @@ def test_a_task_behind_one_that_kills_the_only_engine_waits_for_the_next(place):
     place.engines(1)
     client = place.client(1)
     (kernel,) = kernel_pids(client)
-    running = client[0].execute("import time; time.sleep(1000)", block=False)
+    running = client[0].execute("import time; print('begun', flush=True); time.sleep(1000)", block=False)
+    wait_until(lambda: "begun" in running.stdout, "the request that runs")
     tasks = [client.load_balanced_view().apply_async(lambda n: n, n) for n in range(8)]
     wait_until(lambda: client.queue_status()[0]["tasks"] > 0, "a task's way to the engine")
     # Whether it lies there already or is on its way to it makes no difference.

@@ -206,6 +206,20 @@ def test_interrupt(kernel):
     assert kernel.finish(msg_id).error["ename"] == "KeyboardInterrupt"
 
 
+def test_the_traceback_of_an_interrupt_ends_at_the_user_s_line(kernel):
+    def f():
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            pass
+
+    error = kernel.apply(f).error
+    assert error["ename"] == "KeyboardInterrupt"
+    assert "ipcluster_kernel" not in "".join(error["traceback"])
+
+
 def test_interrupts_at_any_moment(kernel):
     """One reply per request, whenever the signal comes."""
     outcomes = set()
