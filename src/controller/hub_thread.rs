@@ -280,8 +280,16 @@ impl Desk {
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));
                 }
-                Action::TakeIn { token, engine } => {
-                    self.tell_all(&SchedulerMail::TakeIn { token, engine });
+                Action::TakeIn {
+                    token,
+                    engine,
+                    host,
+                } => {
+                    self.tell_all(&SchedulerMail::TakeIn {
+                        token,
+                        engine,
+                        host,
+                    });
                 }
                 Action::LetGo {
                     token,

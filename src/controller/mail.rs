@@ -64,6 +64,8 @@ pub(super) enum SchedulerMail {
     TakeIn {
         token: Token,
         engine: EngineUuid,
+        /// The process that takes broadcasts for the engine.
+        host: Option<Identity>,
     },
     LetGo {
         token: Token,

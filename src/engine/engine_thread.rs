@@ -1,6 +1,6 @@
 //! One engine: registration, then requests from the controller to the kernel and what comes back.
 
-mod requests;
+pub(super) mod requests;
 mod serving;
 
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,17 @@ pub(super) struct EngineThread {
     /// The id to ask for.
     wanted: Option<u32>,
     composer: Composer,
+    post: Option<EngineUuid>,
+}
+
+/// What all engines of a process are given.
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) context: Context,
+    pub(super) host: UnboundedSender<HostMail>,
+    pub(super) hearts: Sender<HeartMail>,
+    /// The routing id of the process, if it takes broadcasts for its engines.
+    pub(super) post: Option<EngineUuid>,
 }
 
 /// What the controller says to a registration.
@@ -50,12 +61,16 @@ impl EngineThread {
     pub(super) fn new(
         rank: Rank,
         wanted: Option<u32>,
-        config: Arc<Config>,
-        context: Context,
         mailbox: Mailbox<EngineMail>,
-        host: UnboundedSender<HostMail>,
-        hearts: Sender<HeartMail>,
+        shared: Shared,
     ) -> Self {
+        let Shared {
+            config,
+            context,
+            host,
+            hearts,
+            post,
+        } = shared;
         let uuid = EngineUuid::from(uuid::Uuid::new_v4().to_string());
         let signer = Signer::new(config.connection.common.key.as_bytes());
         let composer = Composer::new(uuid.as_str(), user::name(), std::process::id(), signer);
@@ -70,7 +85,12 @@ impl EngineThread {
             uuid,
             wanted,
             composer,
+            post,
         }
+    }
+
+    pub(super) fn uuid(&self) -> &EngineUuid {
+        &self.uuid
     }
 
     pub(super) fn run(self) {
@@ -126,7 +146,12 @@ impl EngineThread {
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
-        let mut frames = registration(&mut self.composer, &self.uuid, self.wanted);
+        let mut frames = registration(
+            &mut self.composer,
+            &self.uuid,
+            self.wanted,
+            self.post.as_ref(),
+        );
         registrar
             .send(&mut frames)
             .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
@@ -195,7 +220,8 @@ impl EngineThread {
                     EngineMail::Stop => return Err(Ending::Asked),
                     EngineMail::KernelExited { .. }
                     | EngineMail::ControllerLost
-                    | EngineMail::PingsMissed => {}
+                    | EngineMail::PingsMissed
+                    | EngineMail::Delivered(_) => {}
                 }
             }
             poller
@@ -247,10 +273,18 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
 }
 
 /// Asks the hub to be registered, under an id if it is free.
-fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>) -> Vec<Frame> {
+fn registration(
+    composer: &mut Composer,
+    uuid: &EngineUuid,
+    wanted: Option<u32>,
+    post: Option<&EngineUuid>,
+) -> Vec<Frame> {
     let mut content = json!({ "uuid": uuid });
     if let Some(id) = wanted {
         content["id"] = json!(id);
+    }
+    if let Some(post) = post {
+        content["host"] = json!(post);
     }
     let message = Outgoing::new("registration_request", content);
     composer

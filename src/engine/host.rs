@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::config::{Config, KernelProgram, OwnKernel, StartMethod};
-use super::engine_thread::EngineThread;
+use super::engine_thread::{EngineThread, Shared};
 use super::heart::{HeartMail, Hearts};
 use super::jupyter::{Bridge, BridgeMail, InterruptMode, KernelSpec};
 use super::kernel::fork_server::{ForkServer, ForkServerEvent};
@@ -28,11 +28,12 @@ use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
 use super::placement::{self, available_processors};
+use super::post::PostBox;
 use super::restarts::{RestartMode, Restarts};
 use super::starting::{LastWords, Late};
 use crate::os::python::Python;
 use crate::profile::connection::Channel;
-use crate::protocol::EngineId;
+use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{Context, Sender, mailbox};
 
 /// Between two looks at the memory of kernels, when there are limits.
@@ -104,6 +105,7 @@ pub struct EngineHost {
     mail: UnboundedSender<HostMail>,
     inbox: UnboundedReceiver<HostMail>,
     hearts: Sender<HeartMail>,
+    post: Option<PostBox>,
     threads: Vec<JoinHandle<()>>,
     engines: HashMap<Rank, RunningEngine>,
     started: u32,
@@ -128,6 +130,7 @@ pub struct EngineHost {
 #[derive(Debug)]
 struct RunningEngine {
     mail: Sender<EngineMail>,
+    uuid: EngineUuid,
     id: Option<EngineId>,
     pid: Option<i32>,
     /// Of a kernel that is interrupted by a message.
@@ -170,7 +173,13 @@ impl EngineHost {
         let thread = std::thread::Builder::new()
             .name("hearts".to_owned())
             .spawn(move || beating.run())?;
+        // One engine alone takes its broadcasts itself.
+        let post = match config.connection.broadcast_url(0) {
+            Some(url) if config.count > 1 => Some(PostBox::open(&context, &config, &url)?),
+            _ => None,
+        };
         Ok(Self {
+            post,
             config: Arc::new(config),
             context,
             mail,
@@ -206,6 +215,9 @@ impl EngineHost {
     ) -> Result<Ended, HostError> {
         let result = self.serve(&mut commands).await;
         self.hearts.send(HeartMail::End);
+        if let Some(post) = self.post.take() {
+            post.close();
+        }
         for engine in self.engines.values() {
             engine.mail.send(EngineMail::Stop);
         }
@@ -346,6 +358,9 @@ impl EngineHost {
         let Some(engine) = self.engines.remove(&rank) else {
             return;
         };
+        if let Some(post) = &self.post {
+            post.forget(engine.uuid);
+        }
         let name = engine.id.map_or_else(
             || format!("engine of rank {rank}"),
             |id| format!("engine {id}"),
@@ -451,15 +466,18 @@ impl EngineHost {
             return Ok(());
         }
         let (sender, receiver) = mailbox()?;
-        let thread = EngineThread::new(
-            rank,
-            wanted.map(|id| id.0),
-            self.config.clone(),
-            self.context.clone(),
-            receiver,
-            self.mail.clone(),
-            self.hearts.clone(),
-        );
+        let shared = Shared {
+            config: self.config.clone(),
+            context: self.context.clone(),
+            host: self.mail.clone(),
+            hearts: self.hearts.clone(),
+            post: self.post.as_ref().map(PostBox::address),
+        };
+        let thread = EngineThread::new(rank, wanted.map(|id| id.0), receiver, shared);
+        if let Some(post) = &self.post {
+            post.deliver_to(thread.uuid().clone(), sender.clone());
+        }
+        let uuid = thread.uuid().clone();
         let handle = std::thread::Builder::new()
             .name(format!("engine-{rank}"))
             .spawn(move || thread.run())?;
@@ -469,6 +487,7 @@ impl EngineHost {
             rank,
             RunningEngine {
                 mail: sender,
+                uuid,
                 id: None,
                 pid: None,
                 interrupts: None,

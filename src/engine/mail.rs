@@ -2,6 +2,7 @@
 
 use crate::protocol::EngineId;
 
+use super::engine_thread::requests::Request;
 use super::kernel::link::Link;
 use super::kernel::messages::ExitStatus;
 use super::kernel::pipes::OutputPipe;
@@ -24,6 +25,8 @@ pub(super) enum EngineMail {
     ControllerLost,
     /// Pings come again after a pause in which the controller may have given the engine up.
     PingsMissed,
+    /// A request that this process has received for it.
+    Delivered(Box<Request>),
     /// End in order.
     Stop,
 }

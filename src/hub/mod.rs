@@ -95,6 +95,8 @@ pub enum Action {
     TakeIn {
         token: Token,
         engine: EngineUuid,
+        /// The process that takes broadcasts for the engine.
+        host: Option<Identity>,
     },
     /// Every scheduler lets go of the engine, and then says so.
     LetGo {

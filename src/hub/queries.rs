@@ -57,6 +57,9 @@ impl Hub {
             uuid: String,
             #[serde(default)]
             id: Option<u32>,
+            /// Ours: the routing id of a process that takes broadcasts for several engines.
+            #[serde(default)]
+            host: Option<String>,
         }
         let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
             out.push(Action::Log(Event::EngineRefused {
@@ -66,7 +69,7 @@ impl Hub {
             }));
             reply(request, "registration_reply", error.to_content(), out);
         };
-        let Content { uuid, id } = match parse(request) {
+        let Content { uuid, id, host } = match parse(request) {
             Ok(content) => content,
             Err(error) => {
                 refused("", &error, out);
@@ -74,17 +77,19 @@ impl Hub {
             }
         };
         // The uuid becomes the routing id of the engine's sockets.
-        if uuid.is_empty() || uuid.len() > 255 {
+        let routable = |id: &str| !id.is_empty() && id.len() <= 255;
+        if !routable(&uuid) || !host.as_deref().is_none_or(routable) {
             refused(
                 &uuid,
-                &RemoteError::new("ValueError", "an engine's uuid has 1 to 255 bytes"),
+                &RemoteError::new("ValueError", "the uuids of an engine have 1 to 255 bytes"),
                 out,
             );
             return Ok(());
         }
         let uuid = EngineUuid::from(uuid);
+        let host = host.map(|host| Identity::from(host.as_bytes()));
         // `farewells` is ours: schedulers take a last word of an engine that leaves.
-        match self.registry.register(now, &uuid, id) {
+        match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
                 out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));

@@ -35,6 +35,7 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Engine {
     uuid: EngineUuid,
+    host: Option<Identity>,
     since: Instant,
     state: State,
     /// Of a former controller: schedulers hold back what is meant for it, and have to be told if it does not come.
@@ -87,7 +88,7 @@ impl Registry {
         next_id: u32,
     ) {
         for (id, uuid) in engines {
-            if let Some(id) = self.register(now, &uuid, Some(id.0))
+            if let Some(id) = self.register(now, &uuid, Some(id.0), None)
                 && let Some(engine) = self.engines.get_mut(&id)
             {
                 engine.expected = true;
@@ -103,11 +104,16 @@ impl Registry {
         now: Instant,
         uuid: &EngineUuid,
         requested: Option<u32>,
+        host: Option<Identity>,
     ) -> Option<EngineId> {
         let heart = Identity::from(uuid);
         if let Some(id) = self.by_heart.get(&heart) {
-            let engine = self.engines.get(id)?;
-            return (engine.state == State::Registering).then_some(*id);
+            let engine = self.engines.get_mut(id)?;
+            if engine.state != State::Registering {
+                return None;
+            }
+            engine.host = host;
+            return Some(*id);
         }
         let id = match requested.map(EngineId) {
             Some(id) if !self.engines.contains_key(&id) => id,
@@ -119,6 +125,7 @@ impl Registry {
             id,
             Engine {
                 uuid: uuid.clone(),
+                host,
                 since: now,
                 state: State::Registering,
                 expected: false,
@@ -171,6 +178,7 @@ impl Registry {
         out.push(Action::TakeIn {
             token,
             engine: uuid.clone(),
+            host: engine.host.clone(),
         });
     }
 

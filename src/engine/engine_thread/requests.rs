@@ -9,16 +9,16 @@ use crate::protocol::{Header, Timestamp, Wire};
 use crate::transport::Frame;
 
 /// The routing id of the controller's task queue, where tasks can be given back.
-pub(super) const TASK_QUEUE: &[u8] = b"task_out";
+pub(in crate::engine) const TASK_QUEUE: &[u8] = b"task_out";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(in crate::engine) enum Origin {
     Shell,
     Control,
 }
 
 impl Origin {
-    pub(super) fn name(self) -> &'static [u8] {
+    pub(in crate::engine) fn name(self) -> &'static [u8] {
         match self {
             Self::Shell => b"shell",
             Self::Control => b"control",
@@ -28,20 +28,20 @@ impl Origin {
 
 /// A request of a client.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) origin: Origin,
-    pub(super) msg_id: String,
-    pub(super) msg_type: String,
+pub(in crate::engine) struct Request {
+    pub(in crate::engine) origin: Origin,
+    pub(in crate::engine) msg_id: String,
+    pub(in crate::engine) msg_type: String,
     /// Routing ids under which the reply goes back.
-    pub(super) route: Vec<Frame>,
+    pub(in crate::engine) route: Vec<Frame>,
     /// The header's JSON, parent of everything that the request causes.
-    pub(super) header: Bytes,
-    pub(super) parent_header: Frame,
-    pub(super) metadata: Frame,
-    pub(super) content: Frame,
-    pub(super) buffers: Vec<Frame>,
-    pub(super) started: Timestamp,
-    pub(super) replied: bool,
+    pub(in crate::engine) header: Bytes,
+    pub(in crate::engine) parent_header: Frame,
+    pub(in crate::engine) metadata: Frame,
+    pub(in crate::engine) content: Frame,
+    pub(in crate::engine) buffers: Vec<Frame>,
+    pub(in crate::engine) started: Timestamp,
+    pub(in crate::engine) replied: bool,
 }
 
 impl Queued for Request {
@@ -55,7 +55,7 @@ impl Queued for Request {
 }
 
 impl Request {
-    pub(super) fn read(
+    pub(in crate::engine) fn read(
         wire: &Wire<'_, Frame>,
         frames: &[Frame],
         origin: Origin,
@@ -77,14 +77,31 @@ impl Request {
         })
     }
 
-    pub(super) fn is_task(&self) -> bool {
+    /// The same request under another message id, for one of the engines that it was sent to.
+    pub(in crate::engine) fn for_one(&self, msg_id: String, header: Bytes) -> Self {
+        Self {
+            origin: self.origin,
+            msg_id,
+            msg_type: self.msg_type.clone(),
+            route: self.route.clone(),
+            header,
+            parent_header: self.parent_header.clone(),
+            metadata: self.metadata.clone(),
+            content: self.content.clone(),
+            buffers: self.buffers.clone(),
+            started: self.started,
+            replied: false,
+        }
+    }
+
+    pub(in crate::engine) fn is_task(&self) -> bool {
         self.route
             .first()
             .is_some_and(|queue| &queue[..] == TASK_QUEUE)
     }
 
     /// Are failures of this execution a reason not to run those that wait behind it?
-    pub(super) fn stops_on_error(&self) -> bool {
+    pub(in crate::engine) fn stops_on_error(&self) -> bool {
         #[derive(Deserialize)]
         struct Content {
             #[serde(default)]
@@ -102,12 +119,12 @@ impl Request {
 }
 
 /// Comm messages are handled beside the queue, and nobody waits for an answer.
-pub(super) fn is_comm(msg_type: &str) -> bool {
+pub(in crate::engine) fn is_comm(msg_type: &str) -> bool {
     matches!(msg_type, "comm_open" | "comm_msg" | "comm_close")
 }
 
 /// Requests that a kernel answers, on whichever channel.
-pub(super) fn is_for_kernel(msg_type: &str) -> bool {
+pub(in crate::engine) fn is_for_kernel(msg_type: &str) -> bool {
     is_comm(msg_type)
         || matches!(
             msg_type,

@@ -26,8 +26,8 @@ use crate::engine::queue::RequestQueue;
 use crate::engine::replies::Identification;
 use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
 use crate::engine::starting::{LastWords, Late, Patience};
-use crate::protocol::Composer;
 use crate::protocol::digests::DigestHistory;
+use crate::protocol::{Composer, EngineUuid};
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, drain, time_left};
 
 /// A kernel whose link has ended, but not its process, has this long to go by itself.
@@ -51,6 +51,7 @@ pub(super) struct Serving {
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     composer: Composer,
+    post: Option<EngineUuid>,
     door: Door,
     registrar: Registrar,
     sockets: EngineSockets,
@@ -119,6 +120,7 @@ impl Serving {
             host,
             hearts,
             composer,
+            post,
             ..
         } = thread;
         let digests = Arc::new(Mutex::new(DigestHistory::new(config.digest_history)));
@@ -150,6 +152,7 @@ impl Serving {
             host,
             hearts,
             composer,
+            post,
             door,
             registrar,
             sockets,
@@ -276,6 +279,7 @@ impl Serving {
                 self.end(Ending::Failed(why.clone()), &why);
             }
             EngineMail::PingsMissed => self.register_again(),
+            EngineMail::Delivered(request) => self.on_shell_request(*request),
             EngineMail::Stop => self.stop(),
             EngineMail::KernelStarted(_) => {}
         }
@@ -317,7 +321,12 @@ impl Serving {
         if !self.takes_requests() {
             return;
         }
-        let mut request = registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
+        let mut request = registration(
+            &mut self.composer,
+            &self.who.uuid,
+            Some(self.who.id.0),
+            self.post.as_ref(),
+        );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
         }
