@@ -31,6 +31,7 @@ use super::placement::{self, available_processors};
 use super::post::PostBox;
 use super::restarts::{RestartMode, Restarts};
 use super::starting::{LastWords, Late};
+use crate::os::process::child_ended;
 use crate::os::python::Python;
 use crate::profile::connection::Channel;
 use crate::protocol::{EngineId, EngineUuid};
@@ -252,7 +253,7 @@ impl EngineHost {
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
                 Woken::ForkServer(event) => self.on_fork_server(event).await?,
-                Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
+                Woken::Exited(rank, status) => self.on_kernel_exit(rank, status.ok().map(describe)),
                 Woken::Comeback(rank, id) => self.begin(rank, id)?,
                 Woken::LookAtMemory => self.look_at_memory(),
             }
@@ -711,19 +712,18 @@ impl EngineHost {
 
     /// Waits for a kernel's end.
     fn watch(&mut self, rank: Rank, mut child: Child) {
+        let pid = spawn::pid_of(&child);
         if let Some(engine) = self.engines.get_mut(&rank) {
-            engine.pid = spawn::pid_of(&child).map(Pid::as_raw);
+            engine.pid = pid.map(Pid::as_raw);
         }
-        self.spawned
-            .spawn(async move { (rank, child.wait().await) });
-    }
-
-    fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
-        if let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) {
-            // What user code started and left: as long as there is any, the group's number is nobody else's.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        self.on_kernel_exit(rank, status.ok().map(describe));
+        self.spawned.spawn(async move {
+            if let Some(pid) = pid {
+                child_ended(pid).await;
+                // What user code started and left.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            (rank, child.wait().await)
+        });
     }
 
     fn on_kernel_exit(&mut self, rank: Rank, status: Option<ExitStatus>) {

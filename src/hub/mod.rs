@@ -117,11 +117,8 @@ pub enum Action {
         request: Request,
         engines: Vec<(EngineId, EngineUuid)>,
     },
-    /// The set of engines has changed: it is written down for a later `--restore`.
-    SaveEngines {
-        engines: Vec<(EngineId, EngineUuid)>,
-        next_id: u32,
-    },
+    /// The set of engines has changed: [`Hub::engine_state`] is to be written down for a later `--restore`.
+    SaveEngines,
     /// Start a dask.distributed scheduler, and say so with [`Hub::on_dask_started`] and [`Hub::on_dask_ended`].
     StartDask {
         run: u64,
@@ -292,6 +289,11 @@ impl Hub {
         }
         self.registry
             .on_time(now, self.config.registration_timeout, out);
+    }
+
+    /// Engines that a controller that takes over has to expect, and the next id.
+    pub fn engine_state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
+        self.registry.state()
     }
 
     /// Engines that clients know of.

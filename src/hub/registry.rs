@@ -4,7 +4,7 @@
 //! until it is announced. Announcements go out in ascending order of ids, because a client of the `pure` scheme that
 //! sees a gap stops using the task queue for good; a registration that stalls holds the others back for [`PATIENCE`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -23,6 +23,8 @@ const HEAD_START: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     engines: BTreeMap<EngineId, Engine>,
+    /// Those that clients do not know of yet.
+    coming: BTreeSet<EngineId>,
     by_heart: HashMap<Identity, EngineId>,
     /// Changes that schedulers are carrying out.
     changes: HashMap<Token, Change>,
@@ -121,6 +123,7 @@ impl Registry {
         };
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         self.by_heart.insert(heart, id);
+        self.coming.insert(id);
         self.engines.insert(
             id,
             Engine {
@@ -194,6 +197,7 @@ impl Registry {
         let Some(engine) = self.engines.remove(&id) else {
             return;
         };
+        self.coming.remove(&id);
         let uuid = engine.uuid;
         self.by_heart.remove(&Identity::from(&uuid));
         out.push(Action::ForgetHeart(uuid.clone()));
@@ -269,9 +273,9 @@ impl Registry {
 
     pub(super) fn next_deadline(&self, registration_timeout: Duration) -> Option<Instant> {
         let registering = self
-            .engines
-            .values()
-            .filter(|engine| engine.state == State::Registering);
+            .those_coming()
+            .filter(|(_, engine)| engine.state == State::Registering)
+            .map(|(_, engine)| engine);
         let stalled = registering
             .map(|engine| engine.since + registration_timeout)
             .min();
@@ -284,12 +288,16 @@ impl Registry {
 
     /// Engines of a former controller that have not come back in time.
     pub(super) fn overdue(&self, now: Instant, registration_timeout: Duration) -> Vec<EngineId> {
-        let overdue = self.engines.iter().filter(|(_, engine)| {
+        let overdue = self.those_coming().filter(|(_, engine)| {
             engine.expected
                 && engine.state == State::Registering
                 && now >= engine.since + registration_timeout
         });
-        overdue.map(|(id, _)| *id).collect()
+        overdue.map(|(id, _)| id).collect()
+    }
+
+    fn those_coming(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
+        self.coming.iter().map(|id| (*id, &self.engines[id]))
     }
 
     pub(super) fn on_time(
@@ -299,15 +307,15 @@ impl Registry {
         out: &mut Vec<Action>,
     ) {
         let stalled: Vec<EngineId> = self
-            .engines
-            .iter()
+            .those_coming()
             .filter(|(_, engine)| {
                 engine.state == State::Registering && now >= engine.since + registration_timeout
             })
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in stalled {
             if let Some(engine) = self.engines.remove(&id) {
+                self.coming.remove(&id);
                 self.by_heart.remove(&Identity::from(&engine.uuid));
                 out.push(Action::Log(Event::RegistrationStalled {
                     id,
@@ -330,46 +338,47 @@ impl Registry {
 
     /// Announces engines that are ready, up to the first one that is still on its way and may yet be waited for.
     fn publish_ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let Self {
-            engines,
-            departures,
-            patience_ends,
-            ..
-        } = self;
-        *patience_ends = None;
+        self.patience_ends = None;
         let mut published = false;
-        for (id, engine) in engines {
-            match engine.state {
-                State::Published => {}
-                State::Ready if patience_ends.is_some() => {}
-                State::Ready => {
-                    engine.state = State::Published;
-                    // A client that hears of the departure later would take it for this engine's.
-                    for departure in departures.extract_if(.., |departure| departure.id == *id) {
-                        out.push(departure.notification());
-                    }
-                    published = true;
-                    out.push(Action::Notify {
-                        msg_type: "registration_notification",
-                        content: json!({ "id": id, "uuid": engine.uuid }),
-                    });
-                    out.push(Action::Log(Event::EngineRegistered {
-                        id: *id,
-                        uuid: engine.uuid.clone(),
-                        took: now.saturating_duration_since(engine.since),
-                    }));
-                }
-                State::Registering | State::Entering => {
-                    let until = engine.since + PATIENCE;
-                    if now < until {
-                        *patience_ends = Some(patience_ends.map_or(until, |end| end.min(until)));
-                    }
-                }
+        while let Some(id) = self.next_to_publish(now) {
+            self.coming.remove(&id);
+            let Some(engine) = self.engines.get_mut(&id) else {
+                continue;
+            };
+            engine.state = State::Published;
+            let (uuid, since) = (engine.uuid.clone(), engine.since);
+            published = true;
+            // A client that hears of the departure later would take it for this engine's.
+            let departures = &mut self.departures;
+            for departure in departures.extract_if(.., |departure| departure.id == id) {
+                out.push(departure.notification());
             }
+            out.push(Action::Notify {
+                msg_type: "registration_notification",
+                content: json!({ "id": id, "uuid": uuid }),
+            });
+            let took = now.saturating_duration_since(since);
+            out.push(Action::Log(Event::EngineRegistered { id, uuid, took }));
         }
         if published {
-            out.push(self.save());
+            out.push(Action::SaveEngines);
         }
+    }
+
+    /// The first engine that is ready, if none with a lower id may yet be waited for.
+    fn next_to_publish(&mut self, now: Instant) -> Option<EngineId> {
+        for id in &self.coming {
+            let engine = &self.engines[id];
+            if engine.state == State::Ready {
+                return Some(*id);
+            }
+            let until = engine.since + PATIENCE;
+            if now < until {
+                self.patience_ends = Some(until);
+                return None;
+            }
+        }
+        None
     }
 
     fn announce_departures(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -381,20 +390,17 @@ impl Registry {
             return;
         }
         out.extend(due.iter().map(Departure::notification));
-        out.push(self.save());
+        out.push(Action::SaveEngines);
     }
 
-    /// Those that are still expected are expected by the next controller, too.
-    pub(super) fn save(&self) -> Action {
+    /// What is written down for the next controller, and the next id. Those that are still expected are expected by that
+    /// one, too.
+    pub(super) fn state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
         let engines = self
             .engines
             .iter()
             .filter(|(_, engine)| engine.expected || engine.state == State::Published);
-        Action::SaveEngines {
-            engines: engines
-                .map(|(id, engine)| (*id, engine.uuid.clone()))
-                .collect(),
-            next_id: self.next_id,
-        }
+        let engines = engines.map(|(id, engine)| (*id, engine.uuid.clone()));
+        (engines.collect(), self.next_id)
     }
 }
