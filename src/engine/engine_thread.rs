@@ -37,6 +37,7 @@ pub(super) struct EngineThread {
     wanted: Option<u32>,
     composer: Composer,
     post: Option<EngineUuid>,
+    sample: Option<String>,
 }
 
 /// What all engines of a process are given.
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) hearts: Sender<HeartMail>,
     /// The routing id of the process, if it takes broadcasts for its engines.
     pub(super) post: Option<EngineUuid>,
+    /// The path of some memory of the process, by which kernels find out whether they can map any.
+    pub(super) sample: Option<String>,
 }
 
 /// What the controller says to a registration.
@@ -70,6 +73,7 @@ impl EngineThread {
             host,
             hearts,
             post,
+            sample,
         } = shared;
         let uuid = EngineUuid::from(uuid::Uuid::new_v4().to_string());
         let signer = Signer::new(config.connection.common.key.as_bytes());
@@ -86,6 +90,7 @@ impl EngineThread {
             wanted,
             composer,
             post,
+            sample,
         }
     }
 

@@ -473,6 +473,7 @@ impl EngineHost {
             host: self.mail.clone(),
             hearts: self.hearts.clone(),
             post: self.post.as_ref().map(PostBox::address),
+            sample: self.post.as_ref().and_then(PostBox::sample),
         };
         let thread = EngineThread::new(rank, wanted.map(|id| id.0), receiver, shared);
         if let Some(post) = &self.post {

@@ -14,6 +14,7 @@ use super::config::Config;
 use super::engine_thread::requests::{Origin, Request};
 use super::mail::EngineMail;
 use super::sockets::router;
+use crate::os::shared_memory::SharedMemory;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{EngineUuid, Signer};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, drain, mailbox};
@@ -22,6 +23,8 @@ use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, dr
 #[derive(Debug)]
 pub(super) struct PostBox {
     address: EngineUuid,
+    /// By which kernels find out whether they can map memory of this process.
+    sample: Option<SharedMemory>,
     mail: Sender<PostMail>,
     thread: JoinHandle<()>,
 }
@@ -51,8 +54,10 @@ impl PostBox {
         let thread = std::thread::Builder::new()
             .name("post".to_owned())
             .spawn(move || post.run())?;
+        let sample = SharedMemory::holding([&b"sample"[..]]).ok();
         Ok(Self {
             address,
+            sample: sample.map(|(memory, _)| memory),
             mail,
             thread,
         })
@@ -61,6 +66,11 @@ impl PostBox {
     /// The routing id that engines name when they register.
     pub(super) fn address(&self) -> EngineUuid {
         self.address.clone()
+    }
+
+    /// The path of some memory that kernels can map, if they can map any.
+    pub(super) fn sample(&self) -> Option<String> {
+        self.sample.as_ref().map(|memory| memory.path().to_owned())
     }
 
     pub(super) fn deliver_to(&self, engine: EngineUuid, mail: Sender<EngineMail>) {
@@ -147,6 +157,13 @@ fn split(mut request: Request) -> Result<Vec<(EngineUuid, Request)>, String> {
         serde_json::from_slice(&request.metadata).map_err(bad("metadata"))?;
     metadata.remove("targets");
     request.metadata = Frame::from(Value::from(metadata).to_string().into_bytes());
+    if targets.len() > 1
+        && let Err(error) = request.share_buffers()
+    {
+        tracing::debug!(
+            "broadcasts: each kernel is sent its payload, which cannot be shared: {error}"
+        );
+    }
     let mut header: Map<String, Value> =
         serde_json::from_slice(&request.header).map_err(bad("header"))?;
     let parts = targets.into_iter().map(|(uuid, msg_id)| {

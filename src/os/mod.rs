@@ -12,6 +12,7 @@ pub mod ports;
 pub mod process;
 pub mod python;
 pub mod session;
+pub mod shared_memory;
 pub mod user;
 
 pub use host::Host;

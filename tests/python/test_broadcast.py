@@ -1,6 +1,7 @@
 """A broadcast goes once to each process, however many engines that runs."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +118,23 @@ def test_engines_of_a_process_do_not_see_each_others_changes(place):
         return array[0] == array[-1] == os.getpid()  # noqa: F821
 
     assert view.apply_sync(change) == [True] * 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs memfd_create")
+def test_a_large_payload_is_in_memory_once(place):
+    place.controller()
+    place.engines(3)
+    view = place.client(3).broadcast_view(is_coalescing=True)
+    view.push({"array": np.ones(3_000_000)}, block=True)
+
+    def mappings():
+        # The inode of what the array lies in.
+        with open("/proc/self/maps") as maps:
+            return {line.split()[4] for line in maps if "memfd:ipcluster" in line}
+
+    first, *others = view.apply_sync(mappings)
+    assert len(first) == 1 and others == [first, first]
+    assert view.apply_sync(interactive(lambda: float(array.sum()))) == [3_000_000.0] * 3  # noqa: F821
 
 
 def test_one_of_them_that_has_left_harms_no_other(place):

@@ -274,6 +274,41 @@ def test_hundred_megabytes_both_ways(kernel):
     assert len(kernel.value(lambda n: b"y" * n, size)) == size
 
 
+@marks.numpy
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_buffers_in_memory_that_is_mapped(start):
+    import numpy as np
+
+    def change(array):
+        array += 1
+        return float(array.sum())
+
+    read_end = os.memfd_create("sample")
+    os.write(read_end, b"x")
+    kernel = start(shared_memory=f"/proc/{os.getpid()}/fd/{read_end}")
+    assert kernel.ready["maps"]
+    array = np.zeros(1_000_000)
+    buffers = [bytes(memoryview(buffer).cast("B")) for buffer in engine.pack(change, array)]
+    (large,) = [number for number, buffer in enumerate(buffers) if len(buffer) == array.nbytes]
+    memory = os.memfd_create("payload")
+    os.pwrite(memory, buffers[large], 65536)
+    buffers[large] = b""
+
+    def post(path, length=array.nbytes):
+        header = kernel.header("apply_request")
+        places = {"path": path, "places": [[2 + large, 65536, length]]}
+        kernel.link.send(engine.MAPPED, places, header, {}, *buffers)
+        return kernel.finish(header["msg_id"])
+
+    path = f"/proc/{os.getpid()}/fd/{memory}"
+    for _ in range(2):
+        # Changed in place, and for itself alone.
+        assert engine.value_of(post(path).ok) == 1_000_000
+    os.close(memory)
+    assert post(path).error["ename"] == "FileNotFoundError"
+    assert kernel.value(lambda: 5) == 5
+
+
 def test_many_frames(kernel):
     """More frames than one system call takes."""
     value = [b"z" * 2000 for _ in range(900)] + [b"w" * 100_000] * 3

@@ -1,10 +1,14 @@
 //! Requests as an engine keeps them.
 
+use std::io;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::engine::queue::Queued;
+use crate::os::shared_memory::SharedMemory;
 use crate::protocol::{Header, Timestamp, Wire};
 use crate::transport::Frame;
 
@@ -26,6 +30,17 @@ impl Origin {
     }
 }
 
+/// Buffers from this size on are mapped by several kernels rather than copied to each.
+const SHARE_FROM: usize = 1 << 20;
+
+/// Buffers of a request in memory that kernels can map.
+#[derive(Debug)]
+pub(in crate::engine) struct SharedBuffers {
+    pub(in crate::engine) memory: SharedMemory,
+    /// Number of the buffer, where it begins, its length.
+    pub(in crate::engine) places: Vec<(usize, u64, usize)>,
+}
+
 /// A request of a client.
 #[derive(Debug)]
 pub(in crate::engine) struct Request {
@@ -40,6 +55,8 @@ pub(in crate::engine) struct Request {
     pub(in crate::engine) metadata: Frame,
     pub(in crate::engine) content: Frame,
     pub(in crate::engine) buffers: Vec<Frame>,
+    /// Where large buffers are besides, for kernels that can map them.
+    pub(in crate::engine) shared: Option<Arc<SharedBuffers>>,
     pub(in crate::engine) started: Timestamp,
     pub(in crate::engine) replied: bool,
 }
@@ -72,9 +89,27 @@ impl Request {
             metadata: frames[layout.metadata()].clone(),
             content: frames[layout.content()].clone(),
             buffers: wire.buffers().to_vec(),
+            shared: None,
             started: Timestamp::from_micros(0),
             replied: false,
         })
+    }
+
+    /// Puts large buffers where the kernels of several engines can map them.
+    pub(in crate::engine) fn share_buffers(&mut self) -> io::Result<()> {
+        let large = self.buffers.iter().enumerate();
+        let large: Vec<(usize, &Frame)> = large.filter(|(_, it)| it.len() >= SHARE_FROM).collect();
+        if large.is_empty() || self.msg_type != "apply_request" {
+            return Ok(());
+        }
+        let (memory, offsets) = SharedMemory::holding(large.iter().map(|(_, frame)| &frame[..]))?;
+        let places = large.iter().zip(offsets);
+        let places = places.map(|((number, frame), offset)| (*number, offset, frame.len()));
+        self.shared = Some(Arc::new(SharedBuffers {
+            places: places.collect(),
+            memory,
+        }));
+        Ok(())
     }
 
     /// The same request under another message id, for one of the engines that it was sent to.
@@ -89,6 +124,7 @@ impl Request {
             metadata: self.metadata.clone(),
             content: self.content.clone(),
             buffers: self.buffers.clone(),
+            shared: self.shared.clone(),
             started: self.started,
             replied: false,
         }

@@ -52,6 +52,7 @@ pub(super) struct Serving {
     hearts: Sender<HeartMail>,
     composer: Composer,
     post: Option<EngineUuid>,
+    sample: Option<String>,
     door: Door,
     registrar: Registrar,
     sockets: EngineSockets,
@@ -90,6 +91,8 @@ struct Kernel {
     stdout_text: Utf8Pieces,
     stderr_text: Utf8Pieces,
     ready: bool,
+    /// It can map memory of this process.
+    maps: bool,
     /// For as long as it is not ready: nobody reads yet what it writes.
     words: LastWords,
     patience: Patience,
@@ -121,6 +124,7 @@ impl Serving {
             hearts,
             composer,
             post,
+            sample,
             ..
         } = thread;
         let digests = Arc::new(Mutex::new(DigestHistory::new(config.digest_history)));
@@ -137,6 +141,7 @@ impl Serving {
             stdout_text: Utf8Pieces::default(),
             stderr_text: Utf8Pieces::default(),
             ready: false,
+            maps: false,
             words: LastWords::default(),
             patience: Patience::new(Instant::now(), config.start_timeout),
             link_ended: false,
@@ -153,6 +158,7 @@ impl Serving {
             hearts,
             composer,
             post,
+            sample,
             door,
             registrar,
             sockets,

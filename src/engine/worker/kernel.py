@@ -18,8 +18,8 @@ from jupyter_client.jsonutil import json_default
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from . import process, streams
-from .link import APPLY, DONE, EXIT, REPLY, REQUEST
+from . import process, shared, streams
+from .link import APPLY, DONE, EXIT, MAPPED, REPLY, REQUEST
 from .messages import OK, ApplyMessage, MissingPackage, dump, error_content, load, load_header, request
 from .session import IOPubChannel, LinkSession, ReplyChannel
 from .signals import NO_SIGNALS, Signals
@@ -101,7 +101,7 @@ class LinkKernel(BaseKernel):
         self.loop.run_until_complete(self._start_up_in_loop())
         sys.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
         self.standard = streams.Standard(link, self.parents)
-        process.report_ready(link, self.mode)
+        process.report_ready(link, self.mode, MODE == "ipyparallel" and shared.can_map(settings.shared_memory))
 
     def _adopt_identity(self):
         settings, session = self.settings, self.session
@@ -187,8 +187,18 @@ class LinkKernel(BaseKernel):
                 self._context.run(self._apply, frames)
         elif tag == REQUEST:
             self._on_request(*frames[:5], frames[5:])
+        elif tag == MAPPED:
+            self._dispatch_mapped(load(frames[0]), frames[1:])
         elif tag == EXIT:
             self.loop.stop()
+
+    def _dispatch_mapped(self, where, frames):
+        try:
+            frames = shared.with_shared(where["path"], where["places"], frames)
+        except OSError as error:
+            self._create_task(self._refuse(request(frames[0], {}, {}, {}, []), error))
+        else:
+            self._dispatch(APPLY, frames)
 
     def _create_task(self, coroutine, context=None):
         """Run a request's handler. All share one context, so that variables set by one are seen by the next."""

@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from operator import itemgetter
 
-CONFIGURE, APPLY, REQUEST, EXIT = 1, 2, 3, 4
+CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
 PRELOAD, FORK, SIGNAL = 201, 202, 203
 WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304

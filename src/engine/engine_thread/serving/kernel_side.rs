@@ -31,6 +31,7 @@ impl Serving {
             "env": {},
             "profile_dir": kernel.profile_dir,
             "ipython_dir": kernel.ipython_dir,
+            "shared_memory": self.sample,
             "session": {
                 "key": self.config.connection.common.key,
                 "signature_scheme": self.config.connection.common.signature_scheme,
@@ -145,6 +146,7 @@ impl Serving {
         }
         self.drain_pipes();
         self.kernel.ready = true;
+        self.kernel.maps = info.maps;
         let words = std::mem::take(&mut self.kernel.words);
         if !words.is_empty() {
             tracing::info!(
