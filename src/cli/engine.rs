@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::exit_code::KERNELS_DIED;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::engine::{
@@ -223,6 +224,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     runtime.shutdown_background();
     match ended {
         Ended::Asked => Ok(()),
+        Ended::KernelsDied(why) => Err(Failure::new(KERNELS_DIED, why)),
         Ended::Failed(why) => Err(Failure::failed(why)),
     }
 }

@@ -132,7 +132,7 @@ impl HubThread {
             self.desk
                 .perform(&mut self.queries, &mut self.notifications);
             if !busy {
-                self.desk.engine_state.save();
+                self.desk.save_engines();
                 let timeout = time_left([
                     self.desk.hub.next_deadline(),
                     self.desk.late_joiners.next_deadline(),
@@ -287,22 +287,30 @@ impl Desk {
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));
                 }
-                Action::TakeIn { token, engine } => {
-                    self.tell_all(&SchedulerMail::TakeIn { token, engine });
+                Action::TakeIn {
+                    token,
+                    engine,
+                    host,
+                } => {
+                    self.tell_all(&SchedulerMail::TakeIn {
+                        token,
+                        engine,
+                        host,
+                    });
                 }
                 Action::LetGo {
                     token,
                     engine,
                     id,
                     how,
-                    returned,
+                    farewell,
                 } => {
                     self.tell_all(&SchedulerMail::LetGo {
                         token,
                         engine,
                         id,
                         how,
-                        returned,
+                        farewell,
                     });
                 }
                 Action::Inspect { token, what } => {
@@ -313,9 +321,7 @@ impl Desk {
                         recorder.send(RecorderMail::Ask { request, engines });
                     }
                 }
-                Action::SaveEngines { engines, next_id } => {
-                    self.engine_state.change(EngineState { engines, next_id })
-                }
+                Action::SaveEngines => self.engine_state.on_change(),
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
                 Action::Log(event) => self.log.write(&event),
@@ -368,8 +374,15 @@ impl Desk {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
-        self.engine_state.save();
+        self.save_engines();
         self.dask.end();
+    }
+
+    fn save_engines(&mut self) {
+        self.engine_state.save(|| {
+            let (engines, next_id) = self.hub.engine_state();
+            EngineState { engines, next_id }
+        });
     }
 }
 

@@ -92,6 +92,8 @@ pub enum Report {
         count: u32,
         took: Duration,
     },
+    /// All kernels have died, and the engines' restart policy wants no others.
+    KernelsDied,
     EnginesDied {
         status: Status,
         pause: Option<Duration>,
@@ -140,6 +142,7 @@ impl Report {
             Self::EngineLeft { wanted: false, .. }
             | Self::EngineEnded { .. }
             | Self::EnginesLost { .. }
+            | Self::KernelsDied
             | Self::TooSlow { .. }
             | Self::Warning(_)
             | Self::Killing => Severity::Warning,
@@ -261,6 +264,10 @@ impl fmt::Display for Report {
             Self::EnginesLost { status, .. } => write!(
                 f,
                 "the engines have ended ({status}); `ipcluster engines` adds new ones"
+            ),
+            Self::KernelsDied => f.write_str(
+                "the engines have ended because their kernels died (`restart` of [engine] decides that); \
+                 `ipcluster engines` adds new ones",
             ),
             Self::EnginesDied {
                 status,

@@ -1,8 +1,9 @@
 //! Decides what becomes of a cluster's processes: what is started when, and what follows when one ends. Pure: events
 //! and the time come in, actions come out, and `conduct` performs them.
 //!
-//! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times; a single
-//! engine that leaves is news and nothing more. Nothing is left behind: `Exit` comes when every process is gone.
+//! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times, unless
+//! it ended because its kernels died and are to stay dead; a single engine that leaves is news and nothing more. Nothing
+//! is left behind: `Exit` comes when every process is gone.
 
 mod restarting;
 mod scaling;
@@ -28,6 +29,9 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
 /// Exit codes of a controller that say more than "failed", and are passed on (`cli::exit_code`).
 const TELLING: [i32; 2] = [2, 10];
+
+/// Engines that end with it have lost their kernels, and their restart policy wants no others (`cli::exit_code`).
+const KERNELS_DIED: Status = Status::Code(13);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Process {
@@ -377,10 +381,14 @@ impl Supervisor {
         let set = self.sets.get_mut(&number).expect("it was running");
         let recent = |earlier: &Instant| now.saturating_duration_since(*earlier) < RESTART_WINDOW;
         set.restarts.retain(recent);
-        if !self.plan.restart {
-            out.push(Action::Report(Report::EnginesLost {
-                status,
-                elastic: false,
+        if !self.plan.restart || status == KERNELS_DIED {
+            out.push(Action::Report(if status == KERNELS_DIED {
+                Report::KernelsDied
+            } else {
+                Report::EnginesLost {
+                    status,
+                    elastic: false,
+                }
             }));
             if !self.plan.with_controller && last {
                 self.stop(now, Outcome::Failed(1), out);

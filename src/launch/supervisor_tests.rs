@@ -464,6 +464,30 @@ fn a_job_that_has_ended_is_not_submitted_again() {
 }
 
 #[test]
+fn engines_whose_kernels_are_to_stay_dead_are_not_started_again() {
+    let mut world = World::up(plan());
+    world.exited(ENGINES, KERNELS_DIED);
+    let died = Action::Report(Report::KernelsDied);
+    assert_eq!(world.take(), [Action::WriteFiles, died]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn engines_that_joined_a_controller_end_when_their_kernels_are_to_stay_dead() {
+    let mut world = World::new(Plan {
+        with_controller: false,
+        ..plan()
+    });
+    world.begin();
+    world.started(ENGINES);
+    world.registered(0);
+    world.registered(1);
+    world.take();
+    world.exited(ENGINES, KERNELS_DIED);
+    assert!(world.done().ends_with(&over(Outcome::Failed(1))));
+}
+
+#[test]
 fn each_set_ends_and_is_started_again_for_itself() {
     let mut world = World::new(Plan {
         sets: vec![1, 1],

@@ -15,6 +15,7 @@ pub mod process;
 pub mod progress;
 pub mod python;
 pub mod session;
+pub mod shared_memory;
 pub mod user;
 
 pub use host::Host;

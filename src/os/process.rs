@@ -8,9 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+#[cfg(target_os = "linux")]
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process, by its pid and the instant of its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,6 +125,23 @@ fn wait_for_an_end(processes: &[ProcessRef], timeout: Duration) {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     // An interrupted wait is a short one.
     let _ = poll(&mut polled, timeout);
+}
+
+/// Returns when a child of this process has ended, and leaves it to be waited for: so long its number, which may be that of
+/// a process group, is nobody else's. Must be called within a tokio runtime.
+pub async fn child_ended(pid: Pid) {
+    #[cfg(target_os = "linux")]
+    if let Some(fd) = pidfd(pid.as_raw())
+        // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
+        && let Ok(fd) = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+    {
+        // An error can only be the runtime's end.
+        let _ = fd.readable().await;
+        return;
+    }
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    let wait = move || while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {};
+    let _ = tokio::task::spawn_blocking(wait).await;
 }
 
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).

@@ -52,7 +52,7 @@ pub struct ReplyMetadata<'a> {
     /// Ours: the task never reached the kernel, and the engine is about to leave.
     #[serde(default)]
     pub returned: Option<bool>,
-    /// Ours: the engine is about to leave, and this is its last answer to a task.
+    /// Ours: the engine is about to leave.
     #[serde(default)]
     pub leaving: Option<bool>,
 }
@@ -70,7 +70,7 @@ impl<'a> ReplyMetadata<'a> {
         self.returned == Some(true)
     }
 
-    pub fn is_farewell(&self) -> bool {
+    pub fn is_leaving(&self) -> bool {
         self.leaving == Some(true)
     }
 

@@ -334,6 +334,26 @@ def test_a_killed_kernel_is_an_engine_that_leaves(clusters):
     clusters.assert_nothing_left()
 
 
+def test_kernels_that_are_to_stay_dead_stay_so(clusters):
+    """Also when the last of a process dies: the engines' process ends, and nobody starts it again."""
+    running = clusters.start(2)
+    engines = psutil.Process(clusters.pid("engines"))
+    with clusters.client() as client:
+        for kernel, left in [(0, [1]), (1, [])]:
+            os.kill(client[kernel].apply_sync(os.getpid), signal.SIGKILL)
+            wait_until(lambda left=left: client.ids == left, "the client's news")
+        running.wait_for_line("the engines have ended because their kernels died")
+        assert not engines.is_running()
+        # Whoever wants engines gets them, and these are the only ones that come.
+        clusters.ok("engines", "-n", "1", "--daemonize")
+        wait_until(lambda: client.ids == [2], "the engine that was added")
+        assert client[2].apply_sync(lambda: 7) == 7
+    assert "again in" not in running.text()
+    running.signal(signal.SIGINT)
+    assert running.wait() == 0
+    clusters.assert_nothing_left()
+
+
 def test_a_closed_terminal_ends_it(clusters):
     """The terminal's end is a hang-up for its foreground processes."""
     child, terminal = pty.fork()

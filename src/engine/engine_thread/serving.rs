@@ -26,8 +26,8 @@ use crate::engine::queue::RequestQueue;
 use crate::engine::replies::Identification;
 use crate::engine::sockets::{ControllerNews, EngineSockets, Registrar};
 use crate::engine::starting::{LastWords, Late, Patience};
-use crate::protocol::Composer;
 use crate::protocol::digests::DigestHistory;
+use crate::protocol::{Composer, EngineUuid};
 use crate::transport::{Door, Frame, Mailbox, Outbox, Poller, Sender, drain, time_left};
 
 /// A kernel whose link has ended, but not its process, has this long to go by itself.
@@ -44,11 +44,15 @@ pub(super) struct Serving {
     config: Arc<Config>,
     who: Identification,
     heartbeat_period: Duration,
+    /// See [`Registered`].
+    farewells: bool,
     mailbox: Mailbox<EngineMail>,
     mail: Vec<EngineMail>,
     host: UnboundedSender<HostMail>,
     hearts: Sender<HeartMail>,
     composer: Composer,
+    post: Option<EngineUuid>,
+    sample: Option<String>,
     door: Door,
     registrar: Registrar,
     sockets: EngineSockets,
@@ -89,6 +93,8 @@ struct Kernel {
     stdout_text: Utf8Pieces,
     stderr_text: Utf8Pieces,
     ready: bool,
+    /// It can map memory of this process.
+    maps: bool,
     /// For as long as it is not ready: nobody reads yet what it writes.
     words: LastWords,
     patience: Patience,
@@ -106,7 +112,7 @@ impl Serving {
     pub(super) fn new(
         thread: EngineThread,
         who: Identification,
-        heartbeat_period: Duration,
+        registered: &Registered,
         registrar: Registrar,
         sockets: EngineSockets,
         kernel: KernelIo,
@@ -119,6 +125,8 @@ impl Serving {
             host,
             hearts,
             composer,
+            post,
+            sample,
             ..
         } = thread;
         let digests = Arc::new(Mutex::new(DigestHistory::new(config.digest_history)));
@@ -135,6 +143,7 @@ impl Serving {
             stdout_text: Utf8Pieces::default(),
             stderr_text: Utf8Pieces::default(),
             ready: false,
+            maps: false,
             words: LastWords::default(),
             patience: Patience::new(Instant::now(), config.start_timeout),
             link_ended: false,
@@ -143,12 +152,15 @@ impl Serving {
             rank,
             config,
             who,
-            heartbeat_period,
+            heartbeat_period: registered.heartbeat_period,
+            farewells: registered.farewells,
             mailbox,
             mail,
             host,
             hearts,
             composer,
+            post,
+            sample,
             door,
             registrar,
             sockets,
@@ -279,6 +291,7 @@ impl Serving {
                 self.end(Ending::Failed(why.clone()), &why);
             }
             EngineMail::PingsMissed => self.register_again(),
+            EngineMail::Delivered(request) => self.on_shell_request(*request),
             EngineMail::Stop => self.stop(),
             EngineMail::KernelStarted(_) => {}
         }
@@ -324,6 +337,7 @@ impl Serving {
             &mut self.composer,
             &self.who.uuid,
             Some(self.who.id.0),
+            self.post.as_ref(),
             self.config.set.as_deref(),
         );
         if let Err(error) = self.registrar.socket.send(&mut request) {
@@ -332,6 +346,7 @@ impl Serving {
     }
 
     fn on_registered_again(&mut self, registered: &Registered) {
+        self.farewells = registered.farewells;
         if registered.id == self.who.id {
             tracing::info!("engine {}: registered again", self.who.id);
         } else {

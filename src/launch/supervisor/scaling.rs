@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Action, Member, Phase, Process, Set, SetNo, Status, Supervisor};
+use super::{Action, KERNELS_DIED, Member, Phase, Process, Set, SetNo, Status, Supervisor};
 use crate::launch::elastic::{Look, Order, Pending};
 use crate::launch::report::Report;
 
@@ -124,6 +124,11 @@ impl Supervisor {
         let set = self.sets.remove(&number);
         if status.is_orderly() || set.is_some_and(|set| set.withdrawn) {
             return;
+        }
+        if status == KERNELS_DIED {
+            // Their ends were told one by one, and no other start would mend what killed them.
+            out.push(Action::Report(Report::KernelsDied));
+            return self.on_elastic_failure(now);
         }
         out.push(Action::Report(Report::EnginesLost {
             status,

@@ -438,16 +438,25 @@ impl<P: Payload> TaskScheduler<P> {
         }
     }
 
-    /// The engine has sent its last answer. What it has besides was on its way to it, and goes elsewhere.
-    pub fn on_farewell(&mut self, now: Instant, engine: &[u8], out: &mut Vec<TaskAction<P>>) {
+    /// The engine has sent its last answer. What it has besides was on its way to it, and goes elsewhere; it is given
+    /// nothing more until it is registered again.
+    /// `false`: no such engine is known.
+    pub fn on_farewell(
+        &mut self,
+        now: Instant,
+        engine: &[u8],
+        out: &mut Vec<TaskAction<P>>,
+    ) -> bool {
         let Some(slot) = self.find_engine(engine) else {
-            return;
+            return false;
         };
+        self.roster.leave(slot);
         let running = self.roster[slot].running.iter();
         let unanswered: Vec<MsgId> = running.map(|job| self.id_of(*job)).collect();
         for msg_id in unanswered {
             self.on_returned(now, engine, msg_id.as_str(), out);
         }
+        true
     }
 
     /// The engine gives a task back that its kernel has not seen. It goes to another engine, or again to this one when

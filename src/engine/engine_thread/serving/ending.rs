@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::{GRACE, Serving, State};
 use crate::engine::config::KernelProgram;
 use crate::engine::engine_thread::requests::{Request, is_comm};
-use crate::engine::engine_thread::unregistration;
+use crate::engine::engine_thread::{farewell, unregistration};
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::messages::to_kernel;
 use crate::engine::mail::Ending;
@@ -42,7 +42,11 @@ impl Serving {
         self.state = State::Ended(how);
         // Tasks that are on their way have not begun either.
         self.receive_all_of_shell();
-        let returned = self.fail_requests(reason);
+        self.fail_requests(reason);
+        if self.farewells {
+            let mut farewell = farewell(&mut self.composer);
+            self.shell_out.send(&mut self.sockets.shell, &mut farewell);
+        }
         self.hearts.send(HeartMail::Stop {
             uuid: self.who.uuid.clone(),
         });
@@ -51,7 +55,7 @@ impl Serving {
             &self.who.uuid,
             self.who.id,
             reason,
-            &returned,
+            self.farewells,
         );
         if let Err(error) = self.registrar.socket.send(&mut farewell) {
             tracing::debug!("engine {}: cannot say good-bye: {error}", self.who.id);
@@ -59,8 +63,8 @@ impl Serving {
         self.signal_kernel(Signal::SIGKILL as i32, true);
     }
 
-    /// Answers everything that is left. Tasks that have not begun go back; their ids are returned.
-    pub(super) fn fail_requests(&mut self, how: &str) -> Vec<String> {
+    /// Answers everything that is left. Tasks that have not begun go back.
+    pub(super) fn fail_requests(&mut self, how: &str) {
         let running: Vec<Request> = self
             .queue
             .on_done()
@@ -69,20 +73,10 @@ impl Serving {
             .collect();
         let answered = |request: &Request| request.replied || is_comm(&request.msg_type);
         let waiting = self.queue.abort_all();
-        // The last answer to a task says that it is: what the scheduler then still has with this engine was on its way.
-        let mut tasks = running.iter().filter(|request| !answered(request));
-        let a_task_runs = tasks.any(Request::is_task);
-        let mut left = waiting.iter().filter(|request| request.is_task()).count();
-        let mut given_back = Vec::new();
         for request in waiting {
             if request.is_task() {
-                let (content, mut extra) = returned();
-                left -= 1;
-                if left == 0 && !a_task_runs {
-                    extra.extend(leaving());
-                }
+                let (content, extra) = returned();
                 self.send_outcome(&request, content, extra);
-                given_back.push(request.msg_id);
             } else {
                 let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
                 self.send_failure(&request, &error);
@@ -95,6 +89,5 @@ impl Serving {
             }
             self.publish_status("idle", &request.header);
         }
-        given_back
     }
 }

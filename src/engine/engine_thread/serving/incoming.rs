@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Serving, State};
 use crate::engine::engine_thread::now;
-use crate::engine::engine_thread::requests::{Origin, Request, is_comm, is_for_kernel};
+use crate::engine::engine_thread::requests::{
+    Origin, Request, SharedBuffers, is_comm, is_for_kernel,
+};
 use crate::engine::kernel::messages::to_kernel;
 use crate::engine::queue::Arrival;
 use crate::protocol::RemoteError;
@@ -196,10 +198,17 @@ impl Serving {
         let header = request.header.clone();
         if request.msg_type == "apply_request" {
             let frames = [Frame::from(&header[..]), request.metadata.clone()];
-            self.kernel.link.send(
-                to_kernel::APPLY,
-                frames.into_iter().chain(request.buffers.iter().cloned()),
-            );
+            let mut frames = frames.to_vec();
+            frames.extend(request.buffers.iter().cloned());
+            let tag = match &request.shared {
+                Some(shared) if self.kernel.maps => {
+                    let places = in_shared_memory(shared, &mut frames);
+                    frames.insert(0, places);
+                    to_kernel::MAPPED
+                }
+                _ => to_kernel::APPLY,
+            };
+            self.kernel.link.send(tag, frames);
         } else {
             self.kernel
                 .link
@@ -221,6 +230,18 @@ fn read(door: &mut Door, frames: &[Frame], origin: Origin) -> Option<Request> {
             None
         }
     }
+}
+
+/// Takes out of an apply's frames what the kernel is to map, and says where that is.
+fn in_shared_memory(shared: &SharedBuffers, frames: &mut [Frame]) -> Frame {
+    // After the header and the metadata come the buffers.
+    let places = shared.places.iter().map(|(number, offset, length)| {
+        frames[2 + number] = Frame::empty();
+        (2 + number, offset, length)
+    });
+    let places: Vec<_> = places.collect();
+    let said = json!({ "path": shared.memory.path(), "places": places });
+    Frame::from(said.to_string().into_bytes())
 }
 
 fn request_frames(request: &Request) -> Vec<Frame> {

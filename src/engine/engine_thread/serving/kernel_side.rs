@@ -31,6 +31,7 @@ impl Serving {
             "env": {},
             "profile_dir": kernel.profile_dir,
             "ipython_dir": kernel.ipython_dir,
+            "shared_memory": self.sample,
             "session": {
                 "key": self.config.connection.common.key,
                 "signature_scheme": self.config.connection.common.signature_scheme,
@@ -145,6 +146,7 @@ impl Serving {
         }
         self.drain_pipes();
         self.kernel.ready = true;
+        self.kernel.maps = info.maps;
         let words = std::mem::take(&mut self.kernel.words);
         if !words.is_empty() {
             tracing::info!(
@@ -335,6 +337,9 @@ impl Serving {
             (Some(status), Some(Killed::OutOfMemory)) => {
                 format!("its kernel died: {status}, and this machine ran out of memory")
             }
+            (_, Some(Killed::WithForkServer)) => {
+                "its kernel died with the process that it was forked from".to_owned()
+            }
             (None, _) => "its kernel died".to_owned(),
         };
         let all = if self.kernel.ready {
@@ -344,7 +349,12 @@ impl Serving {
         };
         let ending = match why {
             Some(Killed::OverLimit(_)) => Ending::OutOfMemory { how: all },
-            _ => Ending::KernelEnded { how: all, ok },
+            Some(Killed::WithForkServer) => Ending::ForkServerLost { how: all },
+            _ => Ending::KernelEnded {
+                how: all,
+                ok,
+                was_ready: self.kernel.ready,
+            },
         };
         self.end(ending, &how);
     }
