@@ -4,7 +4,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help demo test test-rust test-python test-conformance conformance lint bench clean
+.PHONY: help demo test test-rust test-python test-pythons test-conformance conformance lint bench clean
 
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
@@ -22,7 +22,7 @@ demo:
 	IPYTHONDIR="$$PWD/target/demo/ipython" VIRTUAL_ENV="$$PWD/.venv" IPP_PROFILE_DIR= IPP_CLUSTER_ID= \
 	"$$python" packaging/demo/stdlib_names.py "$$PWD/target/release/ipcluster"
 
-test: test-rust test-python test-conformance
+test: test-rust test-python test-pythons test-conformance
 
 test-rust:
 	$(CARGO) test --locked
@@ -30,6 +30,10 @@ test-rust:
 test-python:
 	$(CARGO) build --locked
 	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/worker && "$$python" -m pytest -q tests/python
+
+# The kernel's own tests, under every Python that is there.
+test-pythons:
+	$(PYTHON) tests/worker/every_python.py target/pythons
 
 test-conformance:
 	$(CARGO) build --locked
@@ -50,7 +54,8 @@ bench:
 	$(CARGO) bench --locked --bench taskdb
 	@python=$$($(ENVIRONMENT)) && $(CARGO) bench --locked --bench load -- --python "$$python"
 	$(CARGO) build --release --locked
-	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py
+	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py && \
+	"$$python" benches/life_cycle.py && "$$python" benches/life_cycle.py --stock 3
 
 clean:
 	$(CARGO) clean

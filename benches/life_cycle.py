@@ -1,4 +1,4 @@
-"""Times of a cluster's life, as medians: starting, stopping, and the commands that only look.
+"""Times of a cluster's life, as medians: starting, stopping, the death of a kernel, and the commands that only look.
 
     IPCLUSTER_BIN=target/release/ipcluster python benches/life_cycle.py [rounds]
 
@@ -6,12 +6,16 @@ With `--stock`, ipyparallel's own ipcluster is measured. Both need ipyparallel i
 """
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+import ipyparallel
+import ipyparallel.error
 import psutil
 
 STOCK = "--stock" in sys.argv
@@ -54,8 +58,6 @@ def processes(folder):
 
 def registered(folder, n):
     """Until a client sees n engines."""
-    import ipyparallel
-
     client = ipyparallel.Client(profile_dir=f"{folder}/profile_default", timeout=60)
     client.wait_for_engines(n, timeout=60)
     client.close()
@@ -78,6 +80,42 @@ def life(folder, n):
     return started, stopped, time.perf_counter() - began
 
 
+def death(client, engine):
+    """Seconds from a kernel's death to the error of what it ran, and to the registration of the next one."""
+    uuid, pid = client._engines[engine], client[engine].apply_sync(os.getpid)
+    running = client[engine].execute("import time; print('begun', flush=True); time.sleep(600)")
+    while "begun" not in running.stdout:
+        time.sleep(0.01)
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    try:
+        running.get(60)
+        sys.exit("a kernel that was killed has answered")
+    except ipyparallel.error.RemoteError:
+        failed = time.perf_counter() - began
+    # ipyparallel starts no other one.
+    while not STOCK and client._engines.get(engine, uuid) == uuid:
+        time.sleep(0.001)
+    return failed, time.perf_counter() - began
+
+
+def deaths(folder):
+    """Each engine dies once: the first restart is the one that waits least."""
+    env = {**os.environ, "IPYTHONDIR": folder, "VIRTUAL_ENV": sys.prefix}
+    profile = Path(folder, "profile_default")
+    profile.mkdir(exist_ok=True)
+    (profile / "ipcluster.toml").write_text('[engine]\nrestart = "on-failure"\n')
+    run(env, "start", "-n", str(ROUNDS), "--daemonize")
+    try:
+        client = ipyparallel.Client(profile_dir=str(profile), timeout=60)
+        client.wait_for_engines(ROUNDS, timeout=60)
+        found = [death(client, engine) for engine in client.ids]
+        client.close()
+    finally:
+        run(env, "stop")
+    return found
+
+
 def show(name, seconds):
     times = ", ".join(f"{value * 1000:.0f}" for value in sorted(seconds))
     print(f"{name:40} {statistics.median(seconds) * 1000:8.1f} ms   of {times}")
@@ -93,6 +131,10 @@ def main():
                 strict=True,
             ):
                 show(name, values)
+        failed, registered_again = zip(*deaths(folder), strict=True)
+        show("kernel killed, to its EngineError", failed)
+        if not STOCK:
+            show("  to the next one's registration", registered_again)
         env = {**os.environ, "IPYTHONDIR": folder}
         for args in (["--version"], ["--help"], ["list"]):
             show(" ".join(args), [run(env, *args) for _ in range(3 * ROUNDS)])

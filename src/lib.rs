@@ -24,7 +24,9 @@
 //! The supervisor holds one end of a pipe to each child (its lifeline): however it dies, they notice and end; through
 //! another pipe they tell what becomes of them. Kernels die with their engine. The controller's end is the cluster's
 //! end; engines that die are started again, a few times. With `--daemonize` a second process of the same command, the
-//! front, waits until the engines are registered. What runs is written into `security/cluster-[ID].json`, as
+//! front, waits until the engines are registered. Other commands ask the supervisor through a socket in `pid/` (to start
+//! again), and the hub and engines by messages (how they are, to end). With `--min` and `--max` it also looks at the hub's
+//! queue and starts and ends sets of engines. What runs is written into `security/cluster-[ID].json`, as
 //! ipyparallel's own programs read and write it, and with start times into `pid/`.
 //!
 //! # Rooms, and who may import whom
@@ -58,7 +60,8 @@
 //! in bursts until nothing is left, and only then polls. They talk through mailboxes of typed messages: there is no
 //! monitor socket, and no lock that two of them want for longer than it takes to append to a list.
 //!
-//! An engine process runs any number of engines, a thread each, and one that echoes heartbeats for all of them. Their
+//! An engine process runs any number of engines, a thread each, one that echoes heartbeats for all of them, and, if they
+//! are several, one that takes broadcasts for all of them. Their
 //! kernels are forked from one Python process that has imported everything; each is connected to its engine by a socket
 //! pair with length-prefixed frames. Kernels end with their engine, engines with the process that started them: a pipe
 //! whose other end closes tells so, however that other process ended.
@@ -76,7 +79,8 @@
 //!   heartbeats then, and a ping goes out as soon as it listens. Clients learn of engines in ascending order of ids.
 //! - **A closed connection is a hint**: an engine on this host that does not come back within 0.6 s is gone; one that is
 //!   slow or stopped keeps its connection and has until the limit of missed heartbeats.
-//! - **Broadcasts are a flat fan-out** that shares buffers by reference count, in place of a tree of schedulers.
+//! - **Broadcasts are a flat fan-out** that shares buffers by reference count, in place of a tree of schedulers. To a
+//!   process that runs several engines a broadcast goes once; they share what has come.
 //! - **What an engine is sent goes to it in order**, also when one of its connections is down for a moment.
 //!
 //! [`differences`] lists where the behaviour differs from ipyparallel's on purpose.

@@ -1,9 +1,9 @@
 """Makes a virtual environment inside the checkout, and installs a requirements file into it. Needs Python alone.
 
-    python3 tests/python_environment.py FOLDER REQUIREMENTS
+    python3 tests/python_environment.py FOLDER REQUIREMENTS [OLDEST]
 
-Does nothing when the folder has been made from the same requirements by the same Python before. Prints the path of the
-environment's interpreter; everything else goes to stderr.
+Needs Python OLDEST (3.10, as ipyparallel 9.2 does) or newer. Does nothing when the folder has been made from the same
+requirements by the same Python before. Prints the path of the environment's interpreter; everything else goes to stderr.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ OLDEST = (3, 10)
 STAMP = "made-from"
 
 
-def make(folder, requirements):
+def make(folder, requirements, oldest=OLDEST):
     """The interpreter of the environment in `folder`, which is made first when it is missing or out of date."""
     folder = Path(folder).absolute()
     python = folder / "bin" / "python"
@@ -26,10 +26,10 @@ def make(folder, requirements):
     if stamp.is_file() and stamp.read_text() == wanted and python.exists():
         return python
 
-    if sys.version_info < OLDEST:
+    if sys.version_info < oldest:
         fail(
-            f"Python {sys.version.split()[0]} at {sys.executable} is too old: ipyparallel needs "
-            f"{OLDEST[0]}.{OLDEST[1]} or newer; name another one: make PYTHON=/path/to/python3 ..."
+            f"Python {sys.version.split()[0]} at {sys.executable} is too old: the tests need "
+            f"{oldest[0]}.{oldest[1]} or newer; name another one: make PYTHON=/path/to/python3 ..."
         )
     try:
         import ensurepip  # noqa: F401
@@ -66,6 +66,7 @@ def fail(text):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        fail("usage: python_environment.py FOLDER REQUIREMENTS")
-    print(make(sys.argv[1], sys.argv[2]))
+    if len(sys.argv) not in (3, 4):
+        fail("usage: python_environment.py FOLDER REQUIREMENTS [OLDEST]")
+    oldest = (tuple(int(part) for part in one.split(".")) for one in sys.argv[3:])
+    print(make(*sys.argv[1:3], *oldest))

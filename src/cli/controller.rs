@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
+use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
 use crate::heartbeat;
@@ -200,14 +201,21 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let controller = Controller::start(plan.config.clone(), store)
         .map_err(|error| plan.explain(&error.to_string()))?;
     let (client, engine) = plan.connection_files(&controller.ports);
-    let written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
+    let mut written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
+    if !plan.reuse {
+        // Without the files nobody can take its engines over.
+        written
+            .engine_state
+            .clone_from(&plan.config.engine_state_file);
+    }
     tracing::info!(
         "controller {} listens on {} (registration at port {})",
         std::process::id(),
         plan.config.client_interface.0,
         controller.ports.registration,
     );
-    let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter));
+    let named = setup.settings.controller.location.clone();
+    let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter, named));
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())
@@ -223,9 +231,21 @@ async fn until_the_end(
     mut signals: Signals,
     lifeline: Option<std::os::fd::OwnedFd>,
     mut starter: lifeline::Starter,
+    named: Option<String>,
 ) -> &'static str {
     // From here on it can be asked to end.
     starter.tell(&News::Ready);
+    let warns_of_name = async {
+        if let Some(name) = unresolved(named).await {
+            let warning = format!(
+                "--location={name}: this machine cannot resolve that name; engines and clients elsewhere that cannot do so \
+                 either will not find the controller"
+            );
+            tracing::warn!("{warning}");
+            starter.tell(&News::Warning(warning));
+        }
+        std::future::pending::<()>().await;
+    };
     let shut_down = async {
         // An error says that the hub has ended: the same.
         let _ = (&mut controller.shutdown_requested).await;
@@ -235,11 +255,19 @@ async fn until_the_end(
         _ = signals.interrupt.recv() => "it was interrupted",
         _ = signals.terminate.recv() => "it was told to",
         () = signals.hang_up.recv() => "its terminal closed",
+        () = warns_of_name => unreachable!("it never ends"),
         () = shut_down => "a client asked for it",
         _ = lifeline::cut(lifeline) => "the process that started it is gone",
     };
     controller.stop();
     why
+}
+
+/// The name, if it cannot be resolved. The name service may take seconds.
+async fn unresolved(name: Option<String>) -> Option<String> {
+    let name = name.filter(|name| !name.is_empty())?;
+    let asked = tokio::task::spawn_blocking(move || host::resolve(&name).is_none().then_some(name));
+    asked.await.ok()?
 }
 
 /// By which a controller is asked to end.
@@ -523,40 +551,5 @@ fn scheme_name(scheme: Scheme) -> String {
     match serde_json::to_value(scheme) {
         Ok(Value::String(name)) => name,
         _ => "leastload".to_owned(),
-    }
-}
-
-/// Connection files that go when the controller goes, unless they are to be reused.
-struct WrittenFiles {
-    files: Option<ConnectionFiles>,
-}
-
-impl WrittenFiles {
-    fn write(
-        files: &ConnectionFiles,
-        client: &ClientFile,
-        engine: &EngineFile,
-        keep: bool,
-    ) -> Result<Self, Failure> {
-        files.write(client, engine)?;
-        let shown: PathBuf = files.client.clone();
-        tracing::debug!(
-            "connection files: {} and {}",
-            shown.display(),
-            files.engine.display()
-        );
-        Ok(Self {
-            files: (!keep).then(|| files.clone()),
-        })
-    }
-}
-
-impl Drop for WrittenFiles {
-    fn drop(&mut self) {
-        if let Some(files) = self.files.take()
-            && let Err(error) = files.remove()
-        {
-            tracing::warn!("{error}");
-        }
     }
 }

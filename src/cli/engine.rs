@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::exit_code::KERNELS_DIED;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::engine::{
@@ -115,6 +116,10 @@ pub(super) struct EngineArgs {
     #[arg(long, hide = true)]
     over_stdin: bool,
 
+    /// Names the engines that are started together
+    #[arg(long, hide = true, value_name = "NAME")]
+    set: Option<String>,
+
     /// Take part in an MPI job: `mpiexec -n 4 ipcluster engine --mpi`. The rank is the id that is asked for
     #[arg(long, conflicts_with_all = ["kernel", "restart"])]
     mpi: bool,
@@ -159,7 +164,7 @@ impl EngineArgs {
 }
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (lifeline, starter) = if args.over_stdin {
+    let (lifeline, mut starter) = if args.over_stdin {
         let (greeting, lifeline, starter) = lifeline::take_standard_streams()
             .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
         // SAFETY: no other thread reads or writes the environment yet.
@@ -202,6 +207,15 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         .build()?;
     let ended = runtime.block_on(async {
         let connection = connection(&setup).await?;
+        if let Some(name) = connection.unresolved() {
+            // ZeroMQ keeps trying: it may be known in a moment.
+            let warning = format!(
+                "the controller's machine is called {name}, which cannot be resolved here: start the controller with a \
+                 --location that others know, or the engines with their own"
+            );
+            tracing::warn!("{warning}");
+            starter.tell(&News::Warning(warning));
+        }
         let config = config(&setup, args, connection, program, rank, open_files);
         tokio::time::sleep(registration_delay(&setup, rank)).await;
         host(config, lifeline, starter).await
@@ -210,6 +224,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     runtime.shutdown_background();
     match ended {
         Ended::Asked => Ok(()),
+        Ended::KernelsDied(why) => Err(Failure::new(KERNELS_DIED, why)),
         Ended::Failed(why) => Err(Failure::failed(why)),
     }
 }
@@ -377,6 +392,7 @@ fn config(
     Config {
         connection,
         count: args.n,
+        set: args.set.clone(),
         first_id: engine.id.or(rank),
         registration_timeout: engine.timeout.duration(),
         start_timeout: Some(engine.start_timeout.duration()).filter(|limit| !limit.is_zero()),

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::launch_args::LaunchArgs;
+use crate::cli::output::FormatArgs;
 use crate::cli::parts::{
-    KernelArgs, dry_run, engines_by, engines_job, warn_of_controller_traits,
-    warn_of_launcher_traits,
+    dry_run, engines_by, engines_job, warn_of_controller_traits, warn_of_launcher_traits,
 };
 use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
@@ -16,7 +17,6 @@ use crate::launch::LAUNCHERS;
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::found::Found;
 use crate::launch::ledger::Ledger;
-use crate::profile::settings::Edit;
 use crate::profile::traitlets::Program;
 
 #[derive(Args, Clone, Debug)]
@@ -24,54 +24,11 @@ pub(super) struct EnginesArgs {
     #[command(flatten)]
     common: CommonArgs,
 
-    /// Engines to add [default: one for each CPU]
-    #[arg(short, long = "n", value_name = "N")]
-    n: Option<u32>,
-
-    /// Return when the engines are registered, and leave them running
-    #[arg(long)]
-    daemonize: bool,
-
-    /// Seconds in which the engines have to register [default: 60]
-    #[arg(long, value_name = "SECONDS")]
-    engine_timeout: Option<f64>,
-
-    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER")]
-    engines: Option<String>,
-
-    /// Print the batch system's script, and start nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    launch: LaunchArgs,
 
     #[command(flatten)]
-    kernels: KernelArgs,
-}
-
-impl EnginesArgs {
-    fn edits(&self) -> Vec<Edit> {
-        [
-            edit("cluster.n", "--n", self.n),
-            edit(
-                "cluster.daemonize",
-                "--daemonize",
-                self.daemonize.then_some(true),
-            ),
-            edit(
-                "cluster.engine_timeout",
-                "--engine-timeout",
-                self.engine_timeout,
-            ),
-            edit(
-                "cluster.engines",
-                "--engines",
-                self.engines.as_ref().map(|name| name.to_ascii_lowercase()),
-            ),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
+    format: FormatArgs,
 }
 
 pub(super) fn run(args: &EnginesArgs, rewritten: Rewritten) -> Result<(), Failure> {
@@ -81,7 +38,7 @@ pub(super) fn run(args: &EnginesArgs, rewritten: Rewritten) -> Result<(), Failur
 }
 
 fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Result<(), Failure> {
-    let mut edits = args.edits();
+    let mut edits = args.launch.edits();
     edits.extend(edit(
         "log.to_file",
         "--daemonize",
@@ -97,8 +54,8 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     )?;
     let settings = &setup.settings.cluster;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
-    if args.dry_run {
-        return dry_run(&setup, &args.kernels);
+    if args.launch.dry_run {
+        return dry_run(&setup, &args.launch.kernels);
     }
     let found = Found::of(&setup.profile, &setup.cluster_id);
     let controller = found.controller();
@@ -116,15 +73,20 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     warn_of_launcher_traits(&setup);
     warn_of_controller_traits(&setup);
     if settings.daemonize && !background.is_some() {
-        return in_background(&setup);
+        return in_background(&setup, &args.format);
+    }
+    if args.format.is_json() && !background.is_some() {
+        return Err(Failure::usage(
+            "-o json says what was started: it takes --daemonize; `ipcluster status -o json` tells of any cluster",
+        ));
     }
     background.leave_terminal(&setup)?;
     setup.enter_work_dir()?;
 
-    let engines = engines_job(&setup, &args.kernels)?;
+    let engines = engines_job(&setup, &args.launch.kernels)?;
     let info = cluster_info(&setup, Vec::new());
     let engines_by = engines_by(&setup)?;
-    let plan = plan(&setup, &engines_by, false);
+    let plan = plan(&setup, &engines_by, false)?;
     let ledger = Ledger::join(&setup.profile, info, launcher_of(&setup), plan.grace)
         .map_err(claim_failure)?;
     background.conduct(Cluster {

@@ -7,7 +7,8 @@
 //! | 2 | the command line or a settings file is wrong |
 //! | 10 | a cluster or controller of this profile and cluster id is running already |
 //! | 11 | there is nothing to stop |
-//! | 12 | there is no cluster to which engines could be added |
+//! | 12 | no such cluster runs: there is nothing to add engines to, to look at or to start again |
+//! | 13 | the kernels of all engines have died, and the restart policy starts none again |
 //! | 130 | interrupted |
 //!
 //! 10 to 12 are ipyparallel's (`cluster/app.py`).
@@ -20,6 +21,8 @@ pub const USAGE: u8 = 2;
 pub const ALREADY_STARTED: u8 = 10;
 pub const ALREADY_STOPPED: u8 = 11;
 pub const NO_CLUSTER: u8 = 12;
+/// Of a process that runs engines. What started it does not start it again.
+pub const KERNELS_DIED: u8 = 13;
 pub const INTERRUPTED: u8 = 130;
 
 /// Why the program ends without having done what it was to do.
@@ -66,6 +69,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message {
             // Where stderr is closed, the exit code has to do.
+            crate::os::progress::end();
             let _ = writeln!(std::io::stderr(), "ipcluster: {message}");
         }
         ExitCode::from(self.code)

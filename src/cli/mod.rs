@@ -7,16 +7,24 @@ mod clean;
 mod controller;
 mod database;
 mod db;
+mod doctor;
 mod engine;
 mod engines;
+mod launch_args;
 mod lifeline;
 mod list;
+mod logs;
+mod output;
 mod parts;
 mod profile;
+mod restart;
 mod setup;
 mod start;
+mod status;
 mod stop;
 mod supervise;
+mod target;
+mod written_files;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -54,12 +62,20 @@ enum Verb {
     Start(start::StartArgs),
     /// Stop a cluster, and wait until all of its processes are gone
     Stop(stop::StopArgs),
+    /// Start a cluster, its engines or some of them again
+    Restart(restart::RestartArgs),
     /// Add engines to a cluster that runs
     Engines(engines::EnginesArgs),
     /// List clusters
     List(list::ListArgs),
+    /// Show a cluster's controller, engines, queues and database
+    Status(status::StatusArgs),
+    /// Show what a cluster's programs have written
+    Logs(logs::LogsArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
+    /// Look for what would keep a cluster from working, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Look into the records of tasks and results, and drop them
     Db(db::DbArgs),
     /// Make, list, show and check profiles
@@ -101,9 +117,13 @@ impl Verb {
         match self {
             Self::Start(args) => start::run(&args, rewritten),
             Self::Stop(args) => stop::run(&args, rewritten),
+            Self::Restart(args) => restart::run(&args, rewritten),
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
+            Self::Status(args) => status::run(&args, rewritten),
+            Self::Logs(args) => logs::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
+            Self::Doctor(args) => doctor::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),

@@ -141,6 +141,7 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
             argv,
             environment: Vec::new(),
             engines: None,
+            machine: None,
             connection: None,
         });
     }
@@ -175,7 +176,10 @@ pub(super) fn engines_by(setup: &Setup) -> Result<EnginesBy, Failure> {
                 for name in hosts::without_effect(&traits) {
                     tracing::warn!("SSHEngineSetLauncher.{name} has no effect");
                 }
-                let hosts = hosts::hosts(&traits, setup.settings.cluster.n);
+                let hosts = hosts::hosts(
+                    &traits,
+                    setup.settings.cluster.max.or(setup.settings.cluster.n),
+                );
                 let mut hosts = hosts.map_err(|error| Failure::usage(error.to_string()))?;
                 for host in &mut hosts {
                     let folder = &mut host.profile_dir;
@@ -355,6 +359,7 @@ fn job(
         argv,
         environment,
         engines: None,
+        machine: None,
         connection: None,
     })
 }

@@ -6,9 +6,10 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::launch_args::LaunchArgs;
+use crate::cli::output::FormatArgs;
 use crate::cli::parts::{
-    KernelArgs, controller_job, dry_run, engines_by, engines_job, warn_of_launcher_traits,
-    warn_of_loopback,
+    controller_job, dry_run, engines_by, engines_job, warn_of_launcher_traits, warn_of_loopback,
 };
 use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::supervise::{
@@ -29,25 +30,28 @@ pub(super) struct StartArgs {
     #[command(flatten)]
     common: CommonArgs,
 
-    /// Engines to start [default: one for each CPU]
-    #[arg(short, long = "n", value_name = "N")]
-    n: Option<u32>,
+    #[command(flatten)]
+    launch: LaunchArgs,
 
-    /// Return when all engines are registered, and leave the cluster running
-    #[arg(long)]
-    daemonize: bool,
+    #[command(flatten)]
+    format: FormatArgs,
 
-    /// Seconds in which the engines have to register [default: 60]
+    /// Engines to have at least while the number follows the queue [default, with --max: 1]
+    #[arg(long, value_name = "N")]
+    min: Option<u32>,
+
+    /// Engines to have at most: others are started while tasks wait, and end when they have no work [default, with --min:
+    /// one for each CPU]
+    #[arg(long, value_name = "N")]
+    max: Option<u32>,
+
+    /// Seconds without work after which an engine beyond --min ends; 0 for never [default: 300]
     #[arg(long, value_name = "SECONDS")]
-    engine_timeout: Option<f64>,
+    idle_timeout: Option<f64>,
 
     /// Seconds between the controller's start and that of the engines [default: 0]
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
-
-    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER")]
-    engines: Option<String>,
 
     /// How the controller is started [default: local]
     #[arg(long, value_name = "LAUNCHER")]
@@ -60,35 +64,15 @@ pub(super) struct StartArgs {
     /// Name or address by which engines and clients elsewhere reach the controller [default: its host name]
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
-
-    /// Print the batch system's script, and start nothing
-    #[arg(long)]
-    dry_run: bool,
-
-    #[command(flatten)]
-    kernels: KernelArgs,
 }
 
 impl StartArgs {
     fn edits(&self) -> Vec<Edit> {
-        [
-            edit("cluster.n", "--n", self.n),
-            edit(
-                "cluster.daemonize",
-                "--daemonize",
-                self.daemonize.then_some(true),
-            ),
-            edit(
-                "cluster.engine_timeout",
-                "--engine-timeout",
-                self.engine_timeout,
-            ),
+        let own = [
+            edit("cluster.min", "--min", self.min),
+            edit("cluster.max", "--max", self.max),
+            edit("cluster.idle_timeout", "--idle-timeout", self.idle_timeout),
             edit("cluster.delay", "--delay", self.delay),
-            edit(
-                "cluster.engines",
-                "--engines",
-                self.engines.as_ref().map(|name| name.to_ascii_lowercase()),
-            ),
             edit(
                 "cluster.controller",
                 "--controller",
@@ -102,10 +86,10 @@ impl StartArgs {
                 "--location",
                 self.location.clone(),
             ),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        ];
+        let mut edits = self.launch.edits();
+        edits.extend(own.into_iter().flatten());
+        edits
     }
 }
 
@@ -138,19 +122,24 @@ fn start(
     let settings = &setup.settings.cluster;
     check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
-    if args.dry_run {
-        return dry_run(&setup, &args.kernels);
+    if args.launch.dry_run {
+        return dry_run(&setup, &args.launch.kernels);
     }
     warn_of_launcher_traits(&setup);
     if settings.daemonize && !background.is_some() {
-        return in_background(&setup);
+        return in_background(&setup, &args.format);
+    }
+    if args.format.is_json() && !background.is_some() {
+        return Err(Failure::usage(
+            "-o json says what was started: it takes --daemonize; `ipcluster status -o json` tells of any cluster",
+        ));
     }
     background.leave_terminal(&setup)?;
     setup.enter_work_dir()?;
     clean_logs(&setup);
 
-    let (controller, own) = controller_job(&setup, &args.kernels, rest)?;
-    let engines = engines_job(&setup, &args.kernels)?;
+    let (controller, own) = controller_job(&setup, &args.launch.kernels, rest)?;
+    let engines = engines_job(&setup, &args.launch.kernels)?;
     let own = own
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -158,7 +147,7 @@ fn start(
     let info = cluster_info(&setup, own);
     let engines_by = engines_by(&setup)?;
     warn_of_loopback(&setup, &engines_by);
-    let plan = plan(&setup, &engines_by, true);
+    let plan = plan(&setup, &engines_by, true)?;
     let reuse = keeps_connection_files(&setup, &controller.argv);
     let ledger = Ledger::claim(&setup.profile, info, launcher_of(&setup), plan.grace, reuse)
         .map_err(claim_failure)?;

@@ -4,65 +4,105 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
-use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say};
-use crate::launch::ledger::ClaimError;
+use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say, say_progress};
+use crate::launch::elastic::Limits;
+use crate::launch::found::Found;
+use crate::launch::ledger::{ClaimError, stop_command};
 use crate::launch::supervisor::{Outcome, Plan};
 use crate::os::log;
+use crate::profile::ConnectionFiles;
 use crate::profile::cluster_file::{ClusterInfo, cluster_class};
 
-/// What a supervisor in the background has of its front: the socket on which that waits.
-pub(super) struct Background(Option<OwnedFd>);
+/// Who waits for what this process supervises, and where it says what happens.
+pub(super) struct Background {
+    /// The socket on which the command waits that has started it.
+    front: Option<OwnedFd>,
+    /// It was started again where it was before: at its terminal.
+    stays: bool,
+    /// It writes into its log, and not where the front is.
+    left: std::cell::Cell<bool>,
+    /// As it was called, for another start.
+    call: Call,
+}
+
+/// How this process was called. The program's own path and the folder are not to be found out later: the file may be
+/// replaced, and the process goes elsewhere.
+struct Call {
+    program: std::io::Result<PathBuf>,
+    folder: std::io::Result<PathBuf>,
+}
 
 impl Background {
     /// To be called once, before there are threads.
     pub(super) fn take() -> Self {
-        Self(background::take())
+        Self {
+            front: background::take(),
+            stays: background::take_foreground(),
+            left: std::cell::Cell::new(false),
+            call: Call {
+                program: std::env::current_exe(),
+                folder: std::env::current_dir(),
+            },
+        }
     }
 
+    /// Does this process run in the background?
     pub(super) fn is_some(&self) -> bool {
-        self.0.is_some()
+        self.front.is_some() && !self.stays
     }
 
     /// Passes a failure on to the front, whose exit code it becomes.
     pub(super) fn tell<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
-        if let (Err(failure), Some(fd)) = (&result, &self.0) {
+        if let (Err(failure), Some(fd)) = (&result, &self.front) {
             let told = Told::Failed {
                 code: failure.code(),
                 message: failure.message().map(str::to_owned),
             };
             background::tell_at_once(fd, &told);
+            if !self.left.get() {
+                // The front says it, at the same terminal.
+                return Err(Failure::silent(failure.code()));
+            }
         }
         result
     }
 
     /// Leaves the terminal of the front alone: everything goes into the log.
     pub(super) fn leave_terminal(&self, setup: &Setup) -> Result<(), Failure> {
-        if self.0.is_none() {
+        if !self.is_some() {
             return Ok(());
         }
-        Ok(background::redirect_output(&log_path(
-            setup,
-            std::process::id(),
-        ))?)
+        background::redirect_output(&log_path(setup, std::process::id()))?;
+        self.left.set(true);
+        Ok(())
     }
 
-    /// Runs the cluster to its end.
+    /// Runs the cluster to its end, and begins anew if that is wanted.
     pub(super) fn conduct(&self, cluster: Cluster) -> Result<(), Failure> {
-        let fd = self.0.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let fd = self.front.as_ref().map(OwnedFd::try_clone).transpose()?;
         let runtime = runtime()?;
-        let ended = runtime.block_on(async {
+        let (ended, again) = runtime.block_on(async {
             let link = fd.map(Link::new).transpose()?;
-            Ok::<Ended, Failure>(conduct(cluster, link).await?)
-        });
+            let mut ended = conduct(cluster, link).await?;
+            let again = ended.again.take().map(Link::into_fd).transpose()?;
+            Ok::<(Ended, Option<OwnedFd>), Failure>((ended, again))
+        })?;
         runtime.shutdown_background();
-        let Ended { outcome, reason } = ended?;
+        if let Some(front) = again {
+            return Err(self.start_again(&front));
+        }
+        let Ended {
+            outcome, reason, ..
+        } = ended;
         let code = match outcome {
             Outcome::Stopped => return Ok(()),
             Outcome::Interrupted => exit_code::INTERRUPTED,
@@ -72,6 +112,38 @@ impl Background {
             Some(reason) => Failure::new(code, reason),
             None => Failure::silent(code),
         })
+    }
+
+    /// This process, with its terminal and its environment, runs its command from the beginning. Whoever has asked for
+    /// that is the front. Returns only if that cannot be.
+    fn start_again(&self, front: &OwnedFd) -> Failure {
+        use std::os::unix::process::CommandExt;
+        let failed = |error: &std::io::Error| {
+            Failure::failed(format!("the cluster cannot be started again: {error}"))
+        };
+        let (program, folder) = match (&self.call.program, &self.call.folder) {
+            (Ok(program), Ok(folder)) => (program, folder),
+            (Err(error), _) | (_, Err(error)) => return failed(error),
+        };
+        tracing::info!("starting again");
+        let mut command = std::process::Command::new(program);
+        command
+            .args(std::env::args_os().skip(1))
+            .current_dir(folder);
+        if !self.is_some() {
+            command.env(background::FOREGROUND_VARIABLE, "1");
+        }
+        let error = match background::hand_down(front, &mut command) {
+            Ok(()) => command.exec(),
+            Err(error) => error,
+        };
+        let failure = failed(&error);
+        let told = Told::Failed {
+            code: failure.code(),
+            message: failure.message().map(str::to_owned),
+        };
+        background::tell_at_once(front, &told);
+        failure
     }
 }
 
@@ -87,7 +159,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Starts this very command again in the background, and waits until everything is up.
-pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
+pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Failure> {
     let mut argv = vec![this_program()?];
     argv.extend(std::env::args_os().skip(1));
     runtime()?.block_on(async {
@@ -111,12 +183,13 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
             };
             match told {
                 Some(Told::Line { severity, text }) => say(severity, &text),
+                Some(Told::Progress(text)) => say_progress(&text),
                 Some(Told::Ready) => {
                     tracing::info!(
                         "it runs in the background: process {pid}, log {}",
                         log_path(setup, pid).display()
                     );
-                    return Ok(());
+                    return format.answer(&started(setup, pid));
                 }
                 Some(Told::Failed { code, message }) => {
                     // Nothing is left when this returns.
@@ -135,6 +208,23 @@ pub(super) fn in_background(setup: &Setup) -> Result<(), Failure> {
                 }
             }
         }
+    })
+}
+
+/// What `-o json` says of what was started: the supervisor's process and log, and of the cluster that has it.
+fn started(setup: &Setup, pid: u32) -> Value {
+    let found = Found::of(&setup.profile, &setup.cluster_id);
+    let files = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id);
+    json!({
+        "profile": setup.profile.name(),
+        "profile_dir": setup.profile.location(),
+        "cluster_id": setup.cluster_id,
+        "state": found.condition(),
+        "n_engines": found.living_engines(),
+        "pid": pid,
+        "controller_pid": found.controller().map(|process| process.pid),
+        "log": log_path(setup, pid),
+        "connection_file": files.client,
     })
 }
 
@@ -165,29 +255,100 @@ pub(super) fn launcher_of(setup: &Setup) -> &'static str {
 
 /// How many engines are wanted.
 pub(super) fn engine_count(setup: &Setup) -> u32 {
-    setup.settings.cluster.n.unwrap_or_else(|| {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        u32::try_from(cpus).unwrap_or(u32::MAX)
-    })
+    let cluster = &setup.settings.cluster;
+    let least = cluster.min.or_else(|| cluster.max.map(|_| 1));
+    cluster.n.or(least).unwrap_or_else(processors)
+}
+
+fn processors() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cpus).unwrap_or(u32::MAX)
 }
 
 /// What is run, and for how long it is waited for.
-pub(super) fn plan(setup: &Setup, engines_by: &EnginesBy, with_controller: bool) -> Plan {
-    let sets = match engines_by {
+pub(super) fn plan(
+    setup: &Setup,
+    engines_by: &EnginesBy,
+    with_controller: bool,
+) -> Result<Plan, Failure> {
+    let machines = match engines_by {
         EnginesBy::Ssh(hosts) => hosts.iter().map(|host| host.engines).collect(),
-        _ => vec![engine_count(setup)],
+        _ => Vec::new(),
+    };
+    let elastic = if with_controller {
+        elastic(setup)?
+    } else {
+        None
+    };
+    let mut left = match &elastic {
+        Some(limits) => first_engines(setup, limits)?,
+        None => engine_count(setup),
+    };
+    let sets = if machines.is_empty() {
+        vec![left]
+    } else if elastic.is_none() {
+        machines.clone()
+    } else {
+        let room = machines.iter().map(|room| {
+            let engines = left.min(*room);
+            left -= engines;
+            engines
+        });
+        room.collect()
     };
     let cluster = &setup.settings.cluster;
-    Plan {
+    let stop = stop_command(&setup.profile, &setup.cluster_id);
+    Ok(Plan {
         with_controller,
         sets,
+        machines,
+        elastic,
         // Jobs that end were ended by somebody, or have had their time.
         restart: !matches!(engines_by, EnginesBy::Batch(_)),
         delay: cluster.delay.duration(),
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,
         grace: grace(setup),
+        end: if cluster.daemonize {
+            format!("`{stop}`")
+        } else {
+            format!("Ctrl-C or `{stop}`")
+        },
+    })
+}
+
+/// Between which limits the number of engines follows the queue; nothing when it is fixed.
+fn elastic(setup: &Setup) -> Result<Option<Limits>, Failure> {
+    let cluster = &setup.settings.cluster;
+    if cluster.min.is_none() && cluster.max.is_none() {
+        return Ok(None);
     }
+    let min = cluster.min.unwrap_or(1);
+    let max = cluster.max.unwrap_or_else(|| min.max(processors()));
+    if max < min.max(1) {
+        return Err(Failure::usage(format!(
+            "an elastic cluster of {min} engines at least and {max} at most cannot be: --max has to be the larger, and above 0"
+        )));
+    }
+    let idle = cluster.idle_timeout.duration();
+    Ok(Some(Limits {
+        min,
+        max,
+        patience: cluster.scale_delay.duration(),
+        idle: (!idle.is_zero()).then_some(idle),
+    }))
+}
+
+/// As many as it starts with.
+fn first_engines(setup: &Setup, limits: &Limits) -> Result<u32, Failure> {
+    let n = engine_count(setup);
+    if (limits.min..=limits.max).contains(&n) {
+        return Ok(n);
+    }
+    Err(Failure::usage(format!(
+        "--n={n}: an elastic cluster starts with --min ({}) to --max ({}) engines",
+        limits.min, limits.max
+    )))
 }
 
 /// What the cluster file says of the cluster as a whole.

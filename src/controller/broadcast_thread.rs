@@ -1,5 +1,6 @@
 //! The broadcast queue: one request in, one message to each engine out, sharing the buffers.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::protocol::header::{Brief, parent_id};
-use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
 use crate::protocol::{
     Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
@@ -42,8 +43,57 @@ struct Desk {
     composer: Composer,
     scheduler: BroadcastScheduler<Frame, Reply>,
     outbox: Outbox,
+    hosts: Hosts,
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
+}
+
+/// Processes that take broadcasts for their engines: to each of them a request goes once, however many of its engines
+/// are meant. Which ones are, and under which message ids, is in the metadata's `targets`.
+///
+/// All broadcasts to such an engine go that way, so that they come in order.
+#[derive(Debug, Default)]
+struct Hosts {
+    of_engines: HashMap<EngineUuid, Identity>,
+}
+
+/// An engine's part in a request.
+type OutgoingPart = (BroadcastTarget, MsgId);
+
+impl Hosts {
+    fn on_engine_registered(&mut self, engine: &EngineUuid, host: Option<Identity>) {
+        match host {
+            Some(host) => self.of_engines.insert(engine.clone(), host),
+            None => self.of_engines.remove(engine),
+        };
+    }
+
+    /// The engine's host, if that was the last of its engines.
+    fn on_engine_gone(&mut self, engine: &EngineUuid) -> Option<Identity> {
+        let host = self.of_engines.remove(engine)?;
+        let is_empty = self.of_engines.values().all(|other| *other != host);
+        is_empty.then_some(host)
+    }
+
+    /// What goes to engines themselves, and what to which host.
+    fn sort(
+        &self,
+        parts: Vec<OutgoingPart>,
+    ) -> (Vec<OutgoingPart>, BTreeMap<Identity, Vec<OutgoingPart>>) {
+        let mut direct = Vec::new();
+        let mut delivered: BTreeMap<Identity, Vec<OutgoingPart>> = BTreeMap::new();
+        for part in parts {
+            match self.of_engines.get(&part.0.uuid) {
+                Some(host) => delivered.entry(host.clone()).or_default().push(part),
+                None => direct.push(part),
+            }
+        }
+        (direct, delivered)
+    }
+}
+
+fn to_json(map: &Map<String, Value>) -> Vec<u8> {
+    serde_json::to_vec(map).expect("a map of JSON values is JSON")
 }
 
 impl BroadcastThread {
@@ -60,6 +110,7 @@ impl BroadcastThread {
             composer,
             scheduler: BroadcastScheduler::new(),
             outbox: Outbox::default(),
+            hosts: Hosts::default(),
             outgoing: Vec::new(),
             reporter,
         };
@@ -106,7 +157,12 @@ impl BroadcastThread {
 
     fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
         match message {
-            SchedulerMail::TakeIn { token, engine, .. } => {
+            SchedulerMail::TakeIn {
+                token,
+                engine,
+                host,
+            } => {
+                self.desk.hosts.on_engine_registered(&engine, host);
                 self.desk.scheduler.on_engine_registered(engine);
                 self.hub.send(HubMail::SchedulerDone { token });
             }
@@ -119,6 +175,9 @@ impl BroadcastThread {
                 let peers = self.desk.scheduler.snapshot().count() + 1;
                 drain_turns(pending, peers, || self.receive_replies(frames));
                 self.desk.outbox.forget(engine.as_str().as_bytes());
+                if let Some(host) = self.desk.hosts.on_engine_gone(&engine) {
+                    self.desk.outbox.forget(host.as_bytes());
+                }
                 let mut ends = Vec::new();
                 self.desk.scheduler.on_engine_gone(&engine, &how, &mut ends);
                 for end in ends {
@@ -242,34 +301,59 @@ impl Desk {
                 message,
             });
         }
+        metadata.insert("original_msg_id".to_owned(), json!(msg_id));
+        let (direct, delivered) = self.hosts.sort(fan_out.to);
+        for (host, parts) in delivered {
+            let parts: Vec<(&EngineUuid, &MsgId)> = parts
+                .iter()
+                .map(|(target, id)| (&target.uuid, id))
+                .collect();
+            metadata.insert("targets".to_owned(), json!(parts));
+            let metadata = Frame::from(to_json(&metadata));
+            let header = frames[layout.header()].clone();
+            self.send(&host, client, header, metadata, frames, layout, engines);
+        }
         // A list of all the others is of no use to an engine, and grows with their number.
         metadata.remove("targets");
-        metadata.insert("original_msg_id".to_owned(), json!(msg_id));
-        let metadata = Frame::from(Value::from(metadata).to_string().into_bytes());
-        for (target, outgoing_id) in fan_out.to {
+        let metadata = Frame::from(to_json(&metadata));
+        for (target, outgoing_id) in direct {
             header.insert("msg_id".to_owned(), json!(outgoing_id));
-            let header = serde_json::to_vec(&header).expect("a map of JSON values is JSON");
-            let (parent, content) = (&frames[layout.parent_header()], &frames[layout.content()]);
-            let signature = self
-                .composer
-                .signer()
-                .sign([&header, parent, &metadata, content]);
-            self.outgoing.clear();
-            self.outgoing.extend([
-                Frame::from(target.uuid.as_str().as_bytes()),
-                Frame::from(client.as_bytes()),
-                Frame::from(DELIMITER),
-                Frame::from(signature),
-                Frame::from(header),
-                parent.clone(),
-                metadata.clone(),
-                content.clone(),
-            ]);
-            self.outgoing
-                .extend(frames[layout.buffers()].iter().cloned());
-            self.outbox.send(engines, &mut self.outgoing);
+            let header = Frame::from(to_json(&header));
+            let (to, metadata) = (Identity::from(&target.uuid), metadata.clone());
+            self.send(&to, client, header, metadata, frames, layout, engines);
         }
         Ok(())
+    }
+
+    /// Sends on what a client has sent, with another header and other metadata.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
+    fn send(
+        &mut self,
+        to: &Identity,
+        client: &Identity,
+        header: Frame,
+        metadata: Frame,
+        frames: &[Frame],
+        layout: Layout,
+        engines: &mut Socket,
+    ) {
+        let (parent, content) = (&frames[layout.parent_header()], &frames[layout.content()]);
+        let signer = self.composer.signer();
+        let signature = signer.sign([&header[..], parent, &metadata, content]);
+        self.outgoing.clear();
+        self.outgoing.extend([
+            Frame::from(to.as_bytes()),
+            Frame::from(client.as_bytes()),
+            Frame::from(DELIMITER),
+            Frame::from(signature),
+            header,
+            parent.clone(),
+            metadata,
+            content.clone(),
+        ]);
+        self.outgoing
+            .extend(frames[layout.buffers()].iter().cloned());
+        self.outbox.send(engines, &mut self.outgoing);
     }
 
     /// `frames`: `engine, client, <IDS|MSG>, …`.
@@ -287,10 +371,14 @@ impl Desk {
             frames: std::mem::take(frames),
             layout,
         };
-        match self
+        let failed = says_failed(&reply.frames[layout.metadata()]);
+        let verdict = self
             .scheduler
-            .on_reply(&engine, &original, &outgoing, reply)
-        {
+            .on_reply(&engine, &original, &outgoing, reply);
+        if failed && !matches!(verdict, BroadcastVerdict::Unknown) {
+            self.scheduler.on_failure(&engine);
+        }
+        match verdict {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
                     reporter.report(completed(Some(engine), &reply.frames, reply.layout));

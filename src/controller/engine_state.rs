@@ -57,27 +57,28 @@ impl EngineState {
 #[derive(Debug)]
 pub(super) struct EngineStateFile {
     path: Option<PathBuf>,
-    unsaved: Option<EngineState>,
+    has_changed: bool,
 }
 
 impl EngineStateFile {
     pub(super) fn new(path: Option<PathBuf>) -> Self {
         Self {
             path,
-            unsaved: None,
+            has_changed: false,
         }
     }
 
-    pub(super) fn change(&mut self, state: EngineState) {
-        self.unsaved = Some(state);
+    pub(super) fn on_change(&mut self) {
+        self.has_changed = true;
     }
 
-    pub(super) fn save(&mut self) {
-        let (Some(path), Some(EngineState { engines, next_id })) =
-            (&self.path, self.unsaved.take())
-        else {
+    /// Writes down what there is, if it has changed.
+    pub(super) fn save(&mut self, state: impl FnOnce() -> EngineState) {
+        let Some(path) = &self.path else { return };
+        if !std::mem::take(&mut self.has_changed) {
             return;
-        };
+        }
+        let EngineState { engines, next_id } = state();
         let written = Written {
             engines: engines.into_iter().collect(),
             next_id,
@@ -103,8 +104,10 @@ mod tests {
             next_id: 5,
         };
         let mut file = EngineStateFile::new(Some(path.clone()));
-        file.change(state.clone());
-        file.save();
+        file.save(EngineState::default);
+        assert!(!path.exists(), "nothing has changed");
+        file.on_change();
+        file.save(|| state.clone());
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             r#"{"engines":{"2":"a"},"next_id":5}"#

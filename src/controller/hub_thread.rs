@@ -14,6 +14,7 @@ use crate::controller::late_joiners::LateJoiners;
 use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use crate::controller::recorder_thread::RecorderMail;
 use crate::controller::replies::{compose, now};
+use crate::controller::this_process::ThisProcess;
 use crate::hub::{self, Action, Database, Event, Hub, Request};
 use crate::protocol::{Composer, Header, Identity};
 use crate::transport::{
@@ -37,6 +38,7 @@ struct Desk {
     late_joiners: LateJoiners,
     engine_state: EngineStateFile,
     dask: Dask,
+    process: ThisProcess,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
@@ -69,13 +71,14 @@ impl HubThread {
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
     ) -> Self {
+        let has_database = schedulers.recorder.is_some();
         let mut hub = Hub::new(hub::Config {
             heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
                 .unwrap_or(u64::MAX),
             registration_timeout: config.registration_timeout,
             schedulers: schedulers.all.len(),
             connection_info: ports.engine_info(&config.engine_interface),
-            database: if schedulers.recorder.is_some() {
+            database: if has_database {
                 Database::Recorder
             } else {
                 Database::None
@@ -93,6 +96,7 @@ impl HubThread {
             late_joiners: LateJoiners::default(),
             engine_state: EngineStateFile::new(config.engine_state_file.clone()),
             dask,
+            process: ThisProcess::new(has_database),
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -128,7 +132,7 @@ impl HubThread {
             self.desk
                 .perform(&mut self.queries, &mut self.notifications);
             if !busy {
-                self.desk.engine_state.save();
+                self.desk.save_engines();
                 let timeout = time_left([
                     self.desk.hub.next_deadline(),
                     self.desk.late_joiners.next_deadline(),
@@ -245,8 +249,11 @@ impl Desk {
                     to,
                     msg_type,
                     parent,
-                    content,
+                    mut content,
                 } => {
+                    if msg_type == "status_reply" {
+                        content["controller"] = self.process.facts();
+                    }
                     if msg_type == "connection_reply" {
                         self.late_joiners.on_told(Instant::now());
                         self.schedulers.iopub.send(SchedulerMail::ClientComes);
@@ -280,22 +287,30 @@ impl Desk {
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));
                 }
-                Action::TakeIn { token, engine } => {
-                    self.tell_all(&SchedulerMail::TakeIn { token, engine });
+                Action::TakeIn {
+                    token,
+                    engine,
+                    host,
+                } => {
+                    self.tell_all(&SchedulerMail::TakeIn {
+                        token,
+                        engine,
+                        host,
+                    });
                 }
                 Action::LetGo {
                     token,
                     engine,
                     id,
                     how,
-                    returned,
+                    farewell,
                 } => {
                     self.tell_all(&SchedulerMail::LetGo {
                         token,
                         engine,
                         id,
                         how,
-                        returned,
+                        farewell,
                     });
                 }
                 Action::Inspect { token, what } => {
@@ -306,9 +321,7 @@ impl Desk {
                         recorder.send(RecorderMail::Ask { request, engines });
                     }
                 }
-                Action::SaveEngines { engines, next_id } => {
-                    self.engine_state.change(EngineState { engines, next_id })
-                }
+                Action::SaveEngines => self.engine_state.on_change(),
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
                 Action::Log(event) => self.log.write(&event),
@@ -361,8 +374,15 @@ impl Desk {
         self.tell_all(&SchedulerMail::Stop);
         self.schedulers.iopub.send(SchedulerMail::Stop);
         self.heartbeat.send(HeartbeatMail::Stop);
-        self.engine_state.save();
+        self.save_engines();
         self.dask.end();
+    }
+
+    fn save_engines(&mut self) {
+        self.engine_state.save(|| {
+            let (engines, next_id) = self.hub.engine_state();
+            EngineState { engines, next_id }
+        });
     }
 }
 

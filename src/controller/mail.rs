@@ -64,14 +64,16 @@ pub(super) enum SchedulerMail {
     TakeIn {
         token: Token,
         engine: EngineUuid,
+        /// The process that takes broadcasts for the engine.
+        host: Option<Identity>,
     },
     LetGo {
         token: Token,
         engine: EngineUuid,
         id: EngineId,
         how: String,
-        /// Tasks that the engine gave back.
-        returned: Vec<MsgId>,
+        /// The task queue has a last word of the engine to expect.
+        farewell: bool,
     },
     Inspect {
         token: Token,

@@ -31,6 +31,7 @@ mod replies;
 mod reports;
 mod storage_health;
 mod task_thread;
+mod this_process;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -52,7 +53,7 @@ pub use engine_state::{EngineState, EngineStateError};
 
 use backlog::Backlog;
 use endpoints::Endpoints;
-use mail::{HubMail, SchedulerMail, SchedulerSenders};
+use mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
 use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
 
@@ -112,9 +113,14 @@ impl Controller {
             .clone()
             .map(|recorder| Reporter::new(recorder, backlog.clone()));
         let schedulers = SchedulerSenders {
-            all: vec![task.clone(), mux.clone(), control, broadcast],
+            all: vec![
+                task.clone(),
+                mux.clone(),
+                control.clone(),
+                broadcast.clone(),
+            ],
             task,
-            iopub,
+            iopub: iopub.clone(),
             recorder,
         };
         let (request_shutdown, shutdown_requested) = oneshot::channel();
@@ -144,7 +150,7 @@ impl Controller {
         }
         let mut threads = Threads::default();
         let mut recording = Threads::default();
-        threads.spawn("iopub", {
+        threads.spawn("iopub", &iopub, SchedulerMail::Stop, {
             let door = parts.door("iopub");
             let relay = iopub_thread::IopubThread::new(
                 endpoints.iopub,
@@ -155,7 +161,7 @@ impl Controller {
             );
             move || relay.run()
         })?;
-        threads.spawn("heartbeat", {
+        threads.spawn("heartbeat", &heartbeat, HeartbeatMail::Stop, {
             let pulse = heartbeat_thread::HeartbeatThread::new(
                 &context,
                 endpoints.heartbeat,
@@ -165,9 +171,9 @@ impl Controller {
             )?;
             move || pulse.run()
         })?;
-        for (name, pair, mailbox) in [
-            ("mux", endpoints.mux, mux_mailbox),
-            ("control", endpoints.control, control_mailbox),
+        for (name, pair, mail, mailbox) in [
+            ("mux", endpoints.mux, &mux, mux_mailbox),
+            ("control", endpoints.control, &control, control_mailbox),
         ] {
             let door = parts.door(name);
             let is_control = name == "control";
@@ -182,9 +188,9 @@ impl Controller {
                 abort,
                 reporter,
             );
-            threads.spawn(name, move || relay.run())?;
+            threads.spawn(name, mail, SchedulerMail::Stop, move || relay.run())?;
         }
-        threads.spawn("broadcast", {
+        threads.spawn("broadcast", &broadcast, SchedulerMail::Stop, {
             let door = parts.door("broadcast");
             let fan = broadcast_thread::BroadcastThread::new(
                 endpoints.broadcast,
@@ -196,7 +202,7 @@ impl Controller {
             );
             move || fan.run()
         })?;
-        threads.spawn("task", {
+        threads.spawn("task", &schedulers.task, SchedulerMail::Stop, {
             let door = parts.door("task");
             let tasks = task_thread::TaskThread::new(
                 endpoints.task,
@@ -209,19 +215,18 @@ impl Controller {
             );
             move || tasks.run()
         })?;
-        if let Some(mut keeper) = keeper {
+        if let Some((mut keeper, mail)) = keeper.zip(schedulers.recorder.as_ref()) {
             let by_id = Self::reader("results", &mut keeper, &hub, &mut recording)?;
             let queries = Self::reader("queries", &mut keeper, &hub, &mut recording)?;
             if let Some((by_id, queries)) = by_id.zip(queries) {
                 keeper.ask_readers(Readers { by_id, queries });
             }
-            recording.spawn("recorder", move || keeper.run())?;
+            let stop = RecorderMail::Stop;
+            recording.spawn("recorder", mail, stop, move || keeper.run())?;
         }
-        let recording = schedulers.recorder.clone().map(|recorder| Recording {
-            recorder,
-            threads: recording.started,
-        });
-        threads.spawn("hub", {
+        let recorder = schedulers.recorder.clone();
+        let hub_mail = hub.clone();
+        threads.spawn("hub", &hub_mail, HubMail::Stop, {
             let door = parts.door("hub");
             let hub = hub_thread::HubThread::new(
                 endpoints.hub,
@@ -241,8 +246,11 @@ impl Controller {
             ports,
             shutdown_requested,
             hub,
-            threads: threads.started,
-            recording,
+            threads: threads.keep(),
+            recording: recorder.map(|recorder| Recording {
+                recorder,
+                threads: recording.keep(),
+            }),
         })
     }
 
@@ -258,7 +266,7 @@ impl Controller {
         };
         let (sender, mailbox) = mailbox()?;
         let reader = ReaderThread::new(reader, hub.clone(), mailbox);
-        threads.spawn(name, move || reader.run())?;
+        threads.spawn(name, &sender, ReaderMail::Stop, move || reader.run())?;
         Ok(Some(sender))
     }
 
@@ -311,19 +319,45 @@ impl Parts {
     }
 }
 
+/// Threads of a controller that is being started. If that fails, they are told to end, and waited for.
 #[derive(Default)]
 struct Threads {
     started: Vec<JoinHandle<()>>,
+    stops: Vec<Box<dyn FnOnce()>>,
 }
 
 impl Threads {
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.started.push(
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(body)?,
-        );
+    /// `mail` with `stop` ends the thread.
+    fn spawn<M: 'static>(
+        &mut self,
+        name: &str,
+        mail: &Sender<M>,
+        stop: M,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        self.started.push(thread.spawn(body)?);
+        let mail = mail.clone();
+        self.stops.push(Box::new(move || {
+            // One that has ended by itself needs no telling.
+            mail.send(stop);
+        }));
         Ok(())
+    }
+
+    /// The controller is there: its hub ends them.
+    fn keep(mut self) -> Vec<JoinHandle<()>> {
+        self.stops.clear();
+        std::mem::take(&mut self.started)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for stop in self.stops.drain(..) {
+            stop();
+        }
+        join(std::mem::take(&mut self.started));
     }
 }
 
@@ -368,7 +402,10 @@ mod tests {
 
     /// Keeps the ids of what was added.
     #[derive(Clone, Default)]
-    struct Ids(Arc<Mutex<Vec<MsgId>>>);
+    struct Ids {
+        added: Arc<Mutex<Vec<MsgId>>>,
+        refuses_readers: bool,
+    }
 
     impl RecordReader for Ids {
         fn find(
@@ -387,7 +424,7 @@ mod tests {
 
     impl TaskStore for Ids {
         fn add(&mut self, record: TaskRecord) -> Result<(), StoreError> {
-            self.0.lock().unwrap().push(record.msg_id);
+            self.added.lock().unwrap().push(record.msg_id);
             Ok(())
         }
 
@@ -399,6 +436,13 @@ mod tests {
             Ok(0)
         }
 
+        fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
+            if self.refuses_readers {
+                return Err(StoreError::NoData);
+            }
+            Ok(None)
+        }
+
         fn place(&self) -> String {
             "a list".to_owned()
         }
@@ -406,6 +450,24 @@ mod tests {
         fn stats(&mut self) -> Result<StoreStats, StoreError> {
             Ok(StoreStats::default())
         }
+    }
+
+    #[test]
+    fn a_start_that_fails_midway_leaves_no_thread() {
+        let controller = Controller::start(config(), None).unwrap();
+        let fixed_ports = Some(controller.ports.clone());
+        controller.stop();
+        let again = || Config {
+            fixed_ports: fixed_ports.clone(),
+            ..config()
+        };
+        let store = Ids {
+            refuses_readers: true,
+            ..Ids::default()
+        };
+        assert!(Controller::start(again(), Some(Box::new(store))).is_err());
+        // A thread that went on would still have its sockets, and the ports would be in use.
+        Controller::start(again(), None).unwrap().stop();
     }
 
     #[test]
@@ -436,6 +498,6 @@ mod tests {
             });
         }));
         controller.stop();
-        assert_eq!(*store.0.lock().unwrap(), [MsgId::from("last")]);
+        assert_eq!(*store.added.lock().unwrap(), [MsgId::from("last")]);
     }
 }

@@ -1,14 +1,16 @@
 //! The task queue: its two routers, and the scheduler between them.
 
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use crate::controller::endpoints::SocketPair;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
+use crate::hub::Token;
 use crate::hub::recorder::Traffic;
-use crate::protocol::header::{Brief, parent_id};
+use crate::protocol::header::{Brief, FAREWELL, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, TaskMetadata, Wire};
@@ -26,6 +28,20 @@ pub(super) struct TaskThread {
     mailbox: Mailbox<SchedulerMail>,
     hub: Sender<HubMail>,
     desk: Desk,
+    departures: Vec<Departure>,
+}
+
+/// An engine's last word comes at the same time as the hub's news of its end, if both connections are in order.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// An engine that the hub has let go of.
+struct Departure {
+    token: Token,
+    engine: EngineUuid,
+    how: String,
+    /// For so long its last word is waited for: it may be on another connection than the hub's news, and decides whether
+    /// what the engine has not answered was begun.
+    until: Instant,
 }
 
 /// Everything but the sockets that are being read, so that a message can be handled while its socket is borrowed.
@@ -37,6 +53,8 @@ struct Desk {
     actions: Vec<TaskAction<Packed>>,
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
+    /// Engines that have said farewell, and that the hub has not let go of yet.
+    farewells: HashSet<EngineUuid>,
     reporter: Option<Reporter>,
 }
 
@@ -57,6 +75,7 @@ impl TaskThread {
             outbox: Outbox::default(),
             actions: Vec::new(),
             outgoing: Vec::new(),
+            farewells: HashSet::new(),
             reporter,
         };
         Self {
@@ -65,6 +84,7 @@ impl TaskThread {
             mailbox,
             hub,
             desk,
+            departures: Vec::new(),
         }
     }
 
@@ -97,6 +117,7 @@ impl TaskThread {
             let timeout = time_left([
                 self.desk.scheduler.next_deadline(),
                 self.desk.outbox.next_retry(),
+                self.departures.iter().map(|left| left.until).min(),
             ]);
             if let Err(error) = poller.wait(timeout) {
                 tracing::error!("task: cannot wait for messages: {error}");
@@ -119,7 +140,7 @@ impl TaskThread {
                 token,
                 engine,
                 how,
-                returned,
+                farewell,
                 ..
             } => {
                 // What the engine has sent before it left counts.
@@ -127,21 +148,16 @@ impl TaskThread {
                 let pending = self.desk.scheduler.pending_ids(&engine).len();
                 let peers = self.desk.scheduler.snapshot().engines.len() + 1;
                 drain_turns(pending, peers, || self.receive_replies(frames));
-                self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk
                     .scheduler
                     .on_engine_leaving(engine.as_str().as_bytes());
-                for msg_id in returned {
-                    let (engine, msg_id) = (engine.as_str().as_bytes(), msg_id.as_str());
-                    self.desk
-                        .scheduler
-                        .on_returned(now, engine, msg_id, &mut self.desk.actions);
-                }
-                self.desk
-                    .scheduler
-                    .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
-                self.perform();
-                self.hub.send(HubMail::SchedulerDone { token });
+                self.departures.push(Departure {
+                    token,
+                    engine,
+                    how,
+                    until: if farewell { now + LAST_WORD } else { now },
+                });
+                self.let_go(now);
             }
             SchedulerMail::Inspect { token, what } => {
                 let report = reports::of_tasks(&self.desk.scheduler, &what);
@@ -173,6 +189,28 @@ impl TaskThread {
         }
     }
 
+    /// Lets go of engines that have said farewell, or will not.
+    fn let_go(&mut self, now: Instant) {
+        if self.departures.is_empty() {
+            return;
+        }
+        for departure in std::mem::take(&mut self.departures) {
+            let Departure {
+                token, engine, how, ..
+            } = &departure;
+            if !self.desk.farewells.remove(engine) && now < departure.until {
+                self.departures.push(departure);
+                continue;
+            }
+            self.desk.outbox.forget(engine.as_str().as_bytes());
+            self.desk
+                .scheduler
+                .on_engine_gone(now, engine, how, &mut self.desk.actions);
+            self.perform();
+            self.hub.send(HubMail::SchedulerDone { token: *token });
+        }
+    }
+
     fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
         let (engines, desk) = (&mut self.engines, &mut self.desk);
         drain(&mut self.clients, frames, |clients, frames| {
@@ -189,6 +227,7 @@ impl TaskThread {
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        self.let_go(now);
         if self
             .desk
             .scheduler
@@ -335,16 +374,24 @@ impl Desk {
             return;
         };
         let layout = wire.layout();
-        let Reply {
-            msg_id,
-            outcome,
-            farewell,
-        } = match read_reply(&wire) {
-            Ok(read) => read,
+        let now = Instant::now();
+        let (msg_id, outcome, leaving) = match read_word(&wire) {
+            Ok(Word::Reply {
+                msg_id,
+                outcome,
+                leaving,
+            }) => (msg_id, outcome, leaving),
+            Ok(Word::Farewell) => {
+                let engine = &frames[0];
+                if self.scheduler.on_farewell(now, engine, &mut self.actions) {
+                    let engine = String::from_utf8_lossy(engine).into_owned();
+                    self.farewells.insert(EngineUuid::from(engine));
+                }
+                return self.perform(None, clients, engines);
+            }
             Err(why) => return self.door.refuse(frames, why),
         };
-        let now = Instant::now();
-        if farewell || outcome.is_none() {
+        if leaving || outcome.is_none() {
             // Before its slot is free: the next task would fail with it.
             self.scheduler.on_engine_leaving(&frames[0]);
         }
@@ -352,12 +399,8 @@ impl Desk {
             let engine = &frames[0];
             self.scheduler
                 .on_returned(now, engine, &msg_id, &mut self.actions);
-            if farewell {
-                self.scheduler.on_farewell(now, engine, &mut self.actions);
-            }
             return self.perform(None, clients, engines);
         };
-        let leaver = farewell.then(|| frames[0].clone());
         let verdict = self
             .scheduler
             .on_reply(now, &frames[0], &msg_id, outcome, &mut self.actions);
@@ -377,9 +420,6 @@ impl Desk {
             Verdict::Unknown => {
                 tracing::debug!("task: a reply to {msg_id}, which is nobody's task any more")
             }
-        }
-        if let Some(engine) = leaver {
-            self.scheduler.on_farewell(now, &engine, &mut self.actions);
         }
         self.perform(None, clients, engines);
     }
@@ -489,20 +529,28 @@ fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
     })
 }
 
-/// An engine's answer to a task.
-struct Reply {
-    msg_id: String,
-    /// How it ended; none when the engine gives it back.
-    outcome: Option<Outcome>,
-    /// The engine is about to leave.
-    farewell: bool,
+/// What an engine says.
+enum Word {
+    /// An answer to a task.
+    Reply {
+        msg_id: String,
+        /// How it ended; none when the engine gives it back.
+        outcome: Option<Outcome>,
+        /// The engine is about to leave.
+        leaving: bool,
+    },
+    /// It has answered all that has reached it.
+    Farewell,
 }
 
-fn read_reply(wire: &Wire<'_, Frame>) -> Result<Reply, String> {
+fn read_word(wire: &Wire<'_, Frame>) -> Result<Word, String> {
+    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
+    if header.msg_type == FAREWELL {
+        return Ok(Word::Farewell);
+    }
     if wire.identities().len() != 2 {
         return Err("a reply without the address of a client".to_owned());
     }
-    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
     if !header.msg_type.ends_with("_reply") {
         return Err("not a reply".to_owned());
     }
@@ -520,10 +568,10 @@ fn read_reply(wire: &Wire<'_, Frame>) -> Result<Reply, String> {
     } else {
         Some(Outcome::Failed)
     };
-    Ok(Reply {
+    Ok(Word::Reply {
         msg_id: parent.into_owned(),
         outcome,
-        farewell: metadata.is_farewell(),
+        leaving: metadata.is_leaving(),
     })
 }
 

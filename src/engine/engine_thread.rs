@@ -1,6 +1,6 @@
 //! One engine: registration, then requests from the controller to the kernel and what comes back.
 
-mod requests;
+pub(super) mod requests;
 mod serving;
 
 use std::sync::{Arc, Mutex};
@@ -15,8 +15,9 @@ use super::heart::HeartMail;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
 use super::replies::Identification;
 use super::sockets::{EngineSockets, Registrar};
-use crate::os::user;
+use crate::os::{host, user};
 use crate::protocol::digests::DigestHistory;
+use crate::protocol::header::FAREWELL;
 use crate::protocol::{Composer, EngineId, EngineUuid, Header, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
 
@@ -35,24 +36,45 @@ pub(super) struct EngineThread {
     /// The id to ask for.
     wanted: Option<u32>,
     composer: Composer,
+    post: Option<EngineUuid>,
+    sample: Option<String>,
+}
+
+/// What all engines of a process are given.
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) context: Context,
+    pub(super) host: UnboundedSender<HostMail>,
+    pub(super) hearts: Sender<HeartMail>,
+    /// The routing id of the process, if it takes broadcasts for its engines.
+    pub(super) post: Option<EngineUuid>,
+    /// The path of some memory of the process, by which kernels find out whether they can map any.
+    pub(super) sample: Option<String>,
 }
 
 /// What the controller says to a registration.
 struct Registered {
     id: EngineId,
     heartbeat_period: Duration,
+    /// The task queue understands an engine's last word; ipyparallel's does not.
+    farewells: bool,
 }
 
 impl EngineThread {
     pub(super) fn new(
         rank: Rank,
         wanted: Option<u32>,
-        config: Arc<Config>,
-        context: Context,
         mailbox: Mailbox<EngineMail>,
-        host: UnboundedSender<HostMail>,
-        hearts: Sender<HeartMail>,
+        shared: Shared,
     ) -> Self {
+        let Shared {
+            config,
+            context,
+            host,
+            hearts,
+            post,
+            sample,
+        } = shared;
         let uuid = EngineUuid::from(uuid::Uuid::new_v4().to_string());
         let signer = Signer::new(config.connection.common.key.as_bytes());
         let composer = Composer::new(uuid.as_str(), user::name(), std::process::id(), signer);
@@ -67,7 +89,13 @@ impl EngineThread {
             uuid,
             wanted,
             composer,
+            post,
+            sample,
         }
+    }
+
+    pub(super) fn uuid(&self) -> &EngineUuid {
+        &self.uuid
     }
 
     pub(super) fn run(self) {
@@ -109,7 +137,7 @@ impl EngineThread {
                     &self.uuid,
                     id,
                     "its kernel did not start",
-                    &[],
+                    false,
                 );
                 let _ = registrar.socket.send(&mut farewell);
                 return how;
@@ -119,19 +147,17 @@ impl EngineThread {
             uuid: self.uuid.clone(),
             id,
         };
-        Serving::new(
-            self,
-            who,
-            registered.heartbeat_period,
-            registrar,
-            sockets,
-            kernel,
-        )
-        .run()
+        Serving::new(self, who, &registered, registrar, sockets, kernel).run()
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
-        let mut frames = registration(&mut self.composer, &self.uuid, self.wanted);
+        let mut frames = registration(
+            &mut self.composer,
+            &self.uuid,
+            self.wanted,
+            self.post.as_ref(),
+            self.config.set.as_deref(),
+        );
         registrar
             .send(&mut frames)
             .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
@@ -200,7 +226,8 @@ impl EngineThread {
                     EngineMail::Stop => return Err(Ending::Asked),
                     EngineMail::KernelExited { .. }
                     | EngineMail::ControllerLost
-                    | EngineMail::PingsMissed => {}
+                    | EngineMail::PingsMissed
+                    | EngineMail::Delivered(_) => {}
                 }
             }
             poller
@@ -227,6 +254,8 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
         hb_period: Option<u64>,
         #[serde(default)]
         evalue: Option<String>,
+        #[serde(default)]
+        farewells: bool,
     }
     let content: Content =
         serde_json::from_slice(wire.content()).map_err(|error| format!("no answer: {error}"))?;
@@ -235,23 +264,41 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
             status,
             id: Some(id),
             hb_period,
+            farewells,
             ..
         } if status == "ok" => {
             let heartbeat_period = Duration::from_millis(hb_period.unwrap_or(3000));
             Ok(Registered {
                 id,
                 heartbeat_period,
+                farewells,
             })
         }
         Content { evalue, .. } => Err(evalue.unwrap_or_default()),
     }
 }
 
-/// Asks the hub to be registered, under an id if it is free.
-fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>) -> Vec<Frame> {
-    let mut content = json!({ "uuid": uuid });
+/// Asks the hub to be registered, under an id if it is free. Host name, pid and set are for `ipcluster status`.
+fn registration(
+    composer: &mut Composer,
+    uuid: &EngineUuid,
+    wanted: Option<u32>,
+    post: Option<&EngineUuid>,
+    set: Option<&str>,
+) -> Vec<Frame> {
+    let mut content = json!({
+        "uuid": uuid,
+        "hostname": host::hostname(),
+        "pid": std::process::id(),
+    });
     if let Some(id) = wanted {
         content["id"] = json!(id);
+    }
+    if let Some(post) = post {
+        content["host"] = json!(post);
+    }
+    if let Some(set) = set {
+        content["set"] = json!(set);
     }
     let message = Outgoing::new("registration_request", content);
     composer
@@ -261,21 +308,30 @@ fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>)
         .collect()
 }
 
-/// Says good-bye to the hub. `returned` are tasks that the kernel never saw.
+/// Says good-bye to the hub. `farewell`: the task queue has been told as well.
 fn unregistration(
     composer: &mut Composer,
     uuid: &EngineUuid,
     id: EngineId,
     reason: &str,
-    returned: &[String],
+    farewell: bool,
 ) -> Vec<Frame> {
-    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "returned": returned });
+    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "farewell": farewell });
     let message = Outgoing::new("unregistration_request", content);
     composer
         .compose(&message, now())
         .into_iter()
         .map(Frame::from)
         .collect()
+}
+
+/// The last word to the task queue: what it has sent to this engine and has had no answer to was still on its way. It goes
+/// where the answers go, so that it comes after them.
+fn farewell(composer: &mut Composer) -> Vec<Frame> {
+    let parts = composer.compose(&Outgoing::new(FAREWELL, json!({})), now());
+    let address = Frame::from(requests::TASK_QUEUE);
+    let parts = parts.into_iter().map(Frame::from);
+    std::iter::once(address).chain(parts).collect()
 }
 
 fn now() -> Timestamp {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
 use super::config::{Config, KernelProgram, OwnKernel, StartMethod};
-use super::engine_thread::EngineThread;
+use super::engine_thread::{EngineThread, Shared};
 use super::heart::{HeartMail, Hearts};
 use super::jupyter::{Bridge, BridgeMail, InterruptMode, KernelSpec};
 use super::kernel::fork_server::{ForkServer, ForkServerEvent};
@@ -28,11 +28,13 @@ use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
 use super::placement::{self, available_processors};
+use super::post::PostBox;
 use super::restarts::{RestartMode, Restarts};
 use super::starting::{LastWords, Late};
+use crate::os::process::child_ended;
 use crate::os::python::Python;
 use crate::profile::connection::Channel;
-use crate::protocol::EngineId;
+use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{Context, Sender, mailbox};
 
 /// Between two looks at the memory of kernels, when there are limits.
@@ -78,7 +80,10 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     Asked,
-    /// Every engine is gone, and at least one of them not because it was asked.
+    /// Every engine is gone, and those that were not asked left as the [restart policy](super::RestartPolicy) wants it:
+    /// none of them is to be started again by anybody.
+    KernelsDied(String),
+    /// Every engine is gone, and at least one of them for a reason that is not its kernel's.
     Failed(String),
 }
 
@@ -101,6 +106,7 @@ pub struct EngineHost {
     mail: UnboundedSender<HostMail>,
     inbox: UnboundedReceiver<HostMail>,
     hearts: Sender<HeartMail>,
+    post: Option<PostBox>,
     threads: Vec<JoinHandle<()>>,
     engines: HashMap<Rank, RunningEngine>,
     started: u32,
@@ -117,13 +123,15 @@ pub struct EngineHost {
     tidings: Option<UnboundedSender<Tidings>>,
     /// Warnings that were given.
     warned_of: HashSet<String>,
-    failure: Option<String>,
+    /// How it would end if the engines that are left were asked to stop.
+    outcome: Ended,
     stopping: bool,
 }
 
 #[derive(Debug)]
 struct RunningEngine {
     mail: Sender<EngineMail>,
+    uuid: EngineUuid,
     id: Option<EngineId>,
     pid: Option<i32>,
     /// Of a kernel that is interrupted by a message.
@@ -166,7 +174,13 @@ impl EngineHost {
         let thread = std::thread::Builder::new()
             .name("hearts".to_owned())
             .spawn(move || beating.run())?;
+        // One engine alone takes its broadcasts itself.
+        let post = match config.connection.broadcast_url(0) {
+            Some(url) if config.count > 1 => Some(PostBox::open(&context, &config, &url)?),
+            _ => None,
+        };
         Ok(Self {
+            post,
             config: Arc::new(config),
             context,
             mail,
@@ -184,7 +198,7 @@ impl EngineHost {
             processors: available_processors(),
             tidings: None,
             warned_of: HashSet::new(),
-            failure: None,
+            outcome: Ended::Asked,
             stopping: false,
         })
     }
@@ -202,6 +216,9 @@ impl EngineHost {
     ) -> Result<Ended, HostError> {
         let result = self.serve(&mut commands).await;
         self.hearts.send(HeartMail::End);
+        if let Some(post) = self.post.take() {
+            post.close();
+        }
         for engine in self.engines.values() {
             engine.mail.send(EngineMail::Stop);
         }
@@ -214,9 +231,10 @@ impl EngineHost {
             let (_, _) = server.end().await;
         }
         result?;
-        Ok(match self.failure {
-            Some(why) if !self.stopping => Ended::Failed(why),
-            _ => Ended::Asked,
+        Ok(if self.stopping {
+            Ended::Asked
+        } else {
+            self.outcome
         })
     }
 
@@ -235,7 +253,7 @@ impl EngineHost {
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
                 Woken::ForkServer(event) => self.on_fork_server(event).await?,
-                Woken::Exited(rank, status) => self.on_spawned_exit(rank, status),
+                Woken::Exited(rank, status) => self.on_kernel_exit(rank, status.ok().map(describe)),
                 Woken::Comeback(rank, id) => self.begin(rank, id)?,
                 Woken::LookAtMemory => self.look_at_memory(),
             }
@@ -341,16 +359,33 @@ impl EngineHost {
         let Some(engine) = self.engines.remove(&rank) else {
             return;
         };
+        if let Some(post) = &self.post {
+            post.forget(engine.uuid);
+        }
         let name = engine.id.map_or_else(
             || format!("engine of rank {rank}"),
             |id| format!("engine {id}"),
         );
         let mode = self.config.restart.mode;
+        let is_of_kernel = matches!(
+            how,
+            Ending::KernelEnded {
+                was_ready: true,
+                ..
+            } | Ending::OutOfMemory { .. }
+        );
         let (why, comes_back) = match how {
             Ending::Asked => return tracing::info!("{name} has stopped"),
+            Ending::ToComeBack if self.stopping => return,
+            Ending::ToComeBack => {
+                tracing::info!("{name} starts again, as it was asked to");
+                self.comebacks.spawn(async move { (rank, engine.id) });
+                return;
+            }
             Ending::Failed(why) => (why, false),
             Ending::OutOfMemory { how } => (how, true),
-            Ending::KernelEnded { how, ok } => (
+            Ending::ForkServerLost { how } => (how, mode != RestartMode::Never),
+            Ending::KernelEnded { how, ok, .. } => (
                 how,
                 mode == RestartMode::Always || (mode == RestartMode::OnFailure && !ok),
             ),
@@ -374,7 +409,12 @@ impl EngineHost {
                 "{name} has ended {limit} times within a minute: it is not started again"
             );
         }
-        self.failure = Some(format!("{name}: {why}"));
+        let why = format!("{name}: {why}");
+        match &self.outcome {
+            _ if !is_of_kernel => self.outcome = Ended::Failed(why),
+            Ended::Asked | Ended::KernelsDied(_) => self.outcome = Ended::KernelsDied(why),
+            Ended::Failed(_) => {}
+        }
         // The one that failed to register was to start the next.
         if engine.id.is_none() {
             self.started = self.config.count;
@@ -433,15 +473,19 @@ impl EngineHost {
             return Ok(());
         }
         let (sender, receiver) = mailbox()?;
-        let thread = EngineThread::new(
-            rank,
-            wanted.map(|id| id.0),
-            self.config.clone(),
-            self.context.clone(),
-            receiver,
-            self.mail.clone(),
-            self.hearts.clone(),
-        );
+        let shared = Shared {
+            config: self.config.clone(),
+            context: self.context.clone(),
+            host: self.mail.clone(),
+            hearts: self.hearts.clone(),
+            post: self.post.as_ref().map(PostBox::address),
+            sample: self.post.as_ref().and_then(PostBox::sample),
+        };
+        let thread = EngineThread::new(rank, wanted.map(|id| id.0), receiver, shared);
+        if let Some(post) = &self.post {
+            post.deliver_to(thread.uuid().clone(), sender.clone());
+        }
+        let uuid = thread.uuid().clone();
         let handle = std::thread::Builder::new()
             .name(format!("engine-{rank}"))
             .spawn(move || thread.run())?;
@@ -451,6 +495,7 @@ impl EngineHost {
             rank,
             RunningEngine {
                 mail: sender,
+                uuid,
                 id: None,
                 pid: None,
                 interrupts: None,
@@ -575,7 +620,7 @@ impl EngineHost {
             engine.pid = None;
             engine.mail.send(EngineMail::KernelExited {
                 status: None,
-                why: None,
+                why: Some(Killed::WithForkServer),
             });
         }
         Ok(())
@@ -674,19 +719,18 @@ impl EngineHost {
 
     /// Waits for a kernel's end.
     fn watch(&mut self, rank: Rank, mut child: Child) {
+        let pid = spawn::pid_of(&child);
         if let Some(engine) = self.engines.get_mut(&rank) {
-            engine.pid = spawn::pid_of(&child).map(Pid::as_raw);
+            engine.pid = pid.map(Pid::as_raw);
         }
-        self.spawned
-            .spawn(async move { (rank, child.wait().await) });
-    }
-
-    fn on_spawned_exit(&mut self, rank: Rank, status: io::Result<std::process::ExitStatus>) {
-        if let Some(pid) = self.engines.get(&rank).and_then(|engine| engine.pid) {
-            // What user code started and left: as long as there is any, the group's number is nobody else's.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        self.on_kernel_exit(rank, status.ok().map(describe));
+        self.spawned.spawn(async move {
+            if let Some(pid) = pid {
+                child_ended(pid).await;
+                // What user code started and left.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            (rank, child.wait().await)
+        });
     }
 
     fn on_kernel_exit(&mut self, rank: Rank, status: Option<ExitStatus>) {

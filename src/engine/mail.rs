@@ -2,6 +2,7 @@
 
 use crate::protocol::EngineId;
 
+use super::engine_thread::requests::Request;
 use super::kernel::link::Link;
 use super::kernel::messages::ExitStatus;
 use super::kernel::pipes::OutputPipe;
@@ -24,6 +25,8 @@ pub(super) enum EngineMail {
     ControllerLost,
     /// Pings come again after a pause in which the controller may have given the engine up.
     PingsMissed,
+    /// A request that this process has received for it.
+    Delivered(Box<Request>),
     /// End in order.
     Stop,
 }
@@ -69,10 +72,18 @@ pub(super) enum HostMail {
 pub(super) enum Ending {
     /// It was asked to.
     Asked,
-    /// Its kernel ended by itself; `ok`: with exit status 0.
-    KernelEnded { how: String, ok: bool },
+    /// It was asked to, and to come back with a fresh kernel.
+    ToComeBack,
+    /// Its kernel ended by itself; `ok`: with exit status 0; `was_ready`: it had been started.
+    KernelEnded {
+        how: String,
+        ok: bool,
+        was_ready: bool,
+    },
     /// Its kernel was killed because it used too much memory.
     OutOfMemory { how: String },
+    /// Its kernel died with the process that it was forked from, which is no doing of the user's code.
+    ForkServerLost { how: String },
     /// It could not go on.
     Failed(String),
 }
@@ -84,4 +95,6 @@ pub(super) enum Killed {
     OverLimit(String),
     /// By the system, as it seems.
     OutOfMemory,
+    /// Kernels die with the process that they were forked from.
+    WithForkServer,
 }

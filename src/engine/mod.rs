@@ -15,6 +15,7 @@ mod mail;
 mod memory;
 mod outputs;
 mod placement;
+mod post;
 mod queue;
 mod replies;
 mod restarts;

@@ -90,8 +90,7 @@ pub(super) fn aborted(msg_id: &str) -> Value {
     content
 }
 
-/// Metadata of the last answer to a task: the scheduler gives this engine nothing more, and takes back what it has sent
-/// and what is not answered by then.
+/// Metadata of the answer to what the kernel died of: the scheduler gives this engine nothing more.
 pub(super) fn leaving() -> Map<String, Value> {
     Map::from_iter([("leaving".to_owned(), json!(true))])
 }

@@ -150,7 +150,8 @@ impl EngineSockets {
     }
 }
 
-fn router(context: &Context, identity: &[u8]) -> io::Result<Socket> {
+/// A socket on which requests come and are answered.
+pub(super) fn router(context: &Context, identity: &[u8]) -> io::Result<Socket> {
     let socket = context.socket(Kind::Router)?;
     socket.set_linger(LINGER)?;
     socket.set_high_water_marks(0, 0)?;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError, Timestamp};
+use crate::protocol::{EngineId, EngineUuid, Identity, RemoteError, Timestamp};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -95,6 +95,8 @@ pub enum Action {
     TakeIn {
         token: Token,
         engine: EngineUuid,
+        /// The process that takes broadcasts for the engine.
+        host: Option<Identity>,
     },
     /// Every scheduler lets go of the engine, and then says so.
     LetGo {
@@ -102,8 +104,8 @@ pub enum Action {
         engine: EngineUuid,
         id: EngineId,
         how: String,
-        /// Tasks that the engine had, but that did not reach its kernel.
-        returned: Vec<MsgId>,
+        /// The engine has sent a last word to the task queue, after all of its answers.
+        farewell: bool,
     },
     /// Every scheduler answers with [`Hub::on_report`].
     Inspect {
@@ -115,11 +117,8 @@ pub enum Action {
         request: Request,
         engines: Vec<(EngineId, EngineUuid)>,
     },
-    /// The set of engines has changed: it is written down for a later `--restore`.
-    SaveEngines {
-        engines: Vec<(EngineId, EngineUuid)>,
-        next_id: u32,
-    },
+    /// The set of engines has changed: [`Hub::engine_state`] is to be written down for a later `--restore`.
+    SaveEngines,
     /// Start a dask.distributed scheduler, and say so with [`Hub::on_dask_started`] and [`Hub::on_dask_ended`].
     StartDask {
         run: u64,
@@ -223,28 +222,28 @@ impl Hub {
         out: &mut Vec<Action>,
     ) {
         if let Some(id) = self.registry.id_of(heart) {
-            self.on_engine_gone(now, id, how, Vec::new(), out);
+            self.on_engine_gone(now, id, how, false, out);
         }
     }
 
     /// An engine said on its iopub channel that it shuts down.
     pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
         if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
-            self.on_engine_gone(now, id, "it shut down", Vec::new(), out);
+            self.on_engine_gone(now, id, "it shut down", false, out);
         }
     }
 
-    /// `returned`: tasks that did not reach the engine's kernel, as it says itself.
+    /// `farewell`: the engine has sent a last word to the task queue.
     pub fn on_engine_gone(
         &mut self,
         now: Instant,
         id: EngineId,
         how: &str,
-        returned: Vec<MsgId>,
+        farewell: bool,
         out: &mut Vec<Action>,
     ) {
         let change = (self.token(), self.config.schedulers);
-        self.registry.on_gone(now, id, how, returned, change, out);
+        self.registry.on_gone(now, id, how, farewell, change, out);
     }
 
     /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`].
@@ -286,10 +285,15 @@ impl Hub {
         let timeout = self.config.registration_timeout;
         for id in self.registry.overdue(now, timeout) {
             let how = "it did not come back after the controller's restart";
-            self.on_engine_gone(now, id, how, Vec::new(), out);
+            self.on_engine_gone(now, id, how, false, out);
         }
         self.registry
             .on_time(now, self.config.registration_timeout, out);
+    }
+
+    /// Engines that a controller that takes over has to expect, and the next id.
+    pub fn engine_state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
+        self.registry.state()
     }
 
     /// Engines that clients know of.

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::inspection::Purpose;
+use super::registry::Origin;
 use super::{Action, Database, Event, Hub, Request};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 
@@ -21,6 +22,10 @@ impl Hub {
             "connection_request" => self.connection(&request, out),
             "queue_request" => self.queue_status(&request, out),
             "load_request" => self.load(&request, out),
+            "status_request" => {
+                self.status(now, &request, out);
+                Ok(())
+            }
             "result_request" => self.results(&request, out),
             "history_request" | "db_request" | "resubmit_request" | "db_stats_request" => {
                 self.records(&request, out)
@@ -57,6 +62,9 @@ impl Hub {
             uuid: String,
             #[serde(default)]
             id: Option<u32>,
+            /// Ours: the routing id of a process that takes broadcasts for several engines.
+            #[serde(default)]
+            host: Option<String>,
         }
         let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
             out.push(Action::Log(Event::EngineRefused {
@@ -66,7 +74,7 @@ impl Hub {
             }));
             reply(request, "registration_reply", error.to_content(), out);
         };
-        let Content { uuid, id } = match parse(request) {
+        let Content { uuid, id, host } = match parse(request) {
             Ok(content) => content,
             Err(error) => {
                 refused("", &error, out);
@@ -74,17 +82,21 @@ impl Hub {
             }
         };
         // The uuid becomes the routing id of the engine's sockets.
-        if uuid.is_empty() || uuid.len() > 255 {
+        let routable = |id: &str| !id.is_empty() && id.len() <= 255;
+        if !routable(&uuid) || !host.as_deref().is_none_or(routable) {
             refused(
                 &uuid,
-                &RemoteError::new("ValueError", "an engine's uuid has 1 to 255 bytes"),
+                &RemoteError::new("ValueError", "the uuids of an engine have 1 to 255 bytes"),
                 out,
             );
             return Ok(());
         }
         let uuid = EngineUuid::from(uuid);
-        match self.registry.register(now, &uuid, id) {
+        let host = host.map(|host| Identity::from(host.as_bytes()));
+        // `farewells` is ours: schedulers take a last word of an engine that leaves.
+        match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
+                self.registry.describe(id, Origin::read(&request.content));
                 out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));
                 let content = json!({
@@ -92,6 +104,7 @@ impl Hub {
                     "id": id,
                     "hb_period": self.config.heartbeat_period_ms,
                     "connection_info": self.config.connection_info,
+                    "farewells": true,
                 });
                 reply(request, "registration_reply", content, out);
             }
@@ -104,7 +117,7 @@ impl Hub {
     }
 
     /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` and
-    /// `returned` are ours.
+    /// `farewell` are ours.
     fn unregistration(
         &mut self,
         now: Instant,
@@ -119,7 +132,7 @@ impl Hub {
             #[serde(default)]
             reason: Option<String>,
             #[serde(default)]
-            returned: Vec<MsgId>,
+            farewell: bool,
         }
         let content: Content = parse(request)?;
         // An id may have been given to another engine since; the uuid, where it is told, is not mistaken.
@@ -129,7 +142,7 @@ impl Hub {
             return Ok(());
         }
         let how = content.reason.as_deref().unwrap_or("it unregistered");
-        self.on_engine_gone(now, content.id, how, content.returned, out);
+        self.on_engine_gone(now, content.id, how, content.farewell, out);
         Ok(())
     }
 
@@ -187,6 +200,16 @@ impl Hub {
         self.inspections
             .begin(token, request, Purpose::Load { targets }, out);
         Ok(())
+    }
+
+    /// Ours, for `ipcluster status`.
+    fn status(&mut self, now: Instant, request: &Request, out: &mut Vec<Action>) {
+        let token = self.token();
+        let purpose = Purpose::Status {
+            engines: self.registry.facts(now),
+            database: self.storage.clone(),
+        };
+        self.inspections.begin(token, request, purpose, out);
     }
 
     fn results(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {

@@ -4,14 +4,14 @@
 //! until it is announced. Announcements go out in ascending order of ids, because a client of the `pure` scheme that
 //! sees a gap stops using the task queue for good; a registration that stalls holds the others back for [`PATIENCE`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Action, Event, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
+use crate::protocol::{EngineId, EngineUuid, Identity};
 
 /// How long an engine that is ready waits for one with a lower id.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,6 +23,8 @@ const HEAD_START: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     engines: BTreeMap<EngineId, Engine>,
+    /// Those that clients do not know of yet.
+    coming: BTreeSet<EngineId>,
     by_heart: HashMap<Identity, EngineId>,
     /// Changes that schedulers are carrying out.
     changes: HashMap<Token, Change>,
@@ -35,10 +37,50 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Engine {
     uuid: EngineUuid,
+    host: Option<Identity>,
     since: Instant,
     state: State,
+    origin: Origin,
     /// Of a former controller: schedulers hold back what is meant for it, and have to be told if it does not come.
     expected: bool,
+}
+
+/// Where an engine runs, as it says itself when it registers. Those of ipyparallel say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) host: Option<String>,
+    /// Of the process that registers, which may run several engines.
+    pub(super) pid: Option<i64>,
+    /// Names the engines that were started together.
+    pub(super) set: Option<String>,
+}
+
+impl Origin {
+    /// Odd values are as good as none: nothing depends on them.
+    pub(super) fn read(content: &[u8]) -> Self {
+        const LONGEST: usize = 255;
+        let content: Value = serde_json::from_slice(content).unwrap_or_default();
+        let text = |key: &str| {
+            let text = content[key].as_str()?;
+            Some(text.chars().take(LONGEST).collect())
+        };
+        Self {
+            host: text("hostname"),
+            pid: content["pid"].as_i64(),
+            set: text("set"),
+        }
+    }
+}
+
+/// What is known of one engine without asking the schedulers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EngineFacts {
+    pub(super) id: EngineId,
+    pub(super) uuid: EngineUuid,
+    pub(super) origin: Origin,
+    pub(super) is_published: bool,
+    /// Since it asked to be registered.
+    pub(super) age: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +129,7 @@ impl Registry {
         next_id: u32,
     ) {
         for (id, uuid) in engines {
-            if let Some(id) = self.register(now, &uuid, Some(id.0))
+            if let Some(id) = self.register(now, &uuid, Some(id.0), None)
                 && let Some(engine) = self.engines.get_mut(&id)
             {
                 engine.expected = true;
@@ -103,11 +145,16 @@ impl Registry {
         now: Instant,
         uuid: &EngineUuid,
         requested: Option<u32>,
+        host: Option<Identity>,
     ) -> Option<EngineId> {
         let heart = Identity::from(uuid);
         if let Some(id) = self.by_heart.get(&heart) {
-            let engine = self.engines.get(id)?;
-            return (engine.state == State::Registering).then_some(*id);
+            let engine = self.engines.get_mut(id)?;
+            if engine.state != State::Registering {
+                return None;
+            }
+            engine.host = host;
+            return Some(*id);
         }
         let id = match requested.map(EngineId) {
             Some(id) if !self.engines.contains_key(&id) => id,
@@ -115,16 +162,39 @@ impl Registry {
         };
         self.next_id = self.next_id.max(id.0.saturating_add(1));
         self.by_heart.insert(heart, id);
+        self.coming.insert(id);
         self.engines.insert(
             id,
             Engine {
                 uuid: uuid.clone(),
+                host,
                 since: now,
                 state: State::Registering,
+                origin: Origin::default(),
                 expected: false,
             },
         );
         Some(id)
+    }
+
+    pub(super) fn describe(&mut self, id: EngineId, origin: Origin) {
+        if let Some(engine) = self.engines.get_mut(&id) {
+            engine.origin = origin;
+        }
+    }
+
+    /// Every engine, those that are on their way included, in ascending order.
+    pub(super) fn facts(&self, now: Instant) -> Vec<EngineFacts> {
+        let engines = self.engines.iter();
+        engines
+            .map(|(id, engine)| EngineFacts {
+                id: *id,
+                uuid: engine.uuid.clone(),
+                origin: engine.origin.clone(),
+                is_published: engine.state == State::Published,
+                age: now.saturating_duration_since(engine.since),
+            })
+            .collect()
     }
 
     /// The next id; one that is lower when somebody has asked for the highest there is.
@@ -171,6 +241,7 @@ impl Registry {
         out.push(Action::TakeIn {
             token,
             engine: uuid.clone(),
+            host: engine.host.clone(),
         });
     }
 
@@ -179,13 +250,14 @@ impl Registry {
         now: Instant,
         id: EngineId,
         how: &str,
-        returned: Vec<MsgId>,
+        farewell: bool,
         (token, schedulers): (Token, usize),
         out: &mut Vec<Action>,
     ) {
         let Some(engine) = self.engines.remove(&id) else {
             return;
         };
+        self.coming.remove(&id);
         let uuid = engine.uuid;
         self.by_heart.remove(&Identity::from(&uuid));
         out.push(Action::ForgetHeart(uuid.clone()));
@@ -213,7 +285,7 @@ impl Registry {
                 engine: uuid,
                 id,
                 how: how.to_owned(),
-                returned,
+                farewell,
             });
         }
         // It may have been the one that held others back.
@@ -261,9 +333,9 @@ impl Registry {
 
     pub(super) fn next_deadline(&self, registration_timeout: Duration) -> Option<Instant> {
         let registering = self
-            .engines
-            .values()
-            .filter(|engine| engine.state == State::Registering);
+            .those_coming()
+            .filter(|(_, engine)| engine.state == State::Registering)
+            .map(|(_, engine)| engine);
         let stalled = registering
             .map(|engine| engine.since + registration_timeout)
             .min();
@@ -276,12 +348,16 @@ impl Registry {
 
     /// Engines of a former controller that have not come back in time.
     pub(super) fn overdue(&self, now: Instant, registration_timeout: Duration) -> Vec<EngineId> {
-        let overdue = self.engines.iter().filter(|(_, engine)| {
+        let overdue = self.those_coming().filter(|(_, engine)| {
             engine.expected
                 && engine.state == State::Registering
                 && now >= engine.since + registration_timeout
         });
-        overdue.map(|(id, _)| *id).collect()
+        overdue.map(|(id, _)| id).collect()
+    }
+
+    fn those_coming(&self) -> impl Iterator<Item = (EngineId, &Engine)> {
+        self.coming.iter().map(|id| (*id, &self.engines[id]))
     }
 
     pub(super) fn on_time(
@@ -291,15 +367,15 @@ impl Registry {
         out: &mut Vec<Action>,
     ) {
         let stalled: Vec<EngineId> = self
-            .engines
-            .iter()
+            .those_coming()
             .filter(|(_, engine)| {
                 engine.state == State::Registering && now >= engine.since + registration_timeout
             })
-            .map(|(id, _)| *id)
+            .map(|(id, _)| id)
             .collect();
         for id in stalled {
             if let Some(engine) = self.engines.remove(&id) {
+                self.coming.remove(&id);
                 self.by_heart.remove(&Identity::from(&engine.uuid));
                 out.push(Action::Log(Event::RegistrationStalled {
                     id,
@@ -322,46 +398,47 @@ impl Registry {
 
     /// Announces engines that are ready, up to the first one that is still on its way and may yet be waited for.
     fn publish_ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let Self {
-            engines,
-            departures,
-            patience_ends,
-            ..
-        } = self;
-        *patience_ends = None;
+        self.patience_ends = None;
         let mut published = false;
-        for (id, engine) in engines {
-            match engine.state {
-                State::Published => {}
-                State::Ready if patience_ends.is_some() => {}
-                State::Ready => {
-                    engine.state = State::Published;
-                    // A client that hears of the departure later would take it for this engine's.
-                    for departure in departures.extract_if(.., |departure| departure.id == *id) {
-                        out.push(departure.notification());
-                    }
-                    published = true;
-                    out.push(Action::Notify {
-                        msg_type: "registration_notification",
-                        content: json!({ "id": id, "uuid": engine.uuid }),
-                    });
-                    out.push(Action::Log(Event::EngineRegistered {
-                        id: *id,
-                        uuid: engine.uuid.clone(),
-                        took: now.saturating_duration_since(engine.since),
-                    }));
-                }
-                State::Registering | State::Entering => {
-                    let until = engine.since + PATIENCE;
-                    if now < until {
-                        *patience_ends = Some(patience_ends.map_or(until, |end| end.min(until)));
-                    }
-                }
+        while let Some(id) = self.next_to_publish(now) {
+            self.coming.remove(&id);
+            let Some(engine) = self.engines.get_mut(&id) else {
+                continue;
+            };
+            engine.state = State::Published;
+            let (uuid, since) = (engine.uuid.clone(), engine.since);
+            published = true;
+            // A client that hears of the departure later would take it for this engine's.
+            let departures = &mut self.departures;
+            for departure in departures.extract_if(.., |departure| departure.id == id) {
+                out.push(departure.notification());
             }
+            out.push(Action::Notify {
+                msg_type: "registration_notification",
+                content: json!({ "id": id, "uuid": uuid }),
+            });
+            let took = now.saturating_duration_since(since);
+            out.push(Action::Log(Event::EngineRegistered { id, uuid, took }));
         }
         if published {
-            out.push(self.save());
+            out.push(Action::SaveEngines);
         }
+    }
+
+    /// The first engine that is ready, if none with a lower id may yet be waited for.
+    fn next_to_publish(&mut self, now: Instant) -> Option<EngineId> {
+        for id in &self.coming {
+            let engine = &self.engines[id];
+            if engine.state == State::Ready {
+                return Some(*id);
+            }
+            let until = engine.since + PATIENCE;
+            if now < until {
+                self.patience_ends = Some(until);
+                return None;
+            }
+        }
+        None
     }
 
     fn announce_departures(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -373,20 +450,17 @@ impl Registry {
             return;
         }
         out.extend(due.iter().map(Departure::notification));
-        out.push(self.save());
+        out.push(Action::SaveEngines);
     }
 
-    /// Those that are still expected are expected by the next controller, too.
-    pub(super) fn save(&self) -> Action {
+    /// What is written down for the next controller, and the next id. Those that are still expected are expected by that
+    /// one, too.
+    pub(super) fn state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
         let engines = self
             .engines
             .iter()
             .filter(|(_, engine)| engine.expected || engine.state == State::Published);
-        Action::SaveEngines {
-            engines: engines
-                .map(|(id, engine)| (*id, engine.uuid.clone()))
-                .collect(),
-            next_id: self.next_id,
-        }
+        let engines = engines.map(|(id, engine)| (*id, engine.uuid.clone()));
+        (engines.collect(), self.next_id)
     }
 }

@@ -20,6 +20,9 @@ use super::report::Severity;
 /// Holds the number of the supervisor's end of the socket.
 pub const VARIABLE: &str = "IPCLUSTER_FRONT";
 
+/// Is set where the supervisor that has a front stays at a terminal: it was started again there.
+pub const FOREGROUND_VARIABLE: &str = "IPCLUSTER_FOREGROUND";
+
 /// What the supervisor tells the front.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,6 +31,8 @@ pub enum Told {
         severity: Severity,
         text: String,
     },
+    /// How far it is: a line like others where nobody looks.
+    Progress(String),
     /// Everything is up, and stays.
     Ready,
     /// Nothing is left; the exit code says why.
@@ -56,6 +61,22 @@ pub fn take() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Gives the socket to the program that takes this process's place, which [`take`]s it.
+pub fn hand_down(front: &OwnedFd, command: &mut std::process::Command) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    fcntl(front, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    command.env(VARIABLE, front.as_raw_fd().to_string());
+    Ok(())
+}
+
+/// Does the supervisor stay at its terminal? To be called once, before there are threads.
+pub fn take_foreground() -> bool {
+    let is_set = std::env::var_os(FOREGROUND_VARIABLE).is_some();
+    // SAFETY: no other thread reads or writes the environment yet.
+    unsafe { std::env::remove_var(FOREGROUND_VARIABLE) };
+    is_set
+}
+
 /// Says something without a runtime, for failures before there is one.
 pub fn tell_at_once(fd: &OwnedFd, told: &Told) {
     use std::io::Write;
@@ -72,6 +93,18 @@ fn line(told: &Told) -> String {
 }
 
 impl Link {
+    /// Of somebody who has come by the control socket.
+    pub fn of(stream: UnixStream) -> Self {
+        Self { stream }
+    }
+
+    /// The socket itself, for the program that takes this one's place.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        let stream = self.stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(OwnedFd::from(stream))
+    }
+
     /// Must be called within a tokio runtime.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let stream = BlockingStream::from(fd);

@@ -6,25 +6,29 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use thiserror::Error;
-use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::background::{Link, Told};
 use super::batch::BatchLauncher;
+use super::control::{Wish as Asked, Wished};
+use super::elastic::{Look, Seen};
 use super::ledger::Ledger;
 use super::local::{LocalLauncher, Mpi};
+use super::look::look;
 use super::report::{Report, Severity};
 use super::ssh::SshLauncher;
 use super::ssh::hosts::Host;
 use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
+use super::wishes::{Wish, Wishes};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
-use crate::os::hang_up::HangUp;
+use crate::hubclient::{EngineState, Status};
 use crate::os::process::{ProcessRef, wait_until_gone};
+use crate::os::progress;
 use crate::profile::ProfileDir;
 use crate::profile::connection::{ConnectionFiles, EngineFile};
-use crate::protocol::ClusterId;
+use crate::protocol::{ClusterId, EngineId};
 
 /// Everything that a cluster is made of.
 #[derive(Debug)]
@@ -72,11 +76,13 @@ pub enum ConductError {
 const SHOWN: usize = 20;
 
 /// How a cluster ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Ended {
     pub outcome: Outcome,
     /// The first thing that went wrong.
     pub reason: Option<String>,
+    /// Somebody wants it to be started again, and waits for that.
+    pub again: Option<Link>,
 }
 
 /// Runs until every process has ended. The front, if one waits, hears of everything until the cluster is up.
@@ -84,6 +90,7 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
     let (launched, mut launch_events) = mpsc::unbounded_channel();
     let (hub, mut hub_events) = mpsc::unbounded_channel();
     let (gone, mut gone_events) = mpsc::unbounded_channel();
+    let (wishes_told, mut asked) = mpsc::unbounded_channel();
     let mut wishes = Wishes::new().map_err(ConductError::Signals)?;
     let local = || {
         let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
@@ -108,6 +115,7 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
         )),
     };
     let controller: Box<dyn Launcher> = Box::new(local()?);
+    let control = cluster.ledger.control_socket(wishes_told);
     let mut conductor = Conductor {
         supervisor: Supervisor::new(cluster.plan.clone(), Instant::now()),
         cluster,
@@ -118,6 +126,9 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
         running: HashMap::new(),
         logs: HashMap::new(),
         link,
+        waiting: Vec::new(),
+        again: None,
+        leaving: None,
         outcome: None,
         reason: None,
     };
@@ -125,14 +136,19 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
     conductor.perform().await;
     loop {
         if let Some(outcome) = conductor.outcome {
-            let reason = conductor.reason;
-            return Ok(Ended { outcome, reason });
+            drop(control);
+            return Ok(Ended {
+                outcome,
+                reason: conductor.reason,
+                again: conductor.again,
+            });
         }
         conductor
             .step(
                 &mut launch_events,
                 &mut hub_events,
                 &mut gone_events,
+                &mut asked,
                 &mut wishes,
             )
             .await;
@@ -151,6 +167,11 @@ struct Conductor {
     /// Also of what has ended.
     logs: HashMap<Member, std::path::PathBuf>,
     link: Option<Link>,
+    /// Those who wait for the engines to be started again.
+    waiting: Vec<Link>,
+    again: Option<Link>,
+    /// Engines of an elastic cluster that are to end.
+    leaving: Option<std::sync::mpsc::Sender<Vec<EngineId>>>,
     outcome: Option<Outcome>,
     reason: Option<String>,
 }
@@ -183,6 +204,7 @@ impl Conductor {
         launched: &mut UnboundedReceiver<LaunchEvent>,
         hub: &mut UnboundedReceiver<HubEvent>,
         gone: &mut UnboundedReceiver<()>,
+        asked: &mut UnboundedReceiver<Wished>,
         wishes: &mut Wishes,
     ) {
         let timer = sleep_until(self.supervisor.next_deadline());
@@ -199,6 +221,7 @@ impl Conductor {
             Some(()) = gone.recv() => {
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::ControllerGone, out);
             }
+            Some(wished) = asked.recv() => self.on_wish(wished).await,
             wish = wishes.next() => match wish {
                 Wish::Stop(reason) => self.supervisor.on_stop_requested(Instant::now(), reason, out),
                 Wish::Relay(signal) => self.supervisor.on_relay(signal as i32, out),
@@ -208,6 +231,29 @@ impl Conductor {
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::FrontGone, out);
             }
             () = timer => self.supervisor.on_time(Instant::now(), out),
+        }
+    }
+
+    async fn on_wish(&mut self, Wished { wish, by }: Wished) {
+        let now = Instant::now();
+        let mut link = Link::of(by);
+        match wish {
+            Asked::RestartEngines => {
+                match self.supervisor.on_restart_requested(now, &mut self.actions) {
+                    Ok(()) => self.waiting.push(link),
+                    Err(why) => link.tell(&refusal(why)).await,
+                }
+            }
+            Asked::RestartAll => {
+                let starts_it = matches!(self.cluster.controller, Controller::Start(_));
+                if !starts_it {
+                    return link.tell(&refusal("it has joined a controller")).await;
+                }
+                let reason = StopReason::ToStartAgain;
+                self.supervisor
+                    .on_stop_requested(now, reason, &mut self.actions);
+                self.again = Some(link);
+            }
         }
     }
 
@@ -244,7 +290,7 @@ impl Conductor {
     fn on_news(&mut self, news: News) {
         let now = Instant::now();
         match news {
-            News::Ready => match self.watch_hub() {
+            News::Ready => match self.watch_hub().and_then(|()| self.look_at_hub()) {
                 Ok(()) => self.supervisor.on_controller_ready(now, &mut self.actions),
                 Err(why) => self.supervisor.on_hub_failed(now, why, &mut self.actions),
             },
@@ -267,6 +313,10 @@ impl Conductor {
                 }
                 Controller::Join(_) => self.supervisor.on_begin(now, engines, out),
             },
+            HubEvent::Looked(status) => {
+                let look = seen(&status, &self.cluster.ledger);
+                self.supervisor.on_look(now, &look, out);
+            }
             HubEvent::Registered(engine) => self.supervisor.on_registered(now, engine, out),
             HubEvent::Left(engine) => {
                 self.supervisor.on_left(engine, out);
@@ -291,7 +341,25 @@ impl Conductor {
     }
 
     fn watch_hub(&self) -> Result<(), String> {
-        watch(self.files().client, self.hub.clone())
+        let is_here = matches!(self.cluster.controller, Controller::Start(_));
+        watch(self.files().client, is_here, self.hub.clone())
+    }
+
+    /// An elastic cluster's queue.
+    fn look_at_hub(&mut self) -> Result<(), String> {
+        if self.cluster.plan.elastic.is_none() {
+            return Ok(());
+        }
+        let (leaving, leave) = std::sync::mpsc::channel();
+        self.leaving = Some(leaving);
+        look(self.files().client, leave, self.hub.clone())
+    }
+
+    fn retire(&self, engines: Vec<EngineId>) {
+        if let Some(leaving) = &self.leaving {
+            // A thread that has ended has said why.
+            let _ = leaving.send(engines);
+        }
     }
 
     async fn perform(&mut self) {
@@ -326,6 +394,17 @@ impl Conductor {
                     link.tell(&Told::Ready).await;
                 }
             }
+            Action::Restarted { complete } => {
+                let told = if complete {
+                    Told::Ready
+                } else {
+                    refusal("not all engines are there again")
+                };
+                for mut link in std::mem::take(&mut self.waiting) {
+                    link.tell(&told).await;
+                }
+            }
+            Action::Retire(engines) => self.retire(engines),
             Action::Exit(outcome) => self.outcome = Some(outcome),
         }
     }
@@ -350,7 +429,10 @@ impl Conductor {
     /// The engines' job with what they need to find the controller.
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
-        job.engines = Some(self.engines_of(set));
+        job.argv
+            .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
+        job.engines = Some(self.supervisor.engines_of(set));
+        job.machine = self.supervisor.machine_of(set);
         let elsewhere = matches!(self.cluster.engines_by, EnginesBy::Ssh(_));
         if self.cluster.send_connection_info || elsewhere {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
@@ -359,24 +441,21 @@ impl Conductor {
         Ok(job)
     }
 
-    fn engines_of(&self, set: SetNo) -> u32 {
-        let sets = &self.cluster.plan.sets;
-        let number = usize::try_from(set.0).unwrap_or(usize::MAX);
-        sets.get(number).copied().unwrap_or(0)
-    }
-
     async fn write_files(&mut self) {
         let mut engines: Vec<(SetNo, &Started, u32)> = self
             .running
             .iter()
             .filter_map(|(member, started)| match member {
-                Member::Engines(set) => Some((*set, started, self.engines_of(*set))),
+                Member::Engines(set) => Some((*set, started, self.supervisor.engines_of(*set))),
                 Member::Controller => None,
             })
             .collect();
         engines.sort_by_key(|(set, _, _)| *set);
         let controller = self.running.get(&Member::Controller);
-        let written = self.cluster.ledger.write(controller, &engines);
+        let written =
+            self.cluster
+                .ledger
+                .write(self.supervisor.has_been_up(), controller, &engines);
         if let Err(error) = written {
             self.say(Severity::Warning, error.to_string()).await;
         }
@@ -386,6 +465,13 @@ impl Conductor {
         let (severity, text) = (report.severity(), report.to_string());
         if severity == Severity::Error && self.reason.is_none() {
             self.reason = Some(text.clone());
+        }
+        if let Report::EngineRegistered { count, of, .. } = report {
+            let is_last = u32::try_from(*count).is_ok_and(|count| count >= *of);
+            if !is_last {
+                say_progress(&text);
+                return self.tell_all(Told::Progress(text)).await;
+            }
         }
         self.say(severity, text).await;
     }
@@ -410,9 +496,44 @@ impl Conductor {
     /// Into the log, and to the front, if one waits.
     async fn say(&mut self, severity: Severity, text: String) {
         say(severity, &text);
-        if let Some(link) = &mut self.link {
-            link.tell(&Told::Line { severity, text }).await;
+        self.tell_all(Told::Line { severity, text }).await;
+    }
+
+    /// To everybody who waits for something.
+    async fn tell_all(&mut self, told: Told) {
+        let links = self.link.iter_mut().chain(&mut self.waiting);
+        for link in links.chain(&mut self.again) {
+            link.tell(&told).await;
         }
+    }
+}
+
+/// What of the hub's answer an elastic cluster goes by.
+fn seen(status: &Status, ledger: &Ledger) -> Look {
+    let engines = status.engines.iter().map(|(id, engine)| Seen {
+        id: *id,
+        set: engine.set.as_deref().and_then(|name| ledger.set_of(name)),
+        load: engine.load(),
+        completed: engine.completed,
+        starting: engine.state == EngineState::Starting,
+    });
+    Look {
+        waiting: status.unassigned,
+        engines: engines.collect(),
+    }
+}
+
+fn refusal(why: &str) -> Told {
+    Told::Failed {
+        code: 1,
+        message: Some(why.to_owned()),
+    }
+}
+
+/// To the terminal, or into the log.
+pub fn say_progress(text: &str) {
+    if !progress::show(text) {
+        tracing::info!("{text}");
     }
 }
 
@@ -429,41 +550,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What people and other programs want of this process.
-enum Wish {
-    Stop(StopReason),
-    Relay(Signal),
-}
-
-struct Wishes {
-    interrupt: Signals,
-    terminate: Signals,
-    hang_up: HangUp,
-    user1: Signals,
-    user2: Signals,
-}
-
-impl Wishes {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: HangUp::new()?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop(StopReason::Interrupted),
-            _ = self.terminate.recv() => Wish::Stop(StopReason::Terminated),
-            () = self.hang_up.recv() => Wish::Stop(StopReason::HungUp),
-            _ = self.user1.recv() => Wish::Relay(Signal::SIGUSR1),
-            _ = self.user2.recv() => Wish::Relay(Signal::SIGUSR2),
-        }
     }
 }

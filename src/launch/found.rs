@@ -240,17 +240,32 @@ impl Found {
             .any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
     }
 
+    /// Where its controller writes down which engines there are.
+    pub(super) fn engine_state_path(&self) -> PathBuf {
+        let name = format!("engines{}.json", self.cluster_id);
+        self.profile.log_dir().join(name)
+    }
+
     /// Removes the files of a cluster of which nothing runs; connection files only if no controller uses them, and
     /// those that are kept to be used again only if `all`. Returns which.
     pub fn remove_files(&self, all: bool) -> Vec<PathBuf> {
         let security = self.profile.security_dir();
         let mut paths: Vec<PathBuf> = self.runs.iter().map(|(path, _)| path.clone()).collect();
+        paths.extend(
+            self.runs
+                .iter()
+                .map(|(path, _)| RunFile::control_path(path)),
+        );
         paths.push(self.cluster_path.clone());
         let connection = ConnectionFiles::paths(&security, &self.cluster_id);
         let ours = self.runs.iter().any(|(_, run)| run.controller.is_some());
         let reused = self.runs.iter().any(|(_, run)| run.reuse);
         if (all || (ours && !reused)) && !self.controller_listens() {
-            paths.extend([connection.client, connection.engine]);
+            paths.extend([
+                connection.client,
+                connection.engine,
+                self.engine_state_path(),
+            ]);
         }
         paths.retain(|path| std::fs::remove_file(path).is_ok());
         lock::remove_stale(&ConnectionFiles::lock(&security, &self.cluster_id));
@@ -319,6 +334,8 @@ mod tests {
             launcher: "local".into(),
             supervisor: Some(supervisor),
             controller: Some(controller),
+            joined: false,
+            up: true,
             reuse: false,
             engines: Vec::new(),
             jobs: Vec::new(),

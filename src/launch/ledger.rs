@@ -8,11 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::control::{self, Wished};
 use super::found::Found;
 use super::stop::end_jobs;
 use super::supervisor::SetNo;
 use super::{Place, Started};
 use crate::os::files::{self, FileError};
+use crate::os::local_socket::LocalListener;
 use crate::os::lock::{self, FolderLock};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::cluster_file::{
@@ -96,6 +100,7 @@ impl Ledger {
         }
         for (path, _) in &found.runs {
             files::remove_if_there(path)?;
+            files::remove_if_there(&RunFile::control_path(path))?;
         }
         files::remove_if_there(&found.cluster_path)?;
         let run_path = RunFile::path(&profile.pid_dir(), &info.cluster_id);
@@ -133,6 +138,8 @@ impl Ledger {
             launcher: launcher.to_owned(),
             supervisor: Some(ProcessRef::current()),
             controller: None,
+            joined: controller_reuses.is_none(),
+            up: false,
             reuse: controller_reuses.unwrap_or(false),
             engines: Vec::new(),
             jobs: Vec::new(),
@@ -158,13 +165,48 @@ impl Ledger {
         })
     }
 
-    /// Writes what runs now. A cluster that is listed has a controller.
+    /// The socket beside this cluster's file, through which other commands tell their wishes. Without it the cluster
+    /// runs as well, but cannot be asked to start again.
+    pub(super) fn control_socket(&self, wishes: UnboundedSender<Wished>) -> Option<LocalListener> {
+        let path = RunFile::control_path(&self.run_path);
+        let listening = LocalListener::bind(&path).and_then(|listener| {
+            control::listen(&listener, wishes)?;
+            Ok(listener)
+        });
+        listening
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "no socket can be made at {} ({error}): `ipcluster restart` will not reach this cluster",
+                    path.display()
+                );
+            })
+            .ok()
+    }
+
+    /// Names a set to its engines, so that the hub tells of them whose they are.
+    pub(super) fn set_name(&self, number: SetNo) -> String {
+        self.set_id(number)
+    }
+
+    /// The set of this name, if it is one of this supervisor's.
+    pub(super) fn set_of(&self, name: &str) -> Option<SetNo> {
+        let rest = name.strip_prefix(self.set_id.as_str())?;
+        if rest.is_empty() {
+            return Some(SetNo(0));
+        }
+        rest.strip_prefix('.')?.parse().ok().map(SetNo)
+    }
+
+    /// Writes what runs now, and whether everything that was asked for has been there. A cluster that is listed has a
+    /// controller.
     pub fn write(
         &mut self,
+        up: bool,
         controller: Option<&Started>,
         engines: &[(SetNo, &Started, u32)],
     ) -> Result<(), FileError> {
         let _held = FolderLock::hold(&self.profile.pid_dir());
+        self.run.up = up;
         self.had_controller |= self.with_controller && controller.is_some();
         self.run.controller = controller.and_then(|started| started.place.process().cloned());
         let places = || engines.iter().map(|(_, started, _)| &started.place);

@@ -3,32 +3,45 @@
 //! | file | what it does |
 //! |---|---|
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
+//! | `elastic` \[p\] | decides how many engines there are, by the queue |
 //! | `report` \[p\] | the line that is shown for each event |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
 //! | `ssh` | engines on other machines |
 //! | `batch` | jobs of batch systems |
+//! | `wishes` | signals to the supervisor |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
-//! | `watch` | a thread that listens to the hub |
+//! | `watch`, `look` | threads that listen to the hub, and look at its queue |
 //! | `ledger` | the files that say what runs |
+//! | `condition` | how a cluster is, by its files and processes |
+//! | `logs` | the logs of a cluster |
+//! | `lost` | clusters whose folder is gone |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
+//! | `control` | wishes of other commands, told to the supervisor that runs |
 //! | `background` | the two ends of `--daemonize` |
 
 pub mod background;
 pub mod batch;
 pub mod channel;
 mod child;
+pub mod condition;
 pub mod conduct;
+pub mod control;
+pub mod elastic;
 pub mod found;
 pub mod ledger;
 pub mod local;
+pub mod logs;
+mod look;
+pub mod lost;
 pub mod report;
 pub mod ssh;
 pub mod stop;
 pub mod supervisor;
 mod tail;
 mod watch;
+mod wishes;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -62,6 +75,8 @@ pub struct Job {
     pub environment: Vec<(OsString, OsString)>,
     /// Engines that are to be run; nothing for a controller.
     pub engines: Option<u32>,
+    /// Where, of the launcher's machines, if it has some.
+    pub machine: Option<usize>,
     /// The content of the engines' connection file. It holds the key, so it is never part of an argument list, nor of
     /// anything else that others can read.
     pub connection: Option<String>,

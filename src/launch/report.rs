@@ -39,6 +39,8 @@ pub enum Report {
         engines: u32,
         with_controller: bool,
         took: Duration,
+        /// What its user does to end it.
+        end: String,
     },
     /// After the cluster was up.
     EngineCame {
@@ -48,6 +50,8 @@ pub enum Report {
     EngineLeft {
         engine: EngineId,
         count: usize,
+        /// It was asked to.
+        wanted: bool,
     },
     EngineEnded {
         engine: Option<EngineId>,
@@ -71,7 +75,25 @@ pub enum Report {
     /// They have died, and are not started again.
     EnginesLost {
         status: Status,
+        /// Others are started when there is work for them.
+        elastic: bool,
     },
+    /// An elastic cluster starts more.
+    Growing {
+        count: u32,
+        waiting: u64,
+    },
+    /// An elastic cluster asks engines to end that have had nothing to do for long.
+    Retiring(Vec<EngineId>),
+    /// An elastic cluster takes a job back that waits for so many engines.
+    Withdrawing(u32),
+    Restarting,
+    EnginesRestarted {
+        count: u32,
+        took: Duration,
+    },
+    /// All kernels have died, and the engines' restart policy wants no others.
+    KernelsDied,
     EnginesDied {
         status: Status,
         pause: Option<Duration>,
@@ -117,9 +139,10 @@ impl Report {
                 Some(_) => Severity::Warning,
                 None => Severity::Error,
             },
-            Self::EngineLeft { .. }
+            Self::EngineLeft { wanted: false, .. }
             | Self::EngineEnded { .. }
             | Self::EnginesLost { .. }
+            | Self::KernelsDied
             | Self::TooSlow { .. }
             | Self::Warning(_)
             | Self::Killing => Severity::Warning,
@@ -166,9 +189,10 @@ impl fmt::Display for Report {
                 engines: count,
                 with_controller: true,
                 took,
+                end,
             } => write!(
                 f,
-                "the cluster is up with {} ({:.2} s); Ctrl-C or `ipcluster stop` ends it",
+                "the cluster is up with {} ({:.2} s); {end} ends it",
                 engines(*count),
                 took.as_secs_f64()
             ),
@@ -180,7 +204,7 @@ impl fmt::Display for Report {
             Self::EngineCame { engine, count } => {
                 write!(f, "engine {engine} has come: {count} in all")
             }
-            Self::EngineLeft { engine, count } => {
+            Self::EngineLeft { engine, count, .. } => {
                 write!(f, "engine {engine} has left: {count} remain")
             }
             Self::EngineEnded {
@@ -206,9 +230,44 @@ impl fmt::Display for Report {
             Self::EnginesEnded => f.write_str(
                 "the engines have ended as they were asked to; `ipcluster engines` adds new ones",
             ),
-            Self::EnginesLost { status } => write!(
+            Self::EnginesLost {
+                status,
+                elastic: true,
+            } => write!(
+                f,
+                "engines have ended ({status}); others are started when they are needed"
+            ),
+            Self::Growing { count, waiting: 0 } => {
+                write!(f, "starting {} that are missing", engines(*count))
+            }
+            Self::Growing { count, waiting } => write!(
+                f,
+                "{waiting} tasks wait and no engine is idle: starting {count} more"
+            ),
+            Self::Retiring(ids) => {
+                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                let ids = ids.join(", ");
+                write!(f, "without work for long, and asked to end: engine {ids}")
+            }
+            Self::Withdrawing(count) => write!(
+                f,
+                "{} that wait in the queue are not needed any more",
+                engines(*count)
+            ),
+            Self::Restarting => f.write_str("the engines end, to be started again"),
+            Self::EnginesRestarted { count, took } => write!(
+                f,
+                "{} started again ({:.2} s)",
+                engines(*count),
+                took.as_secs_f64()
+            ),
+            Self::EnginesLost { status, .. } => write!(
                 f,
                 "the engines have ended ({status}); `ipcluster engines` adds new ones"
+            ),
+            Self::KernelsDied => f.write_str(
+                "the engines have ended because their kernels died (`restart` of [engine] decides that); \
+                 `ipcluster engines` adds new ones",
             ),
             Self::EnginesDied {
                 status,
@@ -259,6 +318,7 @@ impl fmt::Display for StopReason {
             Self::HungUp => "the terminal was closed",
             Self::FrontGone => "nobody waits for it any more",
             Self::ControllerGone => "the controller has ended",
+            Self::ToStartAgain => "to be started again",
         })
     }
 }

@@ -3,16 +3,19 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde::Serialize;
 use thiserror::Error;
 
 use super::batch;
 use super::found::Found;
+use super::lost::Lost;
 use crate::os::process::{ProcessRef, SignalError, wait_until_gone};
 use crate::os::session;
 use crate::profile::cluster_file::JobRef;
 
 /// How a stop went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stopped {
     /// Nothing ran. Files that were left over are gone.
     Already,
@@ -104,6 +107,26 @@ pub fn stop(found: &Found, signal: Option<Signal>) -> Result<Stopped, StopError>
     } else {
         Stopped::InOrder
     })
+}
+
+/// Stops a cluster whose profile's folder is gone: its supervisor ends everything, and its engines end with the controller
+/// or with the supervisor.
+pub fn stop_lost(lost: &Lost, signal: Option<Signal>) -> Result<Stopped, StopError> {
+    let (main, usual) = match &lost.supervisor {
+        Some(supervisor) => (supervisor, Signal::SIGINT),
+        None => (&lost.controller, Signal::SIGTERM),
+    };
+    send(std::slice::from_ref(main), signal.unwrap_or(usual))?;
+    let all = [main.clone(), lost.controller.clone()];
+    let left = wait_until_gone(&all, GRACE + MARGIN);
+    if left.is_empty() {
+        return Ok(Stopped::InOrder);
+    }
+    send(&left, Signal::SIGKILL)?;
+    match wait_until_gone(&left, LAST).into_iter().next() {
+        Some(process) => Err(StopError::Immortal(process)),
+        None => Ok(Stopped::Killed),
+    }
 }
 
 /// Ends jobs of batch systems that nobody looks after, and waits for their end.

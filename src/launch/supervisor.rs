@@ -1,146 +1,23 @@
 //! Decides what becomes of a cluster's processes: what is started when, and what follows when one ends. Pure: events
 //! and the time come in, actions come out, and `conduct` performs them.
 //!
-//! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times; a single
-//! engine that leaves is news and nothing more. Nothing is left behind: `Exit` comes when every process is gone.
+//! The controller's end is the cluster's end. A set of engines whose process dies is started again, a few times, unless
+//! it ended because its kernels died and are to stay dead; a single engine that leaves is news and nothing more. Nothing
+//! is left behind: `Exit` comes when every process is gone.
+
+mod restarting;
+mod scaling;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::elastic::Elastic;
 use super::report::Report;
 use crate::protocol::EngineId;
+use restarting::Restarting;
 
-/// What this supervisor starts and ends as one: a process, or a job of a batch system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Member {
-    Controller,
-    Engines(SetNo),
-}
-
-/// The number of a set of engines in its plan.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SetNo(pub u32);
-
-/// How a process or a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Code(i32),
-    Signal(i32),
-    /// A batch system says so.
-    Job(JobEnd),
-}
-
-/// How a job ended, in the words that batch systems have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobEnd {
-    Completed,
-    /// By its owner or an administrator.
-    Cancelled,
-    Failed,
-    TimeLimit,
-    NodeFailure,
-    Preempted,
-    OutOfMemory,
-    /// It is not among the system's jobs any more.
-    Gone,
-}
-
-impl Status {
-    /// Did it end by itself, or as it was told to?
-    fn is_orderly(self) -> bool {
-        matches!(self, Self::Code(0) | Self::Job(JobEnd::Completed))
-    }
-}
-
-impl std::fmt::Display for JobEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Completed => "its job is complete",
-            Self::Cancelled => "its job was cancelled",
-            Self::Failed => "its job has failed",
-            Self::TimeLimit => "its job has reached its time limit",
-            Self::NodeFailure => "a node of its job has failed",
-            Self::Preempted => "its job had to make room for another one",
-            Self::OutOfMemory => "its job was out of memory",
-            Self::Gone => "its job is not in the queue any more",
-        })
-    }
-}
-
-impl std::fmt::Display for Status {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit code {code}"),
-            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
-            Self::Job(end) => end.fmt(f),
-        }
-    }
-}
-
-/// What is to be run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Else the engines join a controller that runs already.
-    pub with_controller: bool,
-    /// The engines of each set.
-    pub sets: Vec<u32>,
-    /// Start a set again that has died.
-    pub restart: bool,
-    /// Between the controller and the engines.
-    pub delay: Duration,
-    /// In which all engines are to be registered.
-    pub engine_timeout: Duration,
-    /// What is done when they are not: end everything, or say so and go on.
-    pub give_up: bool,
-    /// Between the request to end and SIGKILL.
-    pub grace: Duration,
-}
-
-/// Why a cluster is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// SIGINT, by Ctrl-C or `ipcluster stop`. A second one kills.
-    Interrupted,
-    Terminated,
-    /// The terminal was closed.
-    HungUp,
-    /// The command that waits for the cluster in the background has ended.
-    FrontGone,
-    /// The controller that these engines had joined has ended.
-    ControllerGone,
-}
-
-/// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Somebody wanted it.
-    Stopped,
-    /// Stopped before everything was up.
-    Interrupted,
-    /// With the exit code that says why.
-    Failed(u8),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    Spawn(Member),
-    /// Ask it to end.
-    Terminate(Member),
-    /// End it.
-    Kill(Member),
-    /// Pass on a signal that was meant for the engines.
-    Relay(SetNo, i32),
-    /// The files that say what runs.
-    WriteFiles,
-    RemoveFiles,
-    Report(Report),
-    /// Show the end of what the process has written.
-    ShowLog(Member),
-    /// Everything that was asked for is there.
-    Ready,
-    /// Every process is gone.
-    Exit(Outcome),
-}
+pub use types::{Action, JobEnd, Member, Outcome, Plan, SetNo, Status, StopReason};
 
 /// Restarts of the engines' process within [`RESTART_WINDOW`], and the pause before each.
 const RESTARTS: [Duration; 3] = [
@@ -152,6 +29,9 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
 /// Exit codes of a controller that say more than "failed", and are passed on (`cli::exit_code`).
 const TELLING: [i32; 2] = [2, 10];
+
+/// Engines that end with it have lost their kernels, and their restart policy wants no others (`cli::exit_code`).
+const KERNELS_DIED: Status = Status::Code(13);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Process {
@@ -170,6 +50,16 @@ struct Set {
     queued: bool,
     restarts: VecDeque<Instant>,
     restart_at: Option<Instant>,
+    /// When it was started.
+    began: Option<Instant>,
+    /// Where it is started, of the plan's machines.
+    machine: Option<usize>,
+    /// Its end is followed by another start, as somebody wants it.
+    again: bool,
+    /// It was told to end while it waited in a queue.
+    withdrawn: bool,
+    /// Its engines that have registered, where the hub says whose they are.
+    seen: BTreeSet<EngineId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,22 +93,30 @@ pub struct Supervisor {
     sets: BTreeMap<SetNo, Set>,
     /// Whoever waits for the cluster has been told that it is there.
     told_ready: bool,
+    was_up: bool,
     /// Of this supervisor's plan, as the hub says.
     registered: BTreeSet<EngineId>,
     /// Engines that were there before.
     others: BTreeSet<EngineId>,
+    restarting: Option<Restarting>,
+    /// Engines that were asked to end.
+    retiring: BTreeSet<EngineId>,
+    elastic: Option<Elastic>,
 }
 
 impl Supervisor {
     pub fn new(plan: Plan, now: Instant) -> Self {
-        let sets = (0..).map(SetNo).zip(&plan.sets);
-        let sets = sets.map(|(number, engines)| {
+        let has_machines = !plan.machines.is_empty();
+        let sets = (0..).map(SetNo).zip(plan.sets.iter().enumerate());
+        let sets = sets.map(|(number, (place, engines))| {
             let set = Set {
                 engines: *engines,
+                machine: has_machines.then_some(place),
                 ..Set::default()
             };
             (number, set)
         });
+        let elastic = plan.elastic.clone().map(Elastic::new);
         Self {
             sets: sets.collect(),
             plan,
@@ -227,8 +125,12 @@ impl Supervisor {
             controller: Process::Absent,
             place: String::new(),
             told_ready: false,
+            was_up: false,
             registered: BTreeSet::new(),
             others: BTreeSet::new(),
+            restarting: None,
+            retiring: BTreeSet::new(),
+            elastic,
         }
     }
 
@@ -242,7 +144,7 @@ impl Supervisor {
         self.others = there.into_iter().collect();
         if self.plan.with_controller {
             self.phase = Phase::Controller;
-            self.spawn(Member::Controller, out);
+            self.spawn(now, Member::Controller, out);
         } else {
             self.start_engines(now, out);
         }
@@ -250,7 +152,17 @@ impl Supervisor {
 
     /// Engines that this supervisor is to start.
     fn wanted(&self) -> u32 {
-        self.plan.sets.iter().sum()
+        self.sets.values().map(|set| set.engines).sum()
+    }
+
+    /// The machine on which a set is to be started, by its place in the plan.
+    pub fn machine_of(&self, number: SetNo) -> Option<usize> {
+        self.sets.get(&number)?.machine
+    }
+
+    /// Of one set.
+    pub fn engines_of(&self, number: SetNo) -> u32 {
+        self.sets.get(&number).map_or(0, |set| set.engines)
     }
 
     /// It has been started at `place`: a process, a job, a process of another host.
@@ -259,8 +171,7 @@ impl Supervisor {
         match member {
             Member::Controller => self.place = place,
             Member::Engines(number) => {
-                let set = &self.sets[&number];
-                let count = set.engines;
+                let count = self.engines_of(number);
                 out.push(Action::Report(Report::EnginesStarting { count, place }));
                 out.push(Action::WriteFiles);
             }
@@ -306,6 +217,10 @@ impl Supervisor {
     ) {
         *self.process(member) = Process::Absent;
         out.push(Action::Report(Report::CannotStart { member, why }));
+        if let (Phase::Up, Some(_), Member::Engines(number)) = (self.phase, &self.elastic, member) {
+            self.sets.remove(&number);
+            return self.on_elastic_failure(now);
+        }
         self.stop(now, Outcome::Failed(1), out);
     }
 
@@ -352,10 +267,13 @@ impl Supervisor {
                 }));
                 self.check_complete(now, out);
             }
-            Phase::Up => out.push(Action::Report(Report::EngineCame {
-                engine,
-                count: self.registered.len() + self.others.len(),
-            })),
+            Phase::Up => {
+                out.push(Action::Report(Report::EngineCame {
+                    engine,
+                    count: self.registered.len() + self.others.len(),
+                }));
+                self.check_restarted(now, out);
+            }
             Phase::New | Phase::Stopping { .. } | Phase::Over => {}
         }
     }
@@ -383,7 +301,12 @@ impl Supervisor {
             return;
         }
         let count = self.registered.len() + self.others.len();
-        out.push(Action::Report(Report::EngineLeft { engine, count }));
+        let wanted = self.retiring.remove(&engine) || self.restarting.is_some();
+        out.push(Action::Report(Report::EngineLeft {
+            engine,
+            count,
+            wanted,
+        }));
     }
 
     pub fn on_exited(
@@ -437,6 +360,13 @@ impl Supervisor {
             self.stop(now, Outcome::Failed(1), out);
             return;
         }
+        if std::mem::take(&mut self.sets.entry(number).or_default().again) {
+            out.push(Action::WriteFiles);
+            return self.spawn(now, member, out);
+        }
+        if self.elastic.is_some() {
+            return self.on_elastic_set_exited(now, number, status, out);
+        }
         out.push(Action::WriteFiles);
         let last = self.sets.iter().all(|(other, set)| {
             *other == number || (set.process == Process::Absent && set.restart_at.is_none())
@@ -451,8 +381,15 @@ impl Supervisor {
         let set = self.sets.get_mut(&number).expect("it was running");
         let recent = |earlier: &Instant| now.saturating_duration_since(*earlier) < RESTART_WINDOW;
         set.restarts.retain(recent);
-        if !self.plan.restart {
-            out.push(Action::Report(Report::EnginesLost { status }));
+        if !self.plan.restart || status == KERNELS_DIED {
+            out.push(Action::Report(if status == KERNELS_DIED {
+                Report::KernelsDied
+            } else {
+                Report::EnginesLost {
+                    status,
+                    elastic: false,
+                }
+            }));
             if !self.plan.with_controller && last {
                 self.stop(now, Outcome::Failed(1), out);
             }
@@ -515,7 +452,11 @@ impl Supervisor {
         match self.phase {
             Phase::Pause { until } => Some(until),
             Phase::Engines { deadline } => deadline,
-            Phase::Up => self.sets.values().filter_map(|set| set.restart_at).min(),
+            Phase::Up => {
+                let restart = self.restarting.as_ref().map(Restarting::next_deadline);
+                let sets = self.sets.values().filter_map(|set| set.restart_at);
+                sets.chain(restart).min()
+            }
             Phase::Stopping { kill_at, .. } => kill_at,
             Phase::New | Phase::Controller | Phase::Over => None,
         }
@@ -542,8 +483,9 @@ impl Supervisor {
                     })
                     .collect();
                 for number in due {
-                    self.spawn(Member::Engines(number), out);
+                    self.spawn(now, Member::Engines(number), out);
                 }
+                self.on_restart_time(now, out);
             }
             Phase::Stopping { kill_at, .. } => {
                 *kill_at = None;
@@ -592,7 +534,7 @@ impl Supervisor {
         let wanted = self.sets.iter().filter(|(_, set)| set.engines > 0);
         let wanted: Vec<SetNo> = wanted.map(|(number, _)| *number).collect();
         for number in wanted {
-            self.spawn(Member::Engines(number), out);
+            self.spawn(now, Member::Engines(number), out);
         }
         self.check_complete(now, out);
     }
@@ -601,23 +543,35 @@ impl Supervisor {
         let wanted = usize::try_from(self.wanted()).unwrap_or(usize::MAX);
         if matches!(self.phase, Phase::Engines { .. }) && self.registered.len() >= wanted {
             self.phase = Phase::Up;
+            self.was_up = true;
             let took = now.saturating_duration_since(self.began);
             out.push(Action::Report(Report::Up {
                 engines: self.wanted(),
                 with_controller: self.plan.with_controller,
                 took,
+                end: self.plan.end.clone(),
             }));
             out.push(Action::WriteFiles);
             self.tell_ready(out);
         }
     }
 
+    /// Has everything that was asked for been there?
+    pub fn has_been_up(&self) -> bool {
+        self.was_up
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Stopping { .. } | Phase::Over)
     }
 
-    fn spawn(&mut self, member: Member, out: &mut Vec<Action>) {
+    fn spawn(&mut self, now: Instant, member: Member, out: &mut Vec<Action>) {
         *self.process(member) = Process::Starting;
+        if let Member::Engines(number) = member {
+            let set = self.sets.entry(number).or_default();
+            set.began = Some(now);
+            set.seen.clear();
+        }
         out.push(Action::Spawn(member));
     }
 
@@ -631,12 +585,16 @@ impl Supervisor {
 
     /// The engines first: then they take their leave from a controller that is still there.
     fn stop(&mut self, now: Instant, outcome: Outcome, out: &mut Vec<Action>) {
+        if self.restarting.take().is_some() {
+            out.push(Action::Restarted { complete: false });
+        }
         self.phase = Phase::Stopping {
             outcome,
             kill_at: now.checked_add(self.plan.grace),
         };
         for (number, set) in &mut self.sets {
             set.restart_at = None;
+            set.again = false;
             // What is starting gets its request when it has started.
             if set.process == Process::Running {
                 out.push(Action::Terminate(Member::Engines(*number)));

@@ -1,3 +1,6 @@
+#[path = "supervisor/scaling_tests.rs"]
+mod scaling;
+
 use super::*;
 
 use proptest::prelude::*;
@@ -6,11 +9,14 @@ fn plan() -> Plan {
     Plan {
         with_controller: true,
         sets: vec![2],
+        machines: Vec::new(),
+        elastic: None,
         restart: true,
         delay: Duration::ZERO,
         engine_timeout: Duration::from_secs(60),
         give_up: true,
         grace: Duration::from_secs(4),
+        end: "Ctrl-C".to_owned(),
     }
 }
 
@@ -368,6 +374,7 @@ fn a_single_engine_s_death_is_news_only() {
     let left = Report::EngineLeft {
         engine: EngineId(1),
         count: 1,
+        wanted: false,
     };
     assert_eq!(world.take(), [Action::Report(left)]);
 }
@@ -448,9 +455,36 @@ fn a_job_that_has_ended_is_not_submitted_again() {
     });
     let status = Status::Job(JobEnd::TimeLimit);
     world.exited(ENGINES, status);
-    let lost = Action::Report(Report::EnginesLost { status });
+    let lost = Action::Report(Report::EnginesLost {
+        status,
+        elastic: false,
+    });
     assert_eq!(world.take(), [Action::WriteFiles, lost]);
     assert_eq!(world.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn engines_whose_kernels_are_to_stay_dead_are_not_started_again() {
+    let mut world = World::up(plan());
+    world.exited(ENGINES, KERNELS_DIED);
+    let died = Action::Report(Report::KernelsDied);
+    assert_eq!(world.take(), [Action::WriteFiles, died]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+}
+
+#[test]
+fn engines_that_joined_a_controller_end_when_their_kernels_are_to_stay_dead() {
+    let mut world = World::new(Plan {
+        with_controller: false,
+        ..plan()
+    });
+    world.begin();
+    world.started(ENGINES);
+    world.registered(0);
+    world.registered(1);
+    world.take();
+    world.exited(ENGINES, KERNELS_DIED);
+    assert!(world.done().ends_with(&over(Outcome::Failed(1))));
 }
 
 #[test]

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::hubclient::{HubClient, HubError, Notification};
+use crate::hubclient::{HubClient, HubError, Notification, Status};
 use crate::profile::ClientFile;
 use crate::protocol::EngineId;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum HubEvent {
     /// The first answer: who is there.
     There(Vec<EngineId>),
     Registered(EngineId),
     Left(EngineId),
+    /// Everything, as it is at this moment; for elastic clusters.
+    Looked(Status),
     /// The controller has ended, and is not expected back.
     Ended,
     Failed(String),
@@ -31,10 +33,16 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const RETURN: Duration = Duration::from_millis(500);
 
 /// Starts listening. The thread ends when nobody hears it any more, or with the process.
-pub(super) fn watch(path: PathBuf, events: UnboundedSender<HubEvent>) -> Result<(), String> {
+/// `is_here`: the controller is on this machine.
+pub(super) fn watch(
+    path: PathBuf,
+    is_here: bool,
+    events: UnboundedSender<HubEvent>,
+) -> Result<(), String> {
     let file = ClientFile::read(&path).map_err(|error| error.to_string())?;
     let watch = Watch {
         path,
+        is_here,
         file,
         known: BTreeSet::new(),
         events,
@@ -48,6 +56,7 @@ pub(super) fn watch(path: PathBuf, events: UnboundedSender<HubEvent>) -> Result<
 
 struct Watch {
     path: PathBuf,
+    is_here: bool,
     file: ClientFile,
     known: BTreeSet<EngineId>,
     events: UnboundedSender<HubEvent>,
@@ -66,7 +75,12 @@ impl Watch {
     }
 
     fn listen(&mut self) -> Result<(), HubError> {
-        let mut hub = HubClient::connect(self.file.clone())?;
+        let file = self.file.clone();
+        let mut hub = HubClient::connect(if self.is_here {
+            file.on_this_machine()
+        } else {
+            file
+        })?;
         let there = hub.engines(ANSWER)?;
         self.known = there.iter().copied().collect();
         let mut open = self.tell(HubEvent::There(there));

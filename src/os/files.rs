@@ -200,6 +200,8 @@ pub fn remove_if_there(path: &Path) -> Result<bool, FileError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A read-only file system says so before it looks.
+        Err(_) if path.symlink_metadata().is_err() => Ok(false),
         Err(source) => Err(FileError::Remove {
             path: path.to_owned(),
             source,

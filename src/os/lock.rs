@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
+use super::files::remedy;
+
 #[derive(Debug, Error)]
 pub enum LockError {
     #[error("{} is locked", path.display())]
@@ -16,7 +18,7 @@ pub enum LockError {
         /// Who holds it, as it says of itself.
         by: Option<i32>,
     },
-    #[error("cannot lock {}: {source}", path.display())]
+    #[error("cannot lock {}: {source}; {}", path.display(), remedy(source))]
     File { path: PathBuf, source: io::Error },
 }
 
@@ -68,7 +70,11 @@ impl FileLock {
                 file.set_len(0)
                     .and_then(|()| file.rewind())
                     .and_then(|()| file.write_all(pid.as_bytes()))
-                    .map_err(failed)?;
+                    .map_err(|source| {
+                        // While it is held. On a full disk it would stay behind empty.
+                        let _ = std::fs::remove_file(path);
+                        failed(source)
+                    })?;
                 Ok(file)
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {

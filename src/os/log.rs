@@ -24,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::files::FileError;
 use super::process::is_pid_alive;
+use super::progress;
 
 /// How much is logged: the levels of Python's `logging`, of which each shows itself and those after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,11 +197,17 @@ pub fn start(options: &LogOptions) -> Result<(), FileError> {
                 })?;
             tracing::subscriber::set_global_default(subscriber(options, false, Mutex::new(file)))
         }
-        None => tracing::subscriber::set_global_default(subscriber(
-            options,
-            wants_colour(),
-            std::io::stderr,
-        )),
+        None => {
+            let is_seen = std::io::stderr().is_terminal()
+                && options.format == LogFormat::Text
+                && options.level <= LogLevel::Info;
+            progress::set_seen(is_seen);
+            tracing::subscriber::set_global_default(subscriber(
+                options,
+                wants_colour(),
+                std::io::stderr,
+            ))
+        }
     };
     // Only tests start it twice.
     drop(started);
@@ -255,6 +262,9 @@ where
         let level = *event.metadata().level();
         match self.format {
             LogFormat::Text => {
+                if progress::take() {
+                    writer.write_str(progress::CLEAR)?;
+                }
                 let time = now.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
                 self.text(&mut writer, &time, level, &said)
             }

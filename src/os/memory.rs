@@ -1,4 +1,4 @@
-//! Memory that was freed, and that the C library still keeps.
+//! Memory for large payloads, and memory that was freed and that the C library still keeps.
 //!
 //! A queue of a million tasks that has been worked off leaves its memory with the allocator, in pieces between others
 //! that are in use, and glibc gives back by itself only what lies at the end of a heap.
@@ -6,6 +6,29 @@
 /// Below this, nothing is worth the trouble.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGE: usize = 32 << 20;
+
+/// Room from which on large pages are worth asking for: a few of them, whatever the alignment.
+const MANY_PAGES: usize = 4 << 20;
+
+/// An empty vector with room for a payload, in large pages where the system has them. To fill memory that is fresh from
+/// the system costs more for its pages than for the bytes: of 4 KiB each, five times as much as of 2 MiB.
+pub fn room_for(length: usize) -> Vec<u8> {
+    let room = Vec::<u8>::with_capacity(length);
+    #[cfg(target_os = "linux")]
+    if length >= MANY_PAGES {
+        use nix::sys::mman::{MmapAdvise, madvise};
+        const PAGE: usize = 4096;
+        let start = room.as_ptr().align_offset(PAGE);
+        let whole = (length - start) / PAGE * PAGE;
+        let first = room.as_ptr().wrapping_add(start).cast_mut().cast();
+        if let Some(first) = std::ptr::NonNull::new(first) {
+            // A system without large pages refuses, and nothing is lost.
+            // SAFETY: the pages lie within the vector's room, and the advice changes nothing of what is in them.
+            let _ = unsafe { madvise(first, whole, MmapAdvise::MADV_HUGEPAGE) };
+        }
+    }
+    room
+}
 
 /// Gives memory that is free back to the system, if this process has become large. Takes some milliseconds for each 100 MB
 /// that go, in which other threads may have to wait for the allocator; next to nothing when there is nothing to give.
@@ -20,9 +43,8 @@ pub fn give_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back() {}
 
-/// Bytes of this process that are in memory.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn resident() -> Option<usize> {
+/// Bytes of this process that are in memory. Nothing where the system does not say so by a file (macOS).
+pub fn resident() -> Option<usize> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;

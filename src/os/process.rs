@@ -8,9 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+#[cfg(target_os = "linux")]
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A process, by its pid and the instant of its start.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -124,6 +127,23 @@ fn wait_for_an_end(processes: &[ProcessRef], timeout: Duration) {
     let _ = poll(&mut polled, timeout);
 }
 
+/// Returns when a child of this process has ended, and leaves it to be waited for: so long its number, which may be that of
+/// a process group, is nobody else's. Must be called within a tokio runtime.
+pub async fn child_ended(pid: Pid) {
+    #[cfg(target_os = "linux")]
+    if let Some(fd) = pidfd(pid.as_raw())
+        // SAFETY: the descriptor is owned by the `AsyncFd` and stays open as long as that lives.
+        && let Ok(fd) = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+    {
+        // An error can only be the runtime's end.
+        let _ = fd.readable().await;
+        return;
+    }
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    let wait = move || while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {};
+    let _ = tokio::task::spawn_blocking(wait).await;
+}
+
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
 #[cfg(target_os = "linux")]
 fn pidfd(pid: i32) -> Option<OwnedFd> {
@@ -160,6 +180,51 @@ pub fn started_at(pid: i32) -> Option<SystemTime> {
 #[cfg(not(target_os = "linux"))]
 pub fn started_at(_pid: i32) -> Option<SystemTime> {
     None
+}
+
+/// How a process was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub pid: i32,
+    pub parent: Option<i32>,
+    pub argv: Vec<String>,
+}
+
+/// The process with this pid, if it is this user's. Nothing where the system shows no processes as files.
+pub fn command(pid: i32) -> Option<Command> {
+    use std::os::unix::fs::MetadataExt;
+    let folder = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let owner = std::fs::metadata(&folder).ok()?.uid();
+    if owner != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
+    let line = std::fs::read(folder.join("cmdline")).ok()?;
+    let words = line
+        .strip_suffix(b"\0")
+        .unwrap_or(&line)
+        .split(|byte| *byte == 0);
+    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    Some(Command {
+        pid,
+        parent,
+        argv: words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect(),
+    })
+}
+
+/// All processes of this user.
+pub fn of_this_user() -> Vec<Command> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(command)
+        .collect()
 }
 
 /// Has any process this pid? For files that know no start time. Zombies do not count.

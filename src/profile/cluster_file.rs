@@ -239,6 +239,12 @@ pub struct RunFile {
     pub supervisor: Option<ProcessRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ProcessRef>,
+    /// It is of engines that joined a controller, not of a cluster with its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
+    /// Everything that was asked for has been there.
+    #[serde(default)]
+    pub up: bool,
     /// The controller's connection files outlive it (`--reuse`).
     #[serde(default)]
     pub reuse: bool,
@@ -284,6 +290,11 @@ impl RunFile {
         pid_folder.join(format!("ipengines-{pid}.json"))
     }
 
+    /// The socket of the process that keeps the file at `run_path`.
+    pub fn control_path(run_path: &Path) -> PathBuf {
+        run_path.with_extension("sock")
+    }
+
     /// All such files of a profile that can be read, in the order of their names.
     pub fn all(pid_folder: &Path) -> Vec<(PathBuf, Self)> {
         let mut found: Vec<(PathBuf, Self)> = std::fs::read_dir(pid_folder)
@@ -318,6 +329,11 @@ impl RunFile {
 
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
         write(path, self)
+    }
+
+    /// Is it a whole cluster's?
+    pub fn with_controller(&self) -> bool {
+        !self.joined
     }
 
     /// Those of its processes that are still there, and still the same.
@@ -465,6 +481,8 @@ mod tests {
             launcher: local(),
             supervisor: None,
             controller: Some(this.clone()),
+            joined: false,
+            up: true,
             reuse: false,
             engines: vec![gone],
             jobs: vec![JobRef {

@@ -142,6 +142,12 @@ impl ClientFile {
         self
     }
 
+    /// The same for whoever knows that the controller is on this machine, whatever its name is to others.
+    pub fn on_this_machine(mut self) -> Self {
+        self.common.location.clear();
+        self.connectable()
+    }
+
     pub fn read(path: &Path) -> Result<Self, ConnectionError> {
         read(path, CLIENT_KEYS)
     }
@@ -202,6 +208,14 @@ impl EngineFile {
         self.interface =
             connectable_interface(&self.interface, &self.common.location, &Host::this());
         self
+    }
+
+    /// The name of the controller's machine, if this one could not resolve it when the file was made
+    /// [connectable](Self::connectable).
+    pub fn unresolved(&self) -> Option<&str> {
+        let (_, address) = self.interface.split_once("://")?;
+        let is_name = address == self.common.location && address.parse::<IpAddr>().is_err();
+        is_name.then_some(address)
     }
 }
 

@@ -21,11 +21,13 @@ pub struct Lookup {
 
 #[derive(Debug, Error)]
 pub enum ProfileError {
-    #[error("there is no profile {name:?} in {}{}; create it with `{}`", ipython_dir.display(), nearest(.existing), create_command(.name))]
+    #[error("there is no profile {name:?} in {}{}{}; create it with `{}`", ipython_dir.display(), nearest(.near), listed(.existing), create_command(.name))]
     NoSuchProfile {
         name: String,
         ipython_dir: PathBuf,
         /// The most similar names that exist.
+        near: Vec<String>,
+        /// All that exist.
         existing: Vec<String>,
     },
     #[error("there is no profile folder {}; create it with `ipcluster profile create --profile-dir={}`", .0.display(), .0.display())]
@@ -60,6 +62,16 @@ fn nearest(existing: &[String]) -> String {
     }
 }
 
+fn listed(existing: &[String]) -> String {
+    const SHOWN: usize = 12;
+    if existing.is_empty() {
+        return String::new();
+    }
+    let shown = existing[..existing.len().min(SHOWN)].join(", ");
+    let more = if existing.len() > SHOWN { ", …" } else { "" };
+    format!("; there are: {shown}{more}")
+}
+
 fn create_command(name: &str) -> String {
     format!("ipcluster profile create {name}")
 }
@@ -71,6 +83,11 @@ pub struct ProfileDir {
 }
 
 impl ProfileDir {
+    /// A folder as it is, whether it is there or not: nothing is made.
+    pub fn at(location: PathBuf) -> Self {
+        Self { location }
+    }
+
     /// The folder of a profile that must exist.
     pub fn find(lookup: &Lookup) -> Result<Self, ProfileError> {
         let location = lookup.location()?;
@@ -106,9 +123,18 @@ impl ProfileDir {
     fn create_at(location: PathBuf, template: &Template) -> Result<(Self, bool), ProfileError> {
         let is_new = files::create_folder(&location)?;
         let dir = Self { location };
-        dir.create_folders()?;
-        if is_new {
-            dir.write_files(template, false)?;
+        let made = dir.create_folders().and_then(|()| {
+            if is_new {
+                dir.write_files(template, false)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = made {
+            // Half a profile would be taken for a whole one later.
+            if is_new {
+                let _ = std::fs::remove_dir_all(&dir.location);
+            }
+            return Err(error.into());
         }
         Ok((dir, is_new))
     }
@@ -246,7 +272,8 @@ impl Lookup {
             .filter_map(|profile| profile.name().map(str::to_owned))
             .collect();
         ProfileError::NoSuchProfile {
-            existing: similar(&name, existing),
+            near: similar(&name, existing.clone()),
+            existing,
             name,
             ipython_dir,
         }

@@ -113,6 +113,9 @@ fn text_or_nothing<'de, D: serde::Deserializer<'de>>(
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// Ours: an engine's last word to the task queue, after all of its answers.
+pub const FAREWELL: &str = "farewell";
+
 /// The reply type of a request: `apply_request` is answered by `apply_reply`.
 pub fn reply_type(request: &str) -> String {
     format!(

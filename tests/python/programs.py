@@ -193,7 +193,8 @@ class Place:
         client = ipyparallel.Client(str(self.client_file(**which)), timeout=GENEROUS)
         self.clients.append(client)
         if n:
-            client.wait_for_engines(n, timeout=GENEROUS, interactive=False)
+            # Its own wait_for_engines looks first and listens then: it can miss the last one, and waits until its time is up.
+            wait_until(lambda: len(client.ids) >= n, f"{n} engines")
         return client
 
     # ---- the end

@@ -149,3 +149,14 @@ def test_dry_run_prints_the_script_and_submits_nothing(clusters, tmp_path):
     done = clusters.run("start", "--dry-run", "--engines=local")
     assert done.returncode == 2 and "--engines=slurm" in done.stdout
     clusters.assert_nothing_left()
+
+
+def test_engines_are_added_as_a_job_of_their_own(system):
+    clusters = system.clusters
+    clusters.ok("start", "-n", "1", "--daemonize")
+    clusters.ok("engines", *system.arguments(2)[:3], "--daemonize")
+    with clusters.client() as client:
+        assert client.ids == [0, 1, 2]
+        assert client[1:].apply_sync(os.getenv, "FAKE_JOB") == ["1", "1"]
+    clusters.ok("stop")
+    clusters.assert_nothing_left()

@@ -247,7 +247,8 @@ def test_a_killed_supervisor_takes_all_along(clusters):
     clusters.wait_until_gone()
     # Nobody could remove its files, but nobody believes them.
     assert "False" in clusters.ok("list")
-    assert json.loads(clusters.ok("list", "-o", "json")) == []
+    (listed,) = json.loads(clusters.ok("list", "-o", "json"))
+    assert listed["state"] == "stale" and "controller" not in listed
     assert clusters.run("stop").returncode == ALREADY_STOPPED
     clusters.assert_nothing_left()
 
@@ -328,6 +329,26 @@ def test_a_killed_kernel_is_an_engine_that_leaves(clusters):
         wait_until(lambda: client.ids == [1], "the client's news")
         assert client[1].apply_sync(lambda: 7) == 7
     assert "have died" not in running.text()
+    running.signal(signal.SIGINT)
+    assert running.wait() == 0
+    clusters.assert_nothing_left()
+
+
+def test_kernels_that_are_to_stay_dead_stay_so(clusters):
+    """Also when the last of a process dies: the engines' process ends, and nobody starts it again."""
+    running = clusters.start(2)
+    engines = psutil.Process(clusters.pid("engines"))
+    with clusters.client() as client:
+        for kernel, left in [(0, [1]), (1, [])]:
+            os.kill(client[kernel].apply_sync(os.getpid), signal.SIGKILL)
+            wait_until(lambda left=left: client.ids == left, "the client's news")
+        running.wait_for_line("the engines have ended because their kernels died")
+        assert not engines.is_running()
+        # Whoever wants engines gets them, and these are the only ones that come.
+        clusters.ok("engines", "-n", "1", "--daemonize")
+        wait_until(lambda: client.ids == [2], "the engine that was added")
+        assert client[2].apply_sync(lambda: 7) == 7
+    assert "again in" not in running.text()
     running.signal(signal.SIGINT)
     assert running.wait() == 0
     clusters.assert_nothing_left()
@@ -591,15 +612,55 @@ def test_ipyparallel_sees_and_uses_a_cluster(clusters):
     path = clusters.profile_dir / "security" / "cluster-.json"
     before = path.read_text()
     assert clusters.python("list") == clusters.ok("list")
-    assert json.loads(clusters.python("list", "-o", "json")) == json.loads(
-        clusters.ok("list", "-o", "json")
-    )
+    (theirs,) = json.loads(clusters.python("list", "-o", "json"))
+    (ours,) = json.loads(clusters.ok("list", "-o", "json"))
+    assert {key: ours[key] for key in theirs} == theirs, "with more of our own"
     cluster = ipp.Cluster.from_file(profile_dir=str(clusters.profile_dir))
     assert cluster.n == 2
     with cluster.connect_client_sync() as client:
         client.wait_for_engines(2, timeout=PATIENCE)
         assert client[:].apply_sync(lambda: 7) == [7, 7]
     assert path.read_text() == before
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
+def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters):
+    import ipyparallel as ipp
+    from traitlets.config import Config
+
+    config = Config()
+    config.LocalControllerLauncher.controller_cmd = [BINARY, "controller"]
+    config.LocalEngineLauncher.engine_cmd = [BINARY, "engine"]
+    with pytest.MonkeyPatch.context() as environment:
+        # The launchers hand on what they have themselves.
+        for name in ("IPYTHONDIR", "VIRTUAL_ENV", "PYTHONPATH"):
+            environment.setenv(name, clusters.env[name])
+        cluster = ipp.Cluster(n=2, config=config, profile_dir=str(clusters.profile_dir), cluster_id="api")
+        with cluster as client:
+            client.wait_for_engines(2, timeout=PATIENCE, interactive=False)
+            assert client[:].apply_sync(lambda: 7) == [7, 7]
+            (listed,) = json.loads(clusters.ok("list", "-o", "json"))
+            assert (listed["state"], listed["n_engines"], listed["cluster_id"]) == ("running", 2, "api")
+            status = json.loads(clusters.ok("status", "--cluster-id=api", "-o", "json"))
+            assert status["controller"]["pid"] == listed["controller_pid"] == cluster.controller.pid
+            clusters.ok("restart", "1", "--cluster-id=api")
+            cluster.signal_engines_sync(signal.SIGINT)
+            assert client[:].apply_sync(lambda: 7) == [7, 7]
+    clusters.assert_nothing_left()
+
+
+def test_joblib_uses_a_cluster_by_its_file(clusters):
+    import ipyparallel as ipp
+    import joblib
+
+    clusters.ok("start", "-n", "2", "--daemonize")
+    cluster = ipp.Cluster.from_file(profile_dir=str(clusters.profile_dir))
+    ipp.register_joblib_backend()
+    with cluster.connect_client_sync() as client:
+        with joblib.parallel_backend("ipyparallel", view=client.load_balanced_view()):
+            found = joblib.Parallel()(joblib.delayed(pow)(n, 2) for n in range(20))
+    assert found == [n**2 for n in range(20)]
     clusters.ok("stop")
     clusters.assert_nothing_left()
 

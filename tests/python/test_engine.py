@@ -13,7 +13,7 @@ import pytest
 from ipyparallel import error
 from programs import BINARY, GENEROUS, children, running_engines, wait_until
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, KERNELS_DIED = 1, 2, 13
 
 
 def get(result):
@@ -293,21 +293,20 @@ def test_no_task_is_sent_after_one_that_kills(place):
 
 
 def test_a_task_behind_one_that_kills_the_only_engine_waits_for_the_next(place):
-    place.controller()
+    place.controller("--hwm=8")
     place.engines(1)
     client = place.client(1)
     (kernel,) = kernel_pids(client)
-    running = client[0].execute("import time; time.sleep(1000)", block=False)
-    task = client.load_balanced_view().apply_async(lambda: 1)
-    wait_until(lambda: client.queue_status()[0]["tasks"] == 1, "the task's way to the engine")
-    # No event tells a client that its task lies with the engine, not on the way to it: there it would fail.
-    client.abort(jobs=["nothing"], block=True)
-    time.sleep(0.5)
+    running = client[0].execute("import time; print('begun', flush=True); time.sleep(1000)", block=False)
+    wait_until(lambda: "begun" in running.stdout, "the request that runs")
+    tasks = [client.load_balanced_view().apply_async(lambda n: n, n) for n in range(8)]
+    wait_until(lambda: client.queue_status()[0]["tasks"] > 0, "a task's way to the engine")
+    # Whether it lies there already or is on its way to it makes no difference.
     os.kill(kernel, signal.SIGKILL)
     with pytest.raises(error.RemoteError, match="EngineError"):
         get(running)
     place.engines(1)
-    assert get(task) == 1
+    assert [get(task) for task in tasks] == list(range(8))
 
 
 def test_the_last_engine_s_end_is_the_process_s(place):
@@ -316,7 +315,7 @@ def test_the_last_engine_s_end_is_the_process_s(place):
     client = place.client(1)
     with pytest.raises(error.RemoteError, match="EngineError"):
         get(client[0].apply_async(os._exit, 3))
-    assert engines.wait() == FAILED
+    assert engines.wait() == KERNELS_DIED
 
 
 def test_kill_9_of_the_engine_process(place):

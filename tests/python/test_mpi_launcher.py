@@ -57,3 +57,15 @@ def test_a_missing_mpiexec_is_named(mpi):
     )
     assert done.returncode == 1 and "no-mpiexec" in done.stdout, done.stdout
     mpi.assert_nothing_left()
+
+
+def test_ranks_are_added_to_a_cluster_that_runs(mpi):
+    mpi.ok("start", "-n", "1", "--daemonize")
+    mpi.ok("engines", "-n", "2", "--engines=mpi", "--daemonize")
+    with mpi.client() as client:
+        assert len(client) == 3
+        assert client[client.ids[1:]].apply_sync(all_ranks) == [[0, 1]] * 2
+    refused = mpi.run("restart", "1")
+    assert refused.returncode == 1 and "MPI" in refused.stdout, refused.stdout
+    mpi.ok("stop")
+    mpi.assert_nothing_left()

@@ -124,3 +124,23 @@ def test_the_job_of_a_supervisor_that_was_killed_is_cancelled_later(slurm):
     slurm.ok("stop")
     assert jobs(slurm) == []
     slurm.assert_nothing_left()
+
+
+def test_an_elastic_cluster_submits_further_jobs_while_tasks_wait(slurm):
+    from test_elastic import hold
+
+    gate = slurm.folder / "gate"
+    slurm.ok("start", "--min=1", "--max=2", "--idle-timeout=1", "--engines=slurm", "--daemonize")
+    assert len(jobs(slurm)) == 1
+    with slurm.client() as client:
+        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(4)]
+        wait_until(lambda: len(client.ids) == 2, "the second job's engine")
+        assert len(jobs(slurm)) == 2
+        gate.touch()
+        for task in tasks:
+            task.get(60)
+        wait_until(lambda: len(client.ids) == 1, "the end of the idle one")
+    wait_until(lambda: len(jobs(slurm)) == 1, "the end of its job")
+    slurm.ok("stop")
+    assert jobs(slurm) == []
+    slurm.assert_nothing_left()

@@ -177,3 +177,40 @@ def test_a_missing_program_and_missing_machines_are_named(ssh):
     done = ssh.clusters.run("start", "--daemonize", "--engines=ssh")
     assert done.returncode == 2 and "profile create NAME --from ssh" in done.stdout
     ssh.clusters.assert_nothing_left()
+
+
+def test_an_elastic_cluster_takes_further_machines_and_leaves_them(ssh):
+    from test_elastic import hold
+
+    gate = ssh.folder / "gate"
+    machines = {"there": 1, "elsewhere": {"n": 2}}
+    limits = ("--min=1", "--max=3", "--idle-timeout=1")
+    running = start(ssh, *limits, *ssh.settings(machines))
+    assert len(ssh.engines()) == 1
+    with ssh.clusters.client() as client:
+        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(6)]
+        wait_until(lambda: len(client.ids) == 3, "both machines' engines")
+        assert len(ssh.engines()) == 3, "the first machine has two processes by now"
+        gate.touch()
+        for task in tasks:
+            task.get(60)
+        wait_until(lambda: len(client.ids) == 1, "the end of idle engines")
+    ssh.clusters.ok("stop")
+    assert running.wait() == 0
+    ssh.clusters.assert_nothing_left()
+
+
+def test_engines_of_other_machines_are_added_and_started_again(ssh):
+    ssh.clusters.ok("start", "-n", "1", "--daemonize")
+    ssh.clusters.ok("engines", "--daemonize", *ssh.settings({"there": 2}))
+    with ssh.clusters.client() as client:
+        assert client.ids == [0, 1, 2]
+        before = client[:].apply_sync(os.getpid)
+        ssh.clusters.ok("restart", "1")
+        wait_until(lambda: client.ids == [0, 1, 2], "the engine")
+        assert [a == b for a, b in zip(before, client[:].apply_sync(os.getpid), strict=True)] == [True, False, True]
+        ssh.clusters.ok("restart", "engines")
+        wait_until(lambda: client.ids == [3, 4, 5], "all engines")
+        assert sorted(client[:].apply_sync(os.getenv, "OVER_SSH"), key=str) == [None, "yes", "yes"]
+    ssh.clusters.ok("stop")
+    ssh.clusters.assert_nothing_left()

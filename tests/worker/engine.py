@@ -16,11 +16,11 @@ import sys
 import time
 
 SOURCES = pathlib.Path(__file__).parents[2] / "src/engine/worker"
-CONFIGURE, APPLY, REQUEST, EXIT = 1, 2, 3, 4
+CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
 PRELOAD, FORK, SIGNAL = 201, 202, 203
 WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304
-TIMEOUT = 10
+TIMEOUT = 60
 
 Message = collections.namedtuple("Message", "tag frames")
 
@@ -211,10 +211,7 @@ class Kernel:
 
     def value(self, f, *args, **kwargs):
         """What f(*args, **kwargs) returns there."""
-        from ipyparallel.serialize import deserialize_object
-
-        result = self.apply(f, *args, **kwargs).ok
-        return deserialize_object(result.buffers)[0]
+        return value_of(self.apply(f, *args, **kwargs).ok)
 
     def until(self, wanted):
         """Receive messages up to the first for which `wanted` holds; returns it and those before."""
@@ -231,6 +228,12 @@ class Kernel:
 
     def wait(self):
         return self.process.wait(TIMEOUT)
+
+
+def value_of(result):
+    from ipyparallel.serialize import deserialize_object
+
+    return deserialize_object(result.buffers)[0]
 
 
 def read_fd(fd, size):

@@ -206,6 +206,20 @@ def test_interrupt(kernel):
     assert kernel.finish(msg_id).error["ename"] == "KeyboardInterrupt"
 
 
+def test_the_traceback_of_an_interrupt_ends_at_the_user_s_line(kernel):
+    def f():
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            pass
+
+    error = kernel.apply(f).error
+    assert error["ename"] == "KeyboardInterrupt"
+    assert "ipcluster_kernel" not in "".join(error["traceback"])
+
+
 def test_interrupts_at_any_moment(kernel):
     """One reply per request, whenever the signal comes."""
     outcomes = set()
@@ -258,6 +272,41 @@ def test_hundred_megabytes_both_ways(kernel):
     size = 100_000_000
     assert kernel.value(lambda b: len(b), b"x" * size) == size
     assert len(kernel.value(lambda n: b"y" * n, size)) == size
+
+
+@marks.numpy
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_buffers_in_memory_that_is_mapped(start):
+    import numpy as np
+
+    def change(array):
+        array += 1
+        return float(array.sum())
+
+    read_end = os.memfd_create("sample")
+    os.write(read_end, b"x")
+    kernel = start(shared_memory=f"/proc/{os.getpid()}/fd/{read_end}")
+    assert kernel.ready["maps"]
+    array = np.zeros(1_000_000)
+    buffers = [bytes(memoryview(buffer).cast("B")) for buffer in engine.pack(change, array)]
+    (large,) = [number for number, buffer in enumerate(buffers) if len(buffer) == array.nbytes]
+    memory = os.memfd_create("payload")
+    os.pwrite(memory, buffers[large], 65536)
+    buffers[large] = b""
+
+    def post(path, length=array.nbytes):
+        header = kernel.header("apply_request")
+        places = {"path": path, "places": [[2 + large, 65536, length]]}
+        kernel.link.send(engine.MAPPED, places, header, {}, *buffers)
+        return kernel.finish(header["msg_id"])
+
+    path = f"/proc/{os.getpid()}/fd/{memory}"
+    for _ in range(2):
+        # Changed in place, and for itself alone.
+        assert engine.value_of(post(path).ok) == 1_000_000
+    os.close(memory)
+    assert post(path).error["ename"] == "FileNotFoundError"
+    assert kernel.value(lambda: 5) == 5
 
 
 def test_many_frames(kernel):

@@ -156,6 +156,22 @@ def test_interrupt_of_synchronous_code(kernel):
     assert kernel.finish(msg_id).error["ename"] == "KeyboardInterrupt"
 
 
+def test_the_traceback_of_an_interrupt_ends_at_the_user_s_line(kernel):
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass"
+    error = kernel.execute(code).error
+    assert error["ename"] == "KeyboardInterrupt"
+    traceback = "".join(error["traceback"])
+    assert "Traceback" in traceback
+    assert "ipcluster_kernel" not in traceback
+
+
+def test_user_code_finds_python_s_own_handler_of_interrupts(kernel):
+    code = "import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    assert kernel.execute(code).ok
+    assert kernel.execute(code.replace("assert", "signal.signal(signal.SIGINT, signal.SIG_IGN); assert not")).ok
+    assert kernel.execute(code).ok, "a request's own handler is gone with it"
+
+
 def test_interrupts_between_requests_are_ignored(kernel):
     for _ in range(20):
         os.kill(kernel.pid, signal.SIGINT)

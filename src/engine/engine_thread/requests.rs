@@ -1,24 +1,28 @@
 //! Requests as an engine keeps them.
 
+use std::io;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::engine::queue::Queued;
+use crate::os::shared_memory::SharedMemory;
 use crate::protocol::{Header, Timestamp, Wire};
 use crate::transport::Frame;
 
 /// The routing id of the controller's task queue, where tasks can be given back.
-const TASK_QUEUE: &[u8] = b"task_out";
+pub(in crate::engine) const TASK_QUEUE: &[u8] = b"task_out";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(in crate::engine) enum Origin {
     Shell,
     Control,
 }
 
 impl Origin {
-    pub(super) fn name(self) -> &'static [u8] {
+    pub(in crate::engine) fn name(self) -> &'static [u8] {
         match self {
             Self::Shell => b"shell",
             Self::Control => b"control",
@@ -26,22 +30,35 @@ impl Origin {
     }
 }
 
+/// Buffers from this size on are mapped by several kernels rather than copied to each.
+const SHARE_FROM: usize = 1 << 20;
+
+/// Buffers of a request in memory that kernels can map.
+#[derive(Debug)]
+pub(in crate::engine) struct SharedBuffers {
+    pub(in crate::engine) memory: SharedMemory,
+    /// Number of the buffer, where it begins, its length.
+    pub(in crate::engine) places: Vec<(usize, u64, usize)>,
+}
+
 /// A request of a client.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) origin: Origin,
-    pub(super) msg_id: String,
-    pub(super) msg_type: String,
+pub(in crate::engine) struct Request {
+    pub(in crate::engine) origin: Origin,
+    pub(in crate::engine) msg_id: String,
+    pub(in crate::engine) msg_type: String,
     /// Routing ids under which the reply goes back.
-    pub(super) route: Vec<Frame>,
+    pub(in crate::engine) route: Vec<Frame>,
     /// The header's JSON, parent of everything that the request causes.
-    pub(super) header: Bytes,
-    pub(super) parent_header: Frame,
-    pub(super) metadata: Frame,
-    pub(super) content: Frame,
-    pub(super) buffers: Vec<Frame>,
-    pub(super) started: Timestamp,
-    pub(super) replied: bool,
+    pub(in crate::engine) header: Bytes,
+    pub(in crate::engine) parent_header: Frame,
+    pub(in crate::engine) metadata: Frame,
+    pub(in crate::engine) content: Frame,
+    pub(in crate::engine) buffers: Vec<Frame>,
+    /// Where large buffers are besides, for kernels that can map them.
+    pub(in crate::engine) shared: Option<Arc<SharedBuffers>>,
+    pub(in crate::engine) started: Timestamp,
+    pub(in crate::engine) replied: bool,
 }
 
 impl Queued for Request {
@@ -55,7 +72,7 @@ impl Queued for Request {
 }
 
 impl Request {
-    pub(super) fn read(
+    pub(in crate::engine) fn read(
         wire: &Wire<'_, Frame>,
         frames: &[Frame],
         origin: Origin,
@@ -72,19 +89,55 @@ impl Request {
             metadata: frames[layout.metadata()].clone(),
             content: frames[layout.content()].clone(),
             buffers: wire.buffers().to_vec(),
+            shared: None,
             started: Timestamp::from_micros(0),
             replied: false,
         })
     }
 
-    pub(super) fn is_task(&self) -> bool {
+    /// Puts large buffers where the kernels of several engines can map them.
+    pub(in crate::engine) fn share_buffers(&mut self) -> io::Result<()> {
+        let large = self.buffers.iter().enumerate();
+        let large: Vec<(usize, &Frame)> = large.filter(|(_, it)| it.len() >= SHARE_FROM).collect();
+        if large.is_empty() || self.msg_type != "apply_request" {
+            return Ok(());
+        }
+        let (memory, offsets) = SharedMemory::holding(large.iter().map(|(_, frame)| &frame[..]))?;
+        let places = large.iter().zip(offsets);
+        let places = places.map(|((number, frame), offset)| (*number, offset, frame.len()));
+        self.shared = Some(Arc::new(SharedBuffers {
+            places: places.collect(),
+            memory,
+        }));
+        Ok(())
+    }
+
+    /// The same request under another message id, for one of the engines that it was sent to.
+    pub(in crate::engine) fn for_one(&self, msg_id: String, header: Bytes) -> Self {
+        Self {
+            origin: self.origin,
+            msg_id,
+            msg_type: self.msg_type.clone(),
+            route: self.route.clone(),
+            header,
+            parent_header: self.parent_header.clone(),
+            metadata: self.metadata.clone(),
+            content: self.content.clone(),
+            buffers: self.buffers.clone(),
+            shared: self.shared.clone(),
+            started: self.started,
+            replied: false,
+        }
+    }
+
+    pub(in crate::engine) fn is_task(&self) -> bool {
         self.route
             .first()
             .is_some_and(|queue| &queue[..] == TASK_QUEUE)
     }
 
     /// Are failures of this execution a reason not to run those that wait behind it?
-    pub(super) fn stops_on_error(&self) -> bool {
+    pub(in crate::engine) fn stops_on_error(&self) -> bool {
         #[derive(Deserialize)]
         struct Content {
             #[serde(default)]
@@ -102,12 +155,12 @@ impl Request {
 }
 
 /// Comm messages are handled beside the queue, and nobody waits for an answer.
-pub(super) fn is_comm(msg_type: &str) -> bool {
+pub(in crate::engine) fn is_comm(msg_type: &str) -> bool {
     matches!(msg_type, "comm_open" | "comm_msg" | "comm_close")
 }
 
 /// Requests that a kernel answers, on whichever channel.
-pub(super) fn is_for_kernel(msg_type: &str) -> bool {
+pub(in crate::engine) fn is_for_kernel(msg_type: &str) -> bool {
     is_comm(msg_type)
         || matches!(
             msg_type,

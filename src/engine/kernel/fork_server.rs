@@ -19,6 +19,7 @@ use super::spawn;
 use crate::engine::config::{OwnKernel, Traits};
 use crate::engine::outputs::Utf8Pieces;
 use crate::engine::starting::{LastWords, Late, Patience};
+use crate::os::process::child_ended;
 use crate::transport::Frame;
 
 /// As long as a fork server may take to end; a suspended one takes for ever.
@@ -201,15 +202,12 @@ impl ForkServer {
     /// out what it was told, and ends what its kernels have left behind. Returns how it ended, and what it wrote last.
     pub(in crate::engine) async fn end(mut self) -> (io::Result<ExitStatus>, LastWords) {
         self.link.finish();
-        let status = match tokio::time::timeout(TIME_TO_END, self.process.wait()).await {
-            Ok(status) => status,
-            Err(_) => {
-                let _ = self.process.start_kill();
-                self.process.wait().await
-            }
-        };
-        // What it has started and left: as long as there is any, the group's number is nobody else's.
-        self.kill();
+        if let Some(pid) = self.pid {
+            // Whether it has ended or has had its time: with what it has started and left.
+            let _ = tokio::time::timeout(TIME_TO_END, child_ended(pid)).await;
+            self.kill();
+        }
+        let status = self.process.wait().await;
         self.read_output();
         (status, self.words)
     }

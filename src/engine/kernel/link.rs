@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use crate::os::memory::room_for;
 use crate::transport::Frame;
 
 /// Read at once while frames are small.
@@ -306,7 +307,7 @@ impl Decoder {
                 }
             }
             match partial.lengths.get(partial.frames.len()) {
-                Some(length) => partial.frames.push(Vec::with_capacity(*length)),
+                Some(length) => partial.frames.push(room_for(*length)),
                 None => break,
             }
         }

@@ -11,6 +11,7 @@ pub(in crate::engine) mod to_kernel {
     pub(in crate::engine) const APPLY: u32 = 2;
     pub(in crate::engine) const REQUEST: u32 = 3;
     pub(in crate::engine) const EXIT: u32 = 4;
+    pub(in crate::engine) const MAPPED: u32 = 5;
 }
 
 /// Tags of messages from a kernel.
@@ -75,6 +76,9 @@ pub(in crate::engine) struct KernelInfo {
     pub(in crate::engine) ipyparallel: Option<String>,
     /// `ipyparallel`, `ipython` or `plain`; `jupyter` for a kernel that is not ours.
     pub(in crate::engine) mode: String,
+    /// It can map memory of this process.
+    #[serde(default)]
+    pub(in crate::engine) maps: bool,
     /// What is known of a kernel of mode `jupyter`.
     #[serde(default)]
     pub(in crate::engine) kernel: Option<JupyterKernel>,

@@ -25,6 +25,7 @@ const MODULES: &[(&str, &str)] = modules![
     "process",
     "serial",
     "session",
+    "shared",
     "shell",
     "signals",
     "streams",

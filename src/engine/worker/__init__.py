@@ -8,6 +8,7 @@ takes one request after the other from a socket pair, the link, runs it, and han
     link        framing; the only module that reads or writes the link
     messages    requests as the kernel sees them; JSON as the client expects it
     streams     sys.stdout and sys.stderr
+    shared      payloads that several kernels map
     signals     when SIGINT becomes KeyboardInterrupt, and how SIGTERM ends a kernel
     process     what a kernel process sets up for itself: group, limits, environment, descriptors
     kernel      mode "ipyparallel" or "ipython": ipykernel's kernel class on the link
@@ -31,8 +32,10 @@ Engine to kernel:
     2 APPLY      [header, metadata, buffer ...]  an apply_request
     3 REQUEST    [b"shell" | b"control", header, parent_header, metadata, content, buffer ...]  any other request
     4 EXIT       []  end in order
+    5 MAPPED     [json, then as APPLY]  {path, places: [[frame, offset, length]]}: of the APPLY's frames, counted from 0,
+                 these are empty and are to be mapped from the file at `path`; only to a kernel whose READY had `maps`
 Kernel to engine:
-    101 READY    [json]  {pid, python, executable, ipython, ipykernel, ipyparallel, mode, missing: [text]}
+    101 READY    [json]  {pid, python, executable, ipython, ipykernel, ipyparallel, mode, missing: [text], maps: bool}
     102 FAILED   [json]  {ename, evalue, traceback, hint}; the kernel ends after it
     103 REPLY    [msg_id, content, metadata, buffer ...]  metadata may be empty
     104 IOPUB    [msg_type, parent, metadata, content, buffer ...]

@@ -1,5 +1,6 @@
 """The kernel with the application objects around it that user code and ipykernel look for."""
 
+import inspect
 import os
 import sys
 from contextlib import contextmanager
@@ -102,6 +103,9 @@ def build(config):
     with without_debugger():
         kernel = EngineKernel.instance(parent=parent or kernel_app)
     kernel.built_with = values
+    # ipykernel asks for it with every cell, and to make it anew costs as much as a small cell.
+    run_cell = type(kernel.shell).run_cell_async
+    run_cell.__signature__ = inspect.signature(run_cell)
     kernel_app.kernel, kernel_app.shell = kernel, kernel.shell
     kernel.shell.configurables.append(kernel_app)
     KernelApp._instance = IPKernelApp._instance = kernel_app

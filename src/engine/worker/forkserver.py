@@ -194,7 +194,7 @@ class ForkServer:
     def reap(self):
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status, usage = self.take_ended()
             except ChildProcessError:
                 return
             if pid == 0:
@@ -202,15 +202,31 @@ class ForkServer:
             rank = self.ranks.pop(pid, None)
             if rank is None:
                 continue
-            # What user code started and left: as long as there is any, the group's number is nobody else's.
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
             if os.WIFSIGNALED(status):
                 how = {"signal": os.WTERMSIG(status)}
             else:
                 how = {"code": os.WEXITSTATUS(status)}
             maxrss = usage.ru_maxrss // 1024 if sys.platform == "darwin" else usage.ru_maxrss
             self.link.send(EXITED, (dump({"rank": rank, "pid": pid, "status": how, "maxrss_kb": maxrss}),))
+
+    def take_ended(self):
+        """A child that has ended, as `wait4` tells of it, after what it has started and left is ended, too."""
+        if not hasattr(os, "waitid"):
+            # macOS before Python 3.13 cannot look before it takes.
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            self.kill_group(pid)
+            return pid, status, usage
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
+            return 0, None, None
+        # As long as it has not been waited for, its group's number is nobody else's.
+        self.kill_group(ended.si_pid)
+        return os.wait4(ended.si_pid, 0)
+
+    def kill_group(self, pid):
+        if pid in self.ranks:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
 
     def kill_all(self):
         for pid in self.ranks:

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
 from contextvars import copy_context
 from traceback import format_exception
 
@@ -19,11 +18,11 @@ from jupyter_client.jsonutil import json_default
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from . import process, streams
-from .link import APPLY, DONE, EXIT, REPLY, REQUEST
+from . import process, shared, streams
+from .link import APPLY, DONE, EXIT, MAPPED, REPLY, REQUEST
 from .messages import OK, ApplyMessage, MissingPackage, dump, error_content, load, load_header, request
 from .session import IOPubChannel, LinkSession, ReplyChannel
-from .signals import Signals
+from .signals import NO_SIGNALS, Signals
 
 try:
     from ipyparallel.engine.kernel import IPythonParallelKernel as BaseKernel
@@ -77,14 +76,9 @@ class LinkKernel(BaseKernel):
         self.shell.reset(False)
         self.session.send(stream, "clear_reply", {"status": "ok"}, parent, ident)
 
-    @contextmanager
     def _cancel_on_sigint(self, future):
         """While a cell awaits, an interrupt cancels it. ipykernel's own leaves an idle event loop asleep."""
-        self.signals.cancel = lambda: self.loop.call_soon_threadsafe(future.cancel)
-        try:
-            yield
-        finally:
-            self.signals.cancel = None
+        return self.signals.cancelling(lambda: self.loop.call_soon_threadsafe(future.cancel))
 
     if MODE == "ipython":
 
@@ -107,7 +101,7 @@ class LinkKernel(BaseKernel):
         self.loop.run_until_complete(self._start_up_in_loop())
         sys.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
         self.standard = streams.Standard(link, self.parents)
-        process.report_ready(link, self.mode)
+        process.report_ready(link, self.mode, MODE == "ipyparallel" and shared.can_map(settings.shared_memory))
 
     def _adopt_identity(self):
         settings, session = self.settings, self.session
@@ -193,8 +187,18 @@ class LinkKernel(BaseKernel):
                 self._context.run(self._apply, frames)
         elif tag == REQUEST:
             self._on_request(*frames[:5], frames[5:])
+        elif tag == MAPPED:
+            self._dispatch_mapped(load(frames[0]), frames[1:])
         elif tag == EXIT:
             self.loop.stop()
+
+    def _dispatch_mapped(self, where, frames):
+        try:
+            frames = shared.with_shared(where["path"], where["places"], frames)
+        except OSError as error:
+            self._create_task(self._refuse(request(frames[0], {}, {}, {}, []), error))
+        else:
+            self._dispatch(APPLY, frames)
 
     def _create_task(self, coroutine, context=None):
         """Run a request's handler. All share one context, so that variables set by one are seen by the next."""
@@ -304,10 +308,7 @@ class LinkKernel(BaseKernel):
     async def _handle_shell(self, message):
         async with self._turn:
             self._begin(message)
-            self.signals.enter_user_code()
-            # The reply ends the user's code: an interrupt that comes too late must not cost the request its reply.
-            await self._handle(self.shell_handlers, message, self.signals.leave_user_code)
-            self.signals.leave_user_code()
+            await self._handle(self.shell_handlers, message, self.signals)
             self._end(message["msg_id"].encode())
 
     async def _handle_control(self, message):
@@ -333,10 +334,12 @@ class LinkKernel(BaseKernel):
         self.standard.settle()
         self.link.send(DONE, (message["msg_id"].encode(),))
 
-    async def _handle(self, handlers, message, before_reply=lambda: None):
+    async def _handle(self, handlers, message, signals=NO_SIGNALS):
         """Call the handler; whatever comes of it, the request has one reply."""
-        channel = ReplyChannel(message["msg_id"], before_reply)
+        # The reply ends the user's code: an interrupt that comes too late must not cost the request its reply.
+        channel = ReplyChannel(message["msg_id"], signals.leave_user_code)
         try:
+            signals.enter_user_code()
             handler = handlers.get(message["msg_type"])
             if handler is None:
                 raise LookupError("this kernel does not know %r" % message["msg_type"])
@@ -345,7 +348,9 @@ class LinkKernel(BaseKernel):
                 await result
             if not channel.replied and message["msg_type"] not in _COMM:
                 raise ValueError("this %s lacks something" % message["msg_type"])
+            signals.leave_user_code()
         except BaseException as error:
+            signals.leave_user_code()
             self._reply_error(channel, message, error)
 
     def _reply_error(self, channel, message, error):

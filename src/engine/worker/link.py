@@ -6,12 +6,14 @@ between two bytecodes, never inside `list.extend(map(system_call, ...))`; the co
 call has not happened.
 """
 
+import mmap
 import os
 import struct
 import threading
+from contextlib import suppress
 from operator import itemgetter
 
-CONFIGURE, APPLY, REQUEST, EXIT = 1, 2, 3, 4
+CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
 PRELOAD, FORK, SIGNAL = 201, 202, 203
 WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304
@@ -22,6 +24,9 @@ _JOINED = 8192
 """Messages below this size leave as one buffer: that costs less than a list of them."""
 _COPIED = 4096
 """Frames of large messages below this size are handed out as bytes, larger ones as views that can be written to: an array that is made of one can be, too."""
+_MANY_PAGES = 4 << 20
+"""Frames from this size on are received in large pages."""
+_MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 _PREFIX = struct.Struct("<II")
 _HEADS = [struct.Struct("<II%dQ" % n) for n in range(16)]
@@ -138,7 +143,7 @@ class Link:
 
     def _begin_large(self, tag, lengths, data, start):
         """Have the rest of a message received in place: into one buffer per frame, so that arrays are aligned."""
-        frames = [bytearray(length) for length in lengths]
+        frames = [_room(length) for length in lengths]
         views = []
         for frame in frames:
             part = data[start : start + len(frame)]
@@ -169,6 +174,17 @@ class Link:
         self._outgoing = [[]]
         self._lock = threading.RLock()
         self._sock.close()
+
+
+def _room(length):
+    """A buffer for a frame, in large pages where the system has them: to fill small ones costs five times as much."""
+    if length < _MANY_PAGES or _MADV_HUGEPAGE is None:
+        return bytearray(length)
+    room = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):
+        # Refused by a system without them.
+        room.madvise(_MADV_HUGEPAGE)
+    return room
 
 
 def _flat(buffer):

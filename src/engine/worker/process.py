@@ -22,7 +22,8 @@ class Settings:
 
     engine_id, engine_uuid; config: traitlets configuration {Class: {trait: value}}; exec_lines, exec_files: start-up
     code; mpi_init: code run before them, which must not fail, or null; work_dir; env {name: value, null to unset}; profile_dir and
-    ipython_dir; session {key, signature_scheme} for bind_kernel's connection file.
+    ipython_dir; session {key, signature_scheme} for bind_kernel's connection file; shared_memory: the path of some memory
+    of the engine's, or null.
     """
 
     def __init__(self, values):
@@ -37,6 +38,7 @@ class Settings:
         self.profile_dir = values.get("profile_dir")
         self.ipython_dir = values.get("ipython_dir")
         self.session = values.get("session") or {}
+        self.shared_memory = values.get("shared_memory")
 
     def init_mpi(self, namespace):
         """Become a part of the MPI job. A kernel that cannot is none."""
@@ -155,8 +157,9 @@ def _version(package):
     return getattr(module, "__version__", None)
 
 
-def report_ready(link, mode):
-    link.send(READY, (dump(versions(mode)),))
+def report_ready(link, mode, maps=False):
+    """`maps`: it understands MAPPED."""
+    link.send(READY, (dump(dict(versions(mode), maps=maps)),))
 
 
 def report_failure(link, error):

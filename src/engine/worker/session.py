@@ -69,7 +69,8 @@ class LinkSession(Session):
         if not channel.replied:
             channel.replied = True
             frames = (channel.msg_id, _dump(message["content"]), _dump(message["metadata"]), *buffers)
-            self.link.send(REPLY, frames)
+            # It leaves together with DONE, which follows at once.
+            self.link.push(REPLY, frames)
 
     def _publish(self, message, buffers):
         msg_type = message["msg_type"]

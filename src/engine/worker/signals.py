@@ -1,44 +1,56 @@
 """When SIGINT becomes KeyboardInterrupt, and how SIGTERM ends a kernel."""
 
 import signal
-from _signal import getsignal  # The one of `signal` makes an enum of its answer: 5 us per request.
+from contextlib import contextmanager
+from _signal import default_int_handler, signal as set_handler  # The one of `signal` makes enums: 5 us per request.
 
 _SIGINT = int(signal.SIGINT)
 
 
 class Signals:
-    """SIGINT raises only in user code; SIGTERM ends the kernel in order, out of user code if need be."""
+    """SIGINT raises only in user code; SIGTERM ends the kernel in order, out of user code if need be.
+
+    While user code runs, SIGINT has Python's own handler, as in ipykernel: a traceback ends at the user's line, and
+    libraries that look at the handler find what they know.
+    """
 
     def __init__(self, stop=None):
         self.in_user_code = False
         self.ending = False
         self._stop = stop
         """Wakes the event loop for its end; None where there is none."""
-        self.cancel = None
-        """Cancels the cell that is awaiting something, from within the signal handler."""
 
     def install(self):
-        self._handler = self._on_interrupt
-        signal.signal(signal.SIGINT, self._handler)
+        set_handler(_SIGINT, _ignore)
         signal.signal(signal.SIGTERM, self._on_terminate)
 
     def enter_user_code(self):
-        """From here on a SIGINT raises. Takes SIGINT back if the last request left a handler of its own."""
-        if getsignal(_SIGINT) is not self._handler:
-            signal.signal(signal.SIGINT, self._handler)
+        """From here on a SIGINT raises."""
         self.in_user_code = True
+        set_handler(_SIGINT, default_int_handler)
 
     def leave_user_code(self):
+        """From here on a SIGINT does nothing, whatever handler the user's code has left."""
         self.in_user_code = False
+        try:
+            set_handler(_SIGINT, _ignore)
+        except KeyboardInterrupt:
+            # One that came just now is too late, and has kept the handler from being set.
+            set_handler(_SIGINT, _ignore)
 
-    def _on_interrupt(self, signum, frame):
-        if not self.in_user_code:
-            return
-        if self.cancel is None:
-            raise KeyboardInterrupt
-        # A second interrupt finds user code that does not await, or will not be cancelled.
-        cancel, self.cancel = self.cancel, None
-        cancel()
+    @contextmanager
+    def cancelling(self, cancel):
+        """Meanwhile a SIGINT calls `cancel`. A second one finds user code that does not heed it, and raises."""
+
+        def on_interrupt(signum, frame):
+            set_handler(_SIGINT, default_int_handler)
+            cancel()
+
+        set_handler(_SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            set_handler(_SIGINT, default_int_handler)
 
     def _on_terminate(self, signum, frame):
         self.ending = True
@@ -46,3 +58,20 @@ class Signals:
             self._stop()
         if self.in_user_code or self._stop is None:
             raise SystemExit(0)
+
+
+def _ignore(signum, frame):
+    """A handler, and not SIG_IGN: the event loop wakes up, and children of user code do not inherit it."""
+
+
+class _NoSignals:
+    """For what is not user code, and beside it."""
+
+    def enter_user_code(self):
+        pass
+
+    def leave_user_code(self):
+        pass
+
+
+NO_SIGNALS = _NoSignals()

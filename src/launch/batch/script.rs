@@ -386,6 +386,7 @@ mod tests {
             argv: words.map(OsString::from).to_vec(),
             environment: vec![("A".into(), "b".into())],
             engines: Some(8),
+            machine: None,
             connection: None,
         }
     }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::channel::{Greeting, Order, line};
 use super::child::{Logs, await_end, hear};
-use super::supervisor::{Member, SetNo};
+use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
 use crate::profile::connection::{ConnectionError, EngineFile};
@@ -58,16 +58,14 @@ impl SshLauncher {
         }
     }
 
-    fn host(&self, member: Member) -> &Host {
-        let Member::Engines(SetNo(number)) = member else {
-            unreachable!("only engines are started over ssh");
-        };
-        let number = usize::try_from(number).unwrap_or(usize::MAX);
-        self.hosts.get(number).expect("each set has its host")
+    fn host(&self, job: &Job) -> &Host {
+        let machine = job.machine.and_then(|number| self.hosts.get(number));
+        machine.expect("a set that goes by ssh is started on one of the machines")
     }
 
     fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
-        let host = self.host(member).clone();
+        let mut host = self.host(job).clone();
+        host.engines = job.engines.unwrap_or(host.engines);
         let program = if host.send_program {
             let path = std::env::current_exe();
             Some(

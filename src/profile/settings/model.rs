@@ -409,6 +409,13 @@ pub struct ClusterSettings {
     pub n: Option<u32>,
     /// The cluster id, when neither the command line nor the environment names one.
     pub id: Option<String>,
+    /// Engines that an elastic cluster has at least, and at most; it is one when either is set.
+    pub min: Option<u32>,
+    pub max: Option<u32>,
+    /// Seconds without work after which an elastic cluster's engine ends; 0 for never.
+    pub idle_timeout: Seconds,
+    /// Seconds that tasks wait before an elastic cluster starts engines for them.
+    pub scale_delay: Seconds,
     /// Seconds between the controller's start and that of the engines.
     pub delay: Seconds,
     /// Seconds to wait for the engines to register.
@@ -433,6 +440,10 @@ impl Default for ClusterSettings {
         Self {
             n: None,
             id: None,
+            min: None,
+            max: None,
+            idle_timeout: seconds(300.0),
+            scale_delay: seconds(2.0),
             delay: seconds(0.0),
             engine_timeout: seconds(60.0),
             daemonize: false,

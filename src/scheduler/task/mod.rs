@@ -422,6 +422,7 @@ impl<P: Payload> TaskScheduler<P> {
     fn deliver(&mut self, job: JobIx, slot: Slot, outcome: Outcome) -> Verdict {
         let engine = &mut self.roster[slot];
         engine.completed += 1;
+        engine.failed += u64::from(outcome == Outcome::Failed);
         let end = Ended {
             ok: outcome == Outcome::Ok,
             engine: Some(engine.serial),
@@ -437,16 +438,25 @@ impl<P: Payload> TaskScheduler<P> {
         }
     }
 
-    /// The engine has sent its last answer. What it has besides was on its way to it, and goes elsewhere.
-    pub fn on_farewell(&mut self, now: Instant, engine: &[u8], out: &mut Vec<TaskAction<P>>) {
+    /// The engine has sent its last answer. What it has besides was on its way to it, and goes elsewhere; it is given
+    /// nothing more until it is registered again.
+    /// `false`: no such engine is known.
+    pub fn on_farewell(
+        &mut self,
+        now: Instant,
+        engine: &[u8],
+        out: &mut Vec<TaskAction<P>>,
+    ) -> bool {
         let Some(slot) = self.find_engine(engine) else {
-            return;
+            return false;
         };
+        self.roster.leave(slot);
         let running = self.roster[slot].running.iter();
         let unanswered: Vec<MsgId> = running.map(|job| self.id_of(*job)).collect();
         for msg_id in unanswered {
             self.on_returned(now, engine, msg_id.as_str(), out);
         }
+        true
     }
 
     /// The engine gives a task back that its kernel has not seen. It goes to another engine, or again to this one when
@@ -559,6 +569,7 @@ impl<P: Payload> TaskScheduler<P> {
                     uuid: engine.uuid.clone(),
                     pending: engine.load() as u64,
                     completed: engine.completed,
+                    failed: engine.failed,
                 })
                 .collect(),
             waiting: (self.jobs.len() - running) as u64,
