@@ -1,6 +1,7 @@
 //! Engines: to the controller each is one of ipyparallel's; here, one process ([`host`]) runs several, and each has a
 //! thread with its sockets ([`engine_thread`]) and a kernel process that runs the user's code ([`kernel`]; or any
 //! installed Jupyter kernel, [`jupyter`]).
+//! Broadcasts come once for all of them ([`post`]).
 //!
 //! The engine owns everything but the user's code: registration, heartbeats, signatures, the queue of requests, abort,
 //! signals, and what is told of a kernel that dies. Pure parts: [`queue`], [`outputs`], [`restarts`], [`starting`].

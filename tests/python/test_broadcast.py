@@ -20,6 +20,7 @@ class Engines:
     def __init__(self, context, connection, uuids, host):
         self.context, self.connection, self.uuids = context, connection, uuids
         self.session = Session(key=connection["key"].encode(), signature_scheme="hmac-sha256")
+        self.hearts = []
         self.post = self.connected(zmq.ROUTER, connection["broadcast"][0], host)
         self.broadcast = {uuid: self.connected(zmq.ROUTER, connection["broadcast"][0], uuid) for uuid in uuids}
         for uuid in uuids:
@@ -44,8 +45,13 @@ class Engines:
         assert json.loads(reply[-1])["status"] == "ok"
         ping = self.connected(zmq.SUB, self.connection["hb_ping"])
         pong = self.connected(zmq.DEALER, self.connection["hb_pong"], uuid)
-        # The first heartbeat makes it registered.
-        pong.send_multipart(ping.recv_multipart())
+        self.hearts.append((ping, pong))
+
+    def beat(self):
+        """Answers the heartbeats that have come. The first one makes an engine registered."""
+        for ping, pong in self.hearts:
+            while ping.poll(0):
+                pong.send_multipart(ping.recv_multipart())
 
     def answer(self, route, request_header, uuid, msg_id, value):
         header = {**request_header, "msg_id": msg_id}
@@ -64,11 +70,11 @@ def context():
 
 
 def test_one_message_for_all_engines_of_a_process(place, context):
-    # The next heartbeat is never due.
-    place.controller("--ping=60000")
+    place.controller("--ping=200", "--HeartMonitor.max_heartmonitor_misses=10000")
     connection = json.loads(place.engine_file().read_text())
     engines = Engines(context, connection, ["uuid-a", "uuid-b", "uuid-c"], "the-process")
-    client = place.client(3)
+    client = place.client()
+    wait_until(lambda: engines.beat() or len(client.ids) == 3, "three engines")
     view = client.broadcast_view(is_coalescing=True)
     payload = np.arange(1 << 17)
     for round_ in range(2):
