@@ -1,5 +1,7 @@
 //! `ipcluster stop`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use nix::sys::signal::Signal;
 
@@ -8,6 +10,8 @@ use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::{Failure, exit_code};
 use crate::launch::found::Found;
 use crate::launch::stop::{Stopped, stop};
+use crate::os::log::{file_name, warning_of};
+use crate::os::process::ProcessRef;
 use crate::profile::dir::checked_cluster_id;
 use crate::profile::traitlets::Program;
 
@@ -85,7 +89,11 @@ pub(super) fn run(args: &StopArgs, rewritten: Rewritten) -> Result<(), Failure> 
 
 fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Stopped, Failure> {
     let began = std::time::Instant::now();
+    let logs = Logs::of(setup, found);
     let stopped = stop(found, signal)?;
+    for warning in logs.warnings() {
+        tracing::warn!("{warning}");
+    }
     let took = began.elapsed().as_secs_f64();
     let name = format!(
         "cluster {:?} of profile {}",
@@ -100,6 +108,34 @@ fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Stop
         Stopped::Already => {}
     }
     Ok(stopped)
+}
+
+/// The logs of supervisors that run in the background, and how long they were.
+struct Logs(Vec<(PathBuf, u64)>);
+
+impl Logs {
+    fn of(setup: &Setup, found: &Found) -> Self {
+        let folder = setup.profile.log_dir();
+        let log = |supervisor: ProcessRef| {
+            let pid = u32::try_from(supervisor.pid).ok()?;
+            let path = folder.join(file_name("ipcluster", &found.cluster_id.0, pid));
+            let length = std::fs::metadata(&path).ok()?.len();
+            Some((path, length))
+        };
+        Self(found.supervisors().into_iter().filter_map(log).collect())
+    }
+
+    /// What they have warned of since. One that cannot be read is no reason to fail.
+    fn warnings(&self) -> Vec<String> {
+        let new = |(path, length): &(PathBuf, u64)| {
+            let log = std::fs::read(path).unwrap_or_default();
+            let new = log.get(usize::try_from(*length).ok()?..)?;
+            Some(String::from_utf8_lossy(new).into_owned())
+        };
+        let new: Vec<String> = self.0.iter().filter_map(new).collect();
+        let lines = new.iter().flat_map(|text| text.lines());
+        lines.filter_map(warning_of).collect()
+    }
 }
 
 /// `2`, `INT` or `SIGINT`.

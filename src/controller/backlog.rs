@@ -23,6 +23,8 @@ const CAUGHT_UP_BYTES: u64 = FULL_BYTES / 2;
 pub(super) struct Backlog {
     reports: AtomicUsize,
     bytes: AtomicU64,
+    /// Records whose changes were taken and are not stored.
+    unwritten: AtomicUsize,
     full: AtomicBool,
     /// Who is told when requests can be taken in again.
     held_back: Vec<Sender<SchedulerMail>>,
@@ -33,6 +35,7 @@ impl Backlog {
         Self {
             reports: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
+            unwritten: AtomicUsize::new(0),
             full: AtomicBool::new(false),
             held_back,
         }
@@ -72,6 +75,14 @@ impl Backlog {
     /// How many reports wait.
     pub(super) fn reports(&self) -> usize {
         self.reports.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn on_unwritten(&self, records: usize) {
+        self.unwritten.store(records, Ordering::Relaxed);
+    }
+
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_full(&self) -> bool {

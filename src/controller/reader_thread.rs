@@ -1,15 +1,25 @@
 //! Answers questions that only read records, beside the recording: however long one takes, nothing waits for it but the
 //! client that asked, and those who ask the same thread.
 
-use super::mail::HubMail;
+use super::mail::{HubMail, SchedulerMail};
+use super::questions::Place;
 use crate::hub::Request;
-use crate::hub::recorder::{Answer, Lookup};
+use crate::hub::recorder::{Answer, Lookup, ends};
 use crate::taskdb::RecordReader;
 use crate::transport::{Mailbox, Poller, Sender};
 
 #[derive(Debug)]
 pub(super) enum ReaderMail {
-    Ask { request: Request, lookup: Lookup },
+    Ask {
+        request: Request,
+        lookup: Lookup,
+        place: Place,
+    },
+    /// Which of these tasks have ended, and how?
+    Ends {
+        msg_ids: Vec<String>,
+        to: Sender<SchedulerMail>,
+    },
     Stop,
 }
 
@@ -40,9 +50,22 @@ impl ReaderThread {
             let busy = self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 match message {
-                    ReaderMail::Ask { request, lookup } => {
+                    ReaderMail::Ask {
+                        request,
+                        lookup,
+                        place,
+                    } => {
                         let answer = lookup.answer(&mut *self.reader);
                         answer_request(&self.hub, request, answer);
+                        drop(place);
+                    }
+                    ReaderMail::Ends { msg_ids, to } => {
+                        let ends = ends(&mut *self.reader, msg_ids.iter().map(String::as_str));
+                        let ends = ends.unwrap_or_else(|error| {
+                            tracing::error!("what tasks depend on cannot be looked up: {error}");
+                            Vec::new()
+                        });
+                        to.send(SchedulerMail::Ends(ends));
                     }
                     ReaderMail::Stop => return,
                 }

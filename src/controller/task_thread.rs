@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use crate::controller::endpoints::SocketPair;
+use crate::controller::held::{HeldRequest, HeldRequests};
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
-use crate::hub::recorder::Traffic;
+use crate::hub::recorder::{Ended, Traffic};
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
@@ -38,9 +39,22 @@ struct Desk {
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
+    /// Only with a database that outlives controllers.
+    held: Option<HeldRequests>,
+}
+
+/// Have the records been asked about what a request needs?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Records {
+    Unasked,
+    Asked,
 }
 
 impl TaskThread {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is used once, by one caller"
+    )]
     pub(super) fn new(
         sockets: SocketPair,
         door: Door,
@@ -49,6 +63,7 @@ impl TaskThread {
         mailbox: Mailbox<SchedulerMail>,
         config: TaskConfig,
         reporter: Option<Reporter>,
+        held: Option<HeldRequests>,
     ) -> Self {
         let desk = Desk {
             door,
@@ -58,6 +73,7 @@ impl TaskThread {
             actions: Vec::new(),
             outgoing: Vec::new(),
             reporter,
+            held,
         };
         Self {
             clients: sockets.clients,
@@ -85,7 +101,7 @@ impl TaskThread {
             }
             // Replies before requests: they free the engines that requests wait for.
             self.receive_replies(&mut frames);
-            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
             }
@@ -148,6 +164,9 @@ impl TaskThread {
                 self.hub.send(HubMail::Report { token, report });
             }
             SchedulerMail::Abort(msg_ids) => {
+                if let Some(held) = &mut self.desk.held {
+                    held.on_abort(&msg_ids);
+                }
                 let msg_ids: Vec<&str> = msg_ids.iter().map(|id| id.as_str()).collect();
                 self.desk
                     .scheduler
@@ -160,14 +179,21 @@ impl TaskThread {
                     .on_engine_expected(now, engine, &mut self.desk.actions);
                 self.perform();
             }
-            SchedulerMail::Ended { msg_id, ok, engine } => {
-                self.desk
-                    .scheduler
-                    .on_ended_before(msg_id.as_str(), ok, engine.as_ref());
+            SchedulerMail::Ended(ended) => self.desk.on_ended_before(&ended),
+            SchedulerMail::Ends(ends) => {
+                for ended in &ends {
+                    self.desk.on_ended_before(ended);
+                }
+                let held = self.desk.held.as_mut().and_then(HeldRequests::release);
+                if let Some(request) = held {
+                    self.desk
+                        .submit_held(request, &mut self.clients, &mut self.engines);
+                }
             }
             SchedulerMail::Resubmit(mut again) => {
+                let (clients, engines) = (&mut self.clients, &mut self.engines);
                 self.desk
-                    .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
+                    .submit(&mut again, Fresh::No, Records::Unasked, clients, engines);
             }
             SchedulerMail::StorageCaughtUp | SchedulerMail::ClientComes | SchedulerMail::Stop => {}
         }
@@ -232,7 +258,36 @@ impl Desk {
     /// `frames`: `client, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
         if self.door.admit(frames).is_some() {
-            self.submit(frames, Fresh::Yes, clients, engines);
+            self.submit(frames, Fresh::Yes, Records::Unasked, clients, engines);
+        }
+    }
+
+    fn takes_requests(&self) -> bool {
+        let is_behind = self.reporter.as_ref().is_some_and(Reporter::is_behind);
+        let is_full = self.held.as_ref().is_some_and(HeldRequests::is_full);
+        !is_behind && !is_full
+    }
+
+    fn on_ended_before(&mut self, ended: &Ended) {
+        let Ended { msg_id, ok, engine } = ended;
+        self.scheduler
+            .on_ended_before(msg_id.as_str(), *ok, engine.as_ref());
+    }
+
+    /// A request of which the records have been asked.
+    fn submit_held(&mut self, request: HeldRequest, clients: &mut Socket, engines: &mut Socket) {
+        let HeldRequest {
+            msg_id,
+            fresh,
+            mut frames,
+            is_aborted,
+        } = request;
+        self.submit(&mut frames, fresh, Records::Asked, clients, engines);
+        if is_aborted {
+            let now = Instant::now();
+            self.scheduler
+                .on_abort(now, &[msg_id.as_str()], &mut self.actions);
+            self.perform(None, clients, engines);
         }
     }
 
@@ -240,6 +295,7 @@ impl Desk {
         &mut self,
         frames: &mut Vec<Frame>,
         fresh: Fresh,
+        records: Records,
         clients: &mut Socket,
         engines: &mut Socket,
     ) {
@@ -264,6 +320,14 @@ impl Desk {
         };
         match metadata {
             Ok(metadata) => {
+                if records == Records::Unasked
+                    && let Some(held) = &mut self.held
+                {
+                    let needs = self.scheduler.unknown_dependencies(&msg_id, &metadata);
+                    if !needs.is_empty() {
+                        return held.hold(&msg_id, fresh, std::mem::take(frames), needs);
+                    }
+                }
                 let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
                 let is_new =

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -87,13 +86,6 @@ def kill_and_restore(place, how, kills, chance):
     print(f"{len(promises.values)} requests were accepted, {len(promises.stored)} results stored")
 
 
-@pytest.fixture
-def chance():
-    seed = int(os.environ.get("IPCLUSTER_TEST_SEED") or time.time_ns() % 1_000_000)
-    print("seed", seed)
-    return random.Random(seed)
-
-
 @pytest.mark.timeout(60 + 30 * KILLS)
 def test_kills_at_random_moments_lose_nothing(place, chance):
     kill_and_restore(place, ["--sqlitedb", "--restore"], KILLS, chance)
@@ -147,35 +139,6 @@ def test_what_cannot_be_taken_up_again_fails(place):
 
 
 # ---- MongoDB
-
-
-class MongoServer:
-    """A server that speaks MongoDB's protocol, in a folder of its own."""
-
-    def __init__(self, place, folder):
-        self.place, self.folder = place, folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.arguments = ["--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {self.port}]"]
-        self.start()
-
-    def start(self):
-        command = Path(sys.executable).with_name("secantusd-py")
-        self.program = self.place.start(
-            [command, "--host", "127.0.0.1", "--port", self.port, "--storage-path", self.folder]
-        )
-
-        def listens():
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return True
-
-        wait_until(listens, "the server")
-
-
-@pytest.fixture
-def mongodb(place, tmp_path):
-    return MongoServer(place, tmp_path / "mongodb")
 
 
 def test_a_server_that_goes_away_stops_no_work(place, mongodb):

@@ -11,6 +11,7 @@
 
 mod codec;
 mod filter;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,9 @@ use self::filter::Filter;
 use super::changes::{Change, Changes};
 use super::query::Query;
 use super::record::{Key, KeySet, RecordUpdate, TaskRecord};
+use super::retention::Retention;
 use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
-use crate::protocol::MsgId;
+use crate::protocol::{MsgId, Timestamp};
 
 /// Bytes of buffers of one request or result that are kept.
 pub const MAX_BUFFERS: u64 = 7 << 20;
@@ -55,6 +57,7 @@ pub struct MongoConfig {
     pub collection: String,
     /// Bytes of changes that wait while the server cannot be reached.
     pub backlog_limit: u64,
+    pub retention: Retention,
 }
 
 impl Default for MongoConfig {
@@ -65,6 +68,7 @@ impl Default for MongoConfig {
             database: "ipython-tasks".to_owned(),
             collection: "task_records".to_owned(),
             backlog_limit: 256 << 20,
+            retention: Retention::default(),
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct MongoStore {
     reader: MongoReader,
     changes: Changes,
     backlog_limit: u64,
+    retention: Retention,
     /// Why the server cannot be written to now.
     fault: Option<StoreError>,
     refused: u64,
@@ -125,6 +130,7 @@ impl MongoStore {
             reader: MongoReader { records, place },
             changes: Changes::default(),
             backlog_limit: config.backlog_limit,
+            retention: config.retention,
             fault: None,
             refused: 0,
             known: HashSet::new(),
@@ -178,7 +184,7 @@ impl MongoStore {
         let mut refused = 0;
         let mut adds = Vec::new();
         let mut updates = Vec::new();
-        for (msg_id, change) in self.changes.iter() {
+        for (msg_id, change) in self.changes.first(usize::MAX) {
             match change {
                 Change::Add(record) if codec::size(record) > MAX_RECORD => refused += 1,
                 Change::Add(record) => adds.push(&**record),
@@ -379,10 +385,15 @@ impl TaskStore for MongoStore {
         if !self.changes.contains(msg_id) && !self.is_stored(msg_id) {
             return Ok(false);
         }
+        self.change(msg_id, update)?;
+        Ok(true)
+    }
+
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
         self.room()?;
         self.changes.update(msg_id, update);
         self.grown();
-        Ok(true)
+        Ok(())
     }
 
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
@@ -429,7 +440,9 @@ impl TaskStore for MongoStore {
         let count = self.reader.records.count_documents(doc! {}).run();
         Ok(StoreStats {
             records: count.map_err(|error| self.reader.wrong(&error))?,
-            bytes: 0,
+            bytes: self
+                .document_bytes()
+                .map_err(|error| self.reader.wrong(&error))?,
         })
     }
 
@@ -441,6 +454,12 @@ impl TaskStore for MongoStore {
         }
     }
 
+    fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        self.flush()?;
+        let dropped = self.retain(now);
+        dropped.map_err(|error| self.reader.wrong(&error))
+    }
+
     fn flush(&mut self) -> Result<(), StoreError> {
         if self.changes.is_empty() {
             return Ok(());
@@ -449,7 +468,7 @@ impl TaskStore for MongoStore {
         let outcome = outcome.map_err(|error| self.reader.wrong(&error));
         self.fault = outcome.as_ref().err().cloned();
         self.refused += outcome?;
-        self.changes.clear();
+        self.changes.drop_first(self.changes.len());
         Ok(())
     }
 }
