@@ -2,6 +2,7 @@
 
 import fnmatch
 import logging
+import os
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -10,6 +11,9 @@ from ipyparallel.controller.dictdb import DictDB, filters
 from ipyparallel.controller.sqlitedb import SQLiteDB
 from ipyparallel.util import ensure_timezone
 from programs import GENEROUS, wait_until
+
+# How many in one test; many more in the long run.
+QUERIES = int(os.environ.get("IPCLUSTER_TEST_QUERIES", "1000"))
 
 DATES = ["submitted", "started", "completed", "received", "header.date"]
 TEXTS = ["msg_id", "client_uuid", "engine_uuid", "queue", "label", "stdout", "execute_input", "header.msg_type"]
@@ -68,8 +72,9 @@ def work(client):
     balanced = client.load_balanced_view()
     results = []
     for n, label in enumerate([None, "a", "b", "ab", "group_a/é", "group_b/x", "a*b", "[a]", "Ä", "a\nb"]):
-        with balanced.temp_flags(label=label, retries=n % 4, timeout=[None, 60, 2.5][n % 3]):
+        with balanced.temp_flags(label=label, retries=n % 4, timeout=[0, 60, 2.5][n % 3]):
             results.append(balanced.apply_async(lambda: print("said")))
+        with balanced.temp_flags(label=label):
             results.append(balanced.apply_async(lambda: 1 / 0))
         results.append(client[0].apply_async(lambda: None))
         results.append(client[0].execute(f"print({n})", silent=False))
@@ -153,8 +158,8 @@ class Chooser:
         if kind == 8:
             name = chance.choice([*LISTS, "label", "queue"])
             return name, {"$all": [self.text("label") for _ in range(chance.randrange(3))]}
-        # Another type than the field's.
-        return chance.choice(DATES), {"$lt": self.text("label")}
+        # Another type than the field's. (The date of a header is text that can be read as a date: both compare.)
+        return chance.choice(DATES[:4]), {"$lt": self.text("label")}
 
     def query(self):
         return dict(self.condition() for _ in range(self.chance.choice([0, 1, 1, 1, 2, 2, 3])))
@@ -201,7 +206,7 @@ def client(request, place):
 
 
 @pytest.mark.filterwarnings("ignore:Interpreting naive datetime")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120 + QUERIES)
 def test_queries_find_what_the_original_finds(client, chance, tmp_path):
     work(client)
     records = records_of(client)
@@ -216,20 +221,20 @@ def test_queries_find_what_the_original_finds(client, chance, tmp_path):
         sqlite.add_record(record["msg_id"], row)
     chooser = Chooser(chance, records)
     found = 0
-    for _ in range(1500):
+    for _ in range(QUERIES):
         query = chooser.query()
         expected = reference.find(query)
         assert ids(client.db_query(query, keys=["msg_id"])) == expected, query
         found += 0 < len(expected) < len(records)
-    for _ in range(500):
+    for _ in range(QUERIES // 2):
         query = chooser.plain_query()
         expected = ids(sqlite.find_records(query, ["msg_id"]))
         assert ids(client.db_query(query, keys=["msg_id"])) == expected, query
         found += 0 < len(expected) < len(records)
-    assert found > 400, "queries that tell records apart"
+    assert found > QUERIES // 4, "queries that tell records apart"
     sqlite.close()
     fields = sorted(set(records[0]) - {"display_data"})
-    for _ in range(50):
+    for _ in range(20):
         keys = chance.sample(fields, chance.randrange(len(fields)))
         expected = [{"msg_id": record["msg_id"], **{key: record[key] for key in keys}} for record in records]
         assert client.db_query({}, keys=keys) == expected, keys
@@ -263,8 +268,6 @@ def test_what_is_wrong_is_wrong_in_the_original_s_way(client, tmp_path):
         (7, None),
         ({"label": {"$in": 7}}, None),
         ({"submitted": {"$mod": 7}}, None),
-        ({"submitted": {"$mod": [0]}}, None),
-        ({"metadata.retries": {"$mod": [0, 1]}}, None),
     ]:
         classes = {raised(lambda db=db: db.find_records(query, keys and list(keys))) for db in (sqlite, dictdb)} - {None, "OperationalError"}
         ours = raised(lambda: client.db_query(query, keys))
