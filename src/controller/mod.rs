@@ -33,6 +33,7 @@ mod recorder_thread;
 mod replies;
 mod reports;
 mod storage_health;
+mod task_messages;
 mod task_thread;
 
 use std::io;

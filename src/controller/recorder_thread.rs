@@ -98,8 +98,10 @@ impl Reporter {
     pub(super) fn hand_over(&mut self) {
         if !self.gathered.is_empty() {
             let bytes = std::mem::take(&mut self.gathered_bytes);
-            self.gathered_since = None;
-            self.backlog.on_handed_over(self.gathered.len(), bytes);
+            let now = Instant::now();
+            let since = self.gathered_since.take().unwrap_or(now);
+            let reports = self.gathered.len();
+            self.backlog.on_handed_over(now, since, reports, bytes);
             self.recorder.send_all(self.gathered.drain(..));
         }
     }
@@ -258,12 +260,13 @@ impl<S: TaskStore> RecorderThread<S> {
             let mut mail = mail.drain(..);
             loop {
                 // Reports count as waiting until the store has them.
-                let (mut reports, mut bytes) = (0, 0);
+                let (mut reports, mut bytes, mut last) = (0, 0, None);
                 for message in mail.by_ref().take(PIECE) {
                     match message {
                         RecorderMail::Traffic { traffic, since } => {
                             reports += 1;
                             bytes += traffic.bytes();
+                            last = Some(since);
                             self.delay.on_report(since);
                             self.note(traffic);
                         }
@@ -275,8 +278,8 @@ impl<S: TaskStore> RecorderThread<S> {
                         RecorderMail::Stop => return self.close(),
                     }
                 }
-                self.backlog.on_taken(reports, bytes);
                 self.on_time();
+                self.backlog.on_taken(Instant::now(), last, reports, bytes);
                 if mail.len() == 0 {
                     break;
                 }
@@ -357,6 +360,7 @@ impl<S: TaskStore> RecorderThread<S> {
 
     fn tell_hub(&mut self) {
         let backlog = self.recorder.store().backlog();
+        self.backlog.set_at_fault(self.health.is_faulty());
         let figures = self.health.figures(backlog);
         if figures != self.told {
             self.told.clone_from(&figures);
@@ -437,7 +441,7 @@ impl<S: TaskStore> RecorderThread<S> {
             readers.queries.send(ReaderMail::Stop);
         }
         let unwritten = self.recorder.store().backlog().records;
-        self.backlog.on_unwritten(unwritten);
+        self.backlog.set_unwritten(unwritten);
         let closed = self.recorder.store().close();
         let backlog = self.recorder.store().backlog();
         self.health.at_the_end(backlog, closed)

@@ -237,6 +237,29 @@ def test_what_a_server_that_is_gone_did_not_take_is_told_at_the_end(place, mongo
     controller.wait_for(r"the task database does not have \d+ changes of records.*cannot be opened or reached")
 
 
+def test_a_server_that_is_slow_slows_submission_and_loses_nothing(place, mongodb):
+    controller = place.controller(*mongodb.arguments)
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    results = [view.apply_async(lambda n: n, 0)]
+    get(results[0])
+    mongodb.program.send_signal(signal.SIGSTOP)
+    try:
+        while "does not keep up" not in controller.output:
+            results.append(view.apply_async(lambda n: n, len(results)))
+            time.sleep(0.01)
+        # These wait, in the scheduler or before it; what is no request goes on.
+        results += [view.apply_async(lambda n: n, n) for n in range(len(results), len(results) + 50)]
+        assert "unassigned" in client.queue_status()
+    finally:
+        mongodb.program.send_signal(signal.SIGCONT)
+    assert [get(result) for result in results] == list(range(len(results)))
+    ids = [result.msg_ids[0] for result in results]
+    assert client.result_status(ids, status_only=True)["completed"] == sorted(ids)
+    assert json.loads(db(place, "stats", "-o", "json"))["longest_delay"] >= 0.5
+
+
 def test_limits_are_applied_to_mongodb_while_the_cluster_runs(place, mongodb):
     place.run("profile", "create", "default")
     settings = place.profile_dir() / "ipcluster.toml"
