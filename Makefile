@@ -9,7 +9,7 @@ CARGO ?= cargo
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
 	@echo "make test         set everything up and run all tests"
-	@echo "make conformance  run ipyparallel's own suite with every combination of our programs and its own"
+	@echo "make conformance  run ipyparallel's tests with every combination of our programs and its own"
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
 

@@ -59,10 +59,6 @@ impl Changes {
         self.entries.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// About how much memory they take.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -197,7 +193,7 @@ mod tests {
         changes.drop_first(2);
         assert_eq!(changes.due(), 1);
         changes.drop_first(1);
-        assert!(changes.is_empty() && changes.bytes() == 0);
+        assert!(changes.len() == 0 && changes.bytes() == 0);
         assert!(!changes.contains(&record(4).msg_id));
     }
 }

@@ -219,6 +219,8 @@ pub enum Fault {
     DiskFull,
     #[error("cannot be opened or reached")]
     Unreachable,
+    #[error("reading or writing it fails; its disk is at fault, or has become read-only")]
+    Io,
     #[error("the database refused")]
     Refused,
 }

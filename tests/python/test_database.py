@@ -82,7 +82,8 @@ def kill_and_restore(place, how, kills, chance):
         client.close()
     client = place.client(2)
     promises.check_all(client, promises.values)
-    assert client.db_query({"completed": None}, keys=["msg_id"]) == []
+    # Also what was submitted so late that the client was told nothing of it.
+    wait_until(lambda: not client.db_query({"completed": None}, keys=["msg_id"]), "the end of every request")
     print(f"{len(promises.values)} requests were accepted, {len(promises.stored)} results stored")
 
 
@@ -389,6 +390,20 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture
+def failing_disk(tmp_path):
+    """A disk, and what makes it refuse to be written to from now on."""
+    folder, image = tmp_path / "failing", tmp_path / "image"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    for command in (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder]):
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("only root can mount a disk that fails")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,abort", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
 def fill(disk):
     """Leaves nothing free; returns the file that takes the room."""
     ballast = disk / "ballast"
@@ -435,6 +450,24 @@ def test_what_a_full_disk_did_not_take_is_told_at_the_end(place, disk):
     controller.wait_for("cannot be stored now")
     assert controller.stop() == 1
     controller.wait_for(r"the task database does not have \d+ changes of records.*the disk is full")
+
+
+def test_a_disk_that_fails_stops_no_work_and_is_told_at_the_end(place, failing_disk):
+    folder, fail = failing_disk
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={folder}")
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    before = view.apply_async(lambda: "before")
+    assert get(before) == "before"
+    wait_until(lambda: client.result_status(before.msg_ids)["completed"], "the record")
+    fail()
+    assert get(view.apply_async(lambda: "after")) == "after"
+    controller.wait_for("cannot be stored now.*has become read-only")
+    assert get(view.apply_async(lambda: "still works")) == "still works"
+    assert "has become read-only" in client.queue_status()["database"]["error"]
+    assert controller.stop() == 1
+    controller.wait_for(r"the task database does not have 2 changes of records.*has become read-only")
 
 
 def test_the_stop_of_a_cluster_says_what_its_database_does_not_have(place, disk):

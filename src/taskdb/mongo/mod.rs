@@ -1,7 +1,7 @@
 //! Records in a MongoDB collection, in the documents of the original's `MongoDB` backend: records of either can be read
 //! by both.
 //!
-//! Changes are gathered in memory and written by [`TaskStore::flush`], so that a kill loses what was reported since;
+//! Changes are gathered in memory and written by [`TaskStore::flush_due`], so that a kill loses what was reported since;
 //! what an unreachable server cannot take waits, up to [`MongoConfig::backlog_limit`]. What is flushed is in the
 //! server's journal, unless the connection string has another write concern.
 //!
@@ -179,12 +179,25 @@ impl MongoStore {
         self.known.insert(msg_id.clone());
     }
 
-    /// Writes everything that waits; how many changes the server will never take.
-    fn write(&self) -> Result<u64, Error> {
+    /// Writes the first `count` changes. On an error they wait for the next time.
+    fn write_changes(&mut self, count: usize) -> Result<(), StoreError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let outcome = self.write(count);
+        let outcome = outcome.map_err(|error| self.reader.wrong(&error));
+        self.fault = outcome.as_ref().err().cloned();
+        self.refused += outcome?;
+        self.changes.drop_first(count);
+        Ok(())
+    }
+
+    /// Writes the first `count` changes; how many of them the server will never take.
+    fn write(&self, count: usize) -> Result<u64, Error> {
         let mut refused = 0;
         let mut adds = Vec::new();
         let mut updates = Vec::new();
-        for (msg_id, change) in self.changes.first(usize::MAX) {
+        for (msg_id, change) in self.changes.first(count) {
             match change {
                 Change::Add(record) if codec::size(record) > MAX_RECORD => refused += 1,
                 Change::Add(record) => adds.push(&**record),
@@ -461,15 +474,12 @@ impl TaskStore for MongoStore {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        if self.changes.is_empty() {
-            return Ok(());
-        }
-        let outcome = self.write();
-        let outcome = outcome.map_err(|error| self.reader.wrong(&error));
-        self.fault = outcome.as_ref().err().cloned();
-        self.refused += outcome?;
-        self.changes.drop_first(self.changes.len());
-        Ok(())
+        self.write_changes(self.changes.len())
+    }
+
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        let due = self.changes.due();
+        self.write_changes(due)
     }
 }
 

@@ -152,7 +152,7 @@ impl SqliteStore {
         let reader = Self::open_to_read(config)?;
         match Self::open(config) {
             Err(StoreError::Fault {
-                fault: Fault::ReadOnly | Fault::Unreachable,
+                fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
                 ..
             }) => Ok(reader),
             opened => opened,
@@ -377,7 +377,8 @@ fn fault(place: &str, error: rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Locked,
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Fault::ReadOnly,
         Some(ErrorCode::DiskFull) => Fault::DiskFull,
-        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => Fault::Unreachable,
+        Some(ErrorCode::CannotOpen) => Fault::Unreachable,
+        Some(ErrorCode::SystemIoFailure) => Fault::Io,
         _ => Fault::Refused,
     };
     StoreError::Fault {

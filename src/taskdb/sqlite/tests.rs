@@ -321,6 +321,22 @@ fn a_fault_in_flight_heals() {
 }
 
 #[test]
+fn a_file_that_becomes_read_only_is_a_fault_that_heals() {
+    let dir = dir();
+    let mut store = open(&dir);
+    let read_only = |store: &SqliteStore, is: bool| {
+        let db = &store.file.db;
+        db.pragma_update(None, "query_only", is).unwrap();
+    };
+    read_only(&store, true);
+    store.add(record(1)).unwrap();
+    assert_eq!(fault_of(store.flush()), Fault::ReadOnly);
+    assert_eq!(store.backlog().records, 1);
+    read_only(&store, false);
+    assert_eq!(ids(&mut store, &json!({})), ["session_1_1"]);
+}
+
+#[test]
 fn a_full_disk_is_a_fault_that_heals() {
     let mut store = in_memory();
     store
