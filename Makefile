@@ -47,8 +47,8 @@ lint:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 bench:
-	$(CARGO) bench --locked --bench taskdb
-	@python=$$($(ENVIRONMENT)) && $(CARGO) bench --locked --bench load -- --python "$$python"
+	@python=$$($(ENVIRONMENT)) && STOCK_PYTHON="$$python" $(CARGO) bench --locked --bench taskdb && \
+	$(CARGO) bench --locked --bench load -- --python "$$python"
 	$(CARGO) build --release --locked
 	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py
 

@@ -120,6 +120,7 @@ impl Controller {
             task.clone(),
             mux.clone(),
             broadcast.clone(),
+            iopub.clone(),
         ]));
         let reporter = recorder
             .clone()

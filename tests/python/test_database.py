@@ -250,14 +250,20 @@ def test_a_server_that_is_slow_slows_submission_and_loses_nothing(place, mongodb
         while "does not keep up" not in controller.output:
             results.append(view.apply_async(lambda n: n, len(results)))
             time.sleep(0.01)
-        # These wait, in the scheduler or before it; what is no request goes on.
-        results += [view.apply_async(lambda n: n, n) for n in range(len(results), len(results) + 50)]
+        # These wait, in the scheduler or before it, and output with the engine; what is no request goes on.
+        results += [view.apply_async(lambda n: print(n) or n, n) for n in range(len(results), len(results) + 50)]
         assert "unassigned" in client.queue_status()
     finally:
         mongodb.program.send_signal(signal.SIGCONT)
     assert [get(result) for result in results] == list(range(len(results)))
     ids = [result.msg_ids[0] for result in results]
     assert client.result_status(ids, status_only=True)["completed"] == sorted(ids)
+
+    def output():
+        records = client.db_query({"msg_id": {"$in": ids[-50:]}}, keys=["stdout"])
+        return [record["stdout"] for record in records] == [f"{n}\n" for n in range(len(ids) - 50, len(ids))]
+
+    wait_until(output, "all of the output")
     assert json.loads(db(place, "stats", "-o", "json"))["longest_delay"] >= 0.5
 
 
