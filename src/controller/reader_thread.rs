@@ -48,6 +48,8 @@ impl ReaderThread {
         let mut mail = Vec::new();
         loop {
             let busy = self.mailbox.take(&mut mail);
+            // A server that is gone takes seconds to say so: not for each of those that wait.
+            let mut is_at_fault = false;
             for message in mail.drain(..) {
                 match message {
                     ReaderMail::Ask {
@@ -60,12 +62,19 @@ impl ReaderThread {
                         drop(place);
                     }
                     ReaderMail::Ends { msg_ids, to } => {
-                        let ends = ends(&mut *self.reader, msg_ids.iter().map(String::as_str));
-                        let ends = ends.unwrap_or_else(|error| {
-                            tracing::error!("what tasks depend on cannot be looked up: {error}");
-                            Vec::new()
-                        });
-                        to.send(SchedulerMail::Ends(ends));
+                        let mut found = Vec::new();
+                        if !is_at_fault {
+                            match ends(&mut *self.reader, msg_ids.iter().map(String::as_str)) {
+                                Ok(ends) => found = ends,
+                                Err(error) => {
+                                    tracing::error!(
+                                        "what tasks depend on cannot be looked up: {error}"
+                                    );
+                                    is_at_fault = true;
+                                }
+                            }
+                        }
+                        to.send(SchedulerMail::Ends(found));
                     }
                     ReaderMail::Stop => return,
                 }
