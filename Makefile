@@ -9,7 +9,7 @@ CARGO ?= cargo
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
 	@echo "make test         set everything up and run all tests"
-	@echo "make conformance  run ipyparallel's own suite with every combination of our programs and its own"
+	@echo "make conformance  run ipyparallel's tests with every combination of our programs and its own"
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
 
@@ -51,8 +51,8 @@ lint:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 bench:
-	$(CARGO) bench --locked --bench taskdb
-	@python=$$($(ENVIRONMENT)) && $(CARGO) bench --locked --bench load -- --python "$$python"
+	@python=$$($(ENVIRONMENT)) && STOCK_PYTHON="$$python" $(CARGO) bench --locked --bench taskdb && \
+	$(CARGO) bench --locked --bench load -- --python "$$python"
 	$(CARGO) build --release --locked
 	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py && \
 	"$$python" benches/life_cycle.py && "$$python" benches/life_cycle.py --stock 3

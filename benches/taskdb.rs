@@ -1,4 +1,5 @@
-//! How fast the task databases are: `cargo bench --bench taskdb -- [RECORDS [FOLDER [STOCK_RECORDS]]]`.
+//! How fast the task databases are:
+//! `cargo bench --bench taskdb -- [RECORDS [FOLDER [STOCK_RECORDS]]] [--only=memory|sqlite|long|stock]`.
 //!
 //! Tasks go through the recorder as they do in a controller (submitted, assigned, completed: three reports with
 //! headers, metadata and 1 kB of buffers); then the store is asked what users ask. The recorder runs on one thread, so
@@ -107,23 +108,37 @@ struct Spent {
 
 /// Time that this thread has been running.
 fn cpu() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    run_time(Path::new("/proc/thread-self"))
+}
+
+/// Time that all threads have been running.
+fn process_cpu() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task");
+    let threads = threads.into_iter().flatten().flatten();
+    threads.map(|thread| run_time(&thread.path())).sum()
+}
+
+fn run_time(thread: &Path) -> Duration {
+    let text = std::fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
     let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
     Duration::from_nanos(nanos.unwrap_or_default())
 }
 
-/// Runs the tasks; flushes as a controller does, and between the reports of `long` tasks.
+/// Runs the tasks, of which [`WINDOW`] are always under way; flushes as a controller does, and between the reports of
+/// `long` tasks.
 fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64, long: bool) -> Spent {
     let payload = Bytes::from(vec![b'x'; 850]);
     let mut spent = Spent::default();
     let mut since_flush = Duration::ZERO;
-    for window in 0..tasks.div_ceil(WINDOW) {
+    let mut results = Vec::new();
+    for window in 0..=tasks.div_ceil(WINDOW) {
         let range = window * WINDOW..((window + 1) * WINDOW).min(tasks);
-        let mut phases = [const { Vec::new() }; 3];
+        let mut phases = [Vec::new(), Vec::new(), std::mem::take(&mut results)];
         for n in range {
-            for (phase, report) in phases.iter_mut().zip(reports(n, &payload)) {
-                phase.push(report);
-            }
+            let [submitted, assigned, completed] = reports(n, &payload);
+            phases[0].push(submitted);
+            phases[1].push(assigned);
+            results.push(completed);
         }
         let (before, cpu_before) = (Instant::now(), cpu());
         for phase in phases {
@@ -138,7 +153,7 @@ fn run<S: TaskStore>(recorder: &mut Recorder<S>, tasks: u64, long: bool) -> Spen
         since_flush += took;
         if since_flush >= COMMIT_INTERVAL {
             let before = Instant::now();
-            recorder.store().flush().expect("the store flushes");
+            recorder.store().flush_due().expect("the store flushes");
             spent.longest_flush = spent.longest_flush.max(before.elapsed());
             took += before.elapsed();
             since_flush = Duration::ZERO;
@@ -170,7 +185,7 @@ fn ask<S: TaskStore>(
                 now: at(0),
                 new_id: &mut || MsgId::from("new"),
                 engine: &|_| None,
-                behind: 0,
+                behind: Default::default(),
             },
         );
         times.push(before.elapsed());
@@ -314,19 +329,45 @@ fn status(name: &str) -> u64 {
 }
 
 fn main() {
-    // cargo adds `--bench`.
-    let mut args = std::env::args()
+    let (flags, arguments): (Vec<_>, Vec<_>) = std::env::args()
         .skip(1)
-        .filter(|argument| !argument.starts_with("--"));
-    let tasks: u64 = args
+        .partition(|text| text.starts_with("--"));
+    let only = flags.iter().find_map(|flag| flag.strip_prefix("--only="));
+    let is_wanted = |name: &str| only.is_none_or(|only| only == name);
+    let mut arguments = arguments.into_iter();
+    let tasks: u64 = arguments
         .next()
         .map_or(1_000_000, |n| n.parse().expect("a number of records"));
-    let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = arguments
+        .next()
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     // ipyparallel's are slow: a tenth will do, unless somebody has the time.
-    let stock_tasks = match args.next() {
+    let stock_tasks = match arguments.next() {
         Some(n) => n.parse().expect("a number of records"),
         None => tasks.min(100_000),
     };
+    if is_wanted("memory") {
+        in_memory(tasks);
+    }
+    if is_wanted("sqlite") {
+        in_a_file(tasks, &folder);
+    }
+    if is_wanted("long") {
+        let path = path(&folder);
+        let store = SqliteStore::open(&SqliteConfig::new(&path)).expect("the file can be made");
+        drop(bench(
+            &format!("SQLiteDB, {LONG}"),
+            store,
+            tasks.min(200_000),
+        ));
+        remove(&path);
+    }
+    if is_wanted("stock") {
+        stock(stock_tasks, &folder);
+    }
+}
+
+fn in_memory(tasks: u64) {
     bench("NoDB", NoStore, tasks);
     bench(
         "DictDB, 1,024 records",
@@ -345,12 +386,17 @@ fn main() {
         (resident().saturating_sub(before)) * 1024 / tasks
     );
     questions(&mut recorder, tasks);
-    drop(recorder);
+}
 
-    let path =
-        default_path(&folder).with_file_name(format!("taskdb-bench-{}.db", std::process::id()));
+fn in_a_file(tasks: u64, folder: &Path) {
+    let path = path(folder);
     let store = SqliteStore::open(&SqliteConfig::new(&path)).expect("the file can be made");
+    let all = process_cpu();
     let mut recorder = bench("SQLiteDB", store, tasks);
+    println!(
+        "  {:.1} us of CPU for a task in the whole process, checkpoints and the making of reports included",
+        (process_cpu() - all).as_secs_f64() * 1e6 / tasks as f64
+    );
     let stats = recorder.store().stats().expect("the file can be read");
     println!(
         "  {:.0} MB, {} B for a record",
@@ -367,12 +413,9 @@ fn main() {
     recorder.store().close().expect("the file can be closed");
     drop(recorder);
     remove(&path);
-    let store = SqliteStore::open(&SqliteConfig::new(&path)).expect("the file can be made");
-    drop(bench(
-        &format!("SQLiteDB, {LONG}"),
-        store,
-        tasks.min(200_000),
-    ));
-    remove(&path);
-    stock(stock_tasks, &folder);
+}
+
+fn path(folder: &Path) -> PathBuf {
+    let name = format!("taskdb-bench-{}.db", std::process::id());
+    default_path(folder).with_file_name(name)
 }

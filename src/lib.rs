@@ -73,7 +73,8 @@
 //! - **The schedulers know the queues, and the hub asks them** (`queue_status`, result status). So the hub is never
 //!   behind, and without a database nothing is told to anybody per task.
 //! - **Records are a thread's own affair** (the recorder). Schedulers hand it what happened in batches; when storage does
-//!   not keep up, new requests wait in their sockets, while replies, control and heartbeats go on.
+//!   not keep up, new requests wait in their sockets and queued tasks in the scheduler, while replies, control and
+//!   heartbeats go on. What takes long to look up is asked of readers beside the recorder.
 //! - **What waits is packed**: a queued task is one allocation with its small frames and references to the large ones.
 //! - **An engine counts as registered when its kernel runs and all of its connections are up**: it begins to answer
 //!   heartbeats then, and a ping goes out as soon as it listens. Clients learn of engines in ascending order of ids.

@@ -66,6 +66,14 @@ pub(crate) fn proportional_memory(pids: &[u32]) -> u64 {
         * 1024
 }
 
+/// The most that has ever been resident, in bytes.
+pub(crate) fn peak_memory(pids: &[u32]) -> u64 {
+    pids.iter()
+        .filter_map(|pid| kilobytes(&format!("/proc/{pid}/status"), "VmHWM:"))
+        .sum::<u64>()
+        * 1024
+}
+
 pub(crate) fn threads(pids: &[u32]) -> usize {
     pids.iter()
         .filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok())

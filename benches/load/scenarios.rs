@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::clients::{Hub, Load, Queue};
 use crate::controllers::{Programs, Server, Setup, Side};
 use crate::engines::{Connections, Engines};
@@ -193,6 +195,39 @@ impl Cluster {
         }
     }
 
+    /// Waits until the database has the end of every request.
+    fn until_stored(&mut self) -> Result<(), Box<dyn Error>> {
+        let hub = self.hub.as_mut().ok_or("no hub")?;
+        let unfinished = json!({"query": {"completed": null}, "keys": ["msg_id"]});
+        let is_empty = |list: &Value| list.as_array().is_some_and(Vec::is_empty);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !is_empty(&hub.ask("db_request", &unfinished)?["records"]) {
+            if Instant::now() > deadline {
+                return Err("some records are unfinished".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// How many requests the database knows of.
+    fn recorded(&mut self) -> Result<u64, Box<dyn Error>> {
+        let hub = self.hub.as_mut().ok_or("no hub")?;
+        let reply = hub.ask("history_request", &json!({}))?;
+        Ok(reply["history"].as_array().map_or(0, Vec::len) as u64)
+    }
+
+    /// The longest that a report has taken until it was in the database, by the controller's own figures.
+    fn longest_delay(&mut self) -> Result<Duration, Box<dyn Error>> {
+        let hub = self.hub.as_mut().ok_or("no hub")?;
+        let stats = hub.ask("db_stats_request", &json!({}))?;
+        if stats["lost"] != 0 {
+            return Err(format!("{} changes of records were lost", stats["lost"]).into());
+        }
+        let seconds = stats["longest_delay"].as_f64().ok_or("no longest_delay")?;
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
     /// Tasks that wait for an engine.
     fn queued(&mut self) -> Result<u64, Box<dyn Error>> {
         Ok(self.hub.as_mut().ok_or("no hub")?.accounted()?.1)
@@ -319,13 +354,25 @@ fn sqlitedb(plan: &Plan, side: Side) -> Samples {
     with_database(plan, side, "sqlitedb", ">= 15000")
 }
 
+/// What recording costs, whether the database keeps up, and whether it has everything in the end.
 fn with_database(plan: &Plan, side: Side, database: &'static str, goal: &'static str) -> Samples {
     let setup = Setup {
         database,
         ..Setup::default()
     };
-    let rate = task_rate(plan, side, setup)?;
-    Ok(vec![
+    let mut cluster = Cluster::start(plan, side, setup, 4)?;
+    let mut load = cluster.load(CLIENTS, &Queue::Task, KB)?;
+    let before = measure::peak_memory(&cluster.server.pids());
+    let rate = cluster.throughput(&mut load, plan.count(side, 400_000, 3000), WINDOW)?;
+    let start = Instant::now();
+    cluster.until_stored()?;
+    let stored = start.elapsed();
+    // One in memory forgets the oldest.
+    if database == "sqlitedb" && cluster.recorded()? != cluster.requests {
+        return Err("the database does not have every request".into());
+    }
+    let after = measure::peak_memory(&cluster.server.pids());
+    let mut samples = vec![
         Sample::new(
             format!("tasks with {database}, 1 kB"),
             "/s",
@@ -333,7 +380,24 @@ fn with_database(plan: &Plan, side: Side, database: &'static str, goal: &'static
         )
         .goal(goal),
         Sample::new("  controller CPU per task", "us", rate.cpu),
-    ])
+        Sample::new(
+            "  until all are in the database",
+            "ms",
+            rate.behind + stored.as_secs_f64() * 1e3,
+        )
+        .goal("<= 2000"),
+        Sample::new(
+            "  peak memory beyond idle",
+            "MB",
+            after.saturating_sub(before) as f64 / 1e6,
+        )
+        .goal("bounded"),
+    ];
+    if side == Side::Ours {
+        let delay = cluster.longest_delay()?.as_secs_f64() * 1e3;
+        samples.push(Sample::new("  database behind at most", "ms", delay).goal("<= 2000"));
+    }
+    Ok(samples)
 }
 
 fn latency(plan: &Plan, side: Side) -> Samples {

@@ -12,7 +12,9 @@ use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, database, exit_code, lifeline};
-use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
+use crate::controller::{
+    Config, Controller, EngineState, Interface, PortPools, Ports, StorageReport,
+};
 use crate::heartbeat;
 use crate::launch::News;
 use crate::os::hang_up::HangUp;
@@ -173,7 +175,7 @@ impl ControllerArgs {
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
     let lifeline = lifeline::take();
-    let starter = lifeline::Starter::take();
+    let mut starter = lifeline::Starter::take();
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -215,24 +217,35 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         controller.ports.registration,
     );
     let named = setup.settings.controller.location.clone();
-    let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter, named));
-    tracing::info!("the controller ends: {ended}");
+    let ended = until_the_end(controller, signals, lifeline, &mut starter, named);
+    let (why, report) = runtime.block_on(ended);
+    tracing::info!("the controller ends: {why}");
     drop(written);
-    Ok(())
+    match report {
+        None => Ok(()),
+        Some(StorageReport::Complete(text)) => {
+            tracing::warn!("{text}");
+            Ok(())
+        }
+        Some(StorageReport::Incomplete(text)) => {
+            starter.tell(&News::Warning(text.clone()));
+            Err(Failure::failed(text))
+        }
+    }
 }
 
 /// As long as the sockets stay when a client has asked for the end, as in ipyparallel (`Hub.shutdown_request`): engines
 /// that were asked with the controller have their last words to say, and ipyparallel's never end when they cannot.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Waits for a reason to end, and ends the threads.
+/// Waits for a reason to end, and ends the threads. The reason, and what is to be said of the task database.
 async fn until_the_end(
     mut controller: Controller,
     mut signals: Signals,
     lifeline: Option<std::os::fd::OwnedFd>,
-    mut starter: lifeline::Starter,
+    starter: &mut lifeline::Starter,
     named: Option<String>,
-) -> &'static str {
+) -> (&'static str, Option<StorageReport>) {
     // From here on it can be asked to end.
     starter.tell(&News::Ready);
     let warns_of_name = async {
@@ -259,8 +272,7 @@ async fn until_the_end(
         () = shut_down => "a client asked for it",
         _ = lifeline::cut(lifeline) => "the process that started it is gone",
     };
-    controller.stop();
-    why
+    (why, controller.stop())
 }
 
 /// The name, if it cannot be resolved. The name service may take seconds.

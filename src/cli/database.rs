@@ -7,11 +7,11 @@ use crate::cli::Failure;
 use crate::os::files::expand_path;
 use crate::profile::dir::ProfileDir;
 use crate::profile::settings::{
-    Database, MemorySettings, MongodbSettings, Settings, SqliteSettings, Synchronous,
+    Database, MemorySettings, MongodbSettings, Settings, Size, SqliteSettings, Synchronous,
 };
-use crate::taskdb::TaskStore;
 use crate::taskdb::memory::{Limits, MemoryStore};
-use crate::taskdb::sqlite::{Retention, SqliteConfig, SqliteStore, Sync};
+use crate::taskdb::sqlite::{SqliteConfig, SqliteStore, Sync};
+use crate::taskdb::{Retention, TaskStore};
 
 /// Opens the store for task records. A database that cannot be had is named before anything is started.
 pub(super) fn open(
@@ -66,8 +66,20 @@ pub(super) fn existing_file(
     Ok(SqliteStore::open_existing(&config)?)
 }
 
+/// 0 is no limit.
+fn some(limit: u64) -> Option<u64> {
+    (limit > 0).then_some(limit)
+}
+
+fn retention(records: u64, size: Size, days: f64) -> Retention {
+    Retention {
+        records: some(records),
+        bytes: some(size.0),
+        age: (days > 0.0).then(|| Duration::from_secs_f64((days * 86_400.0).min(1e12))),
+    }
+}
+
 fn sqlite_config(settings: &SqliteSettings, path: &Path) -> SqliteConfig {
-    let some = |limit: u64| (limit > 0).then_some(limit);
     let defaults = SqliteConfig::new(path);
     SqliteConfig {
         table: settings.table.clone(),
@@ -76,14 +88,11 @@ fn sqlite_config(settings: &SqliteSettings, path: &Path) -> SqliteConfig {
             Synchronous::Normal => Sync::Normal,
             Synchronous::Full => Sync::Full,
         },
-        retention: Retention {
-            records: some(settings.max_records),
-            bytes: some(settings.max_size.0),
-            age: (settings.max_age_days > 0.0).then(|| {
-                let seconds = (settings.max_age_days * 86_400.0).min(1e12);
-                Duration::from_secs_f64(seconds)
-            }),
-        },
+        retention: retention(
+            settings.max_records,
+            settings.max_size,
+            settings.max_age_days,
+        ),
         buffer_limit: some(settings.buffer_limit.0).unwrap_or(defaults.buffer_limit),
         ..defaults
     }
@@ -112,6 +121,11 @@ pub(super) fn on_server(settings: &MongodbSettings) -> Result<Box<dyn TaskStore>
         uri,
         database: settings.database.clone(),
         collection: settings.collection.clone(),
+        retention: retention(
+            settings.max_records,
+            settings.max_size,
+            settings.max_age_days,
+        ),
         ..MongoConfig::default()
     };
     let store = MongoStore::open(&config)?;

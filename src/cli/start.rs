@@ -1,6 +1,7 @@
 //! `ipcluster start`.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -19,7 +20,7 @@ use crate::cli::supervise::{
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::ledger::Ledger;
 use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
-use crate::profile::settings::Edit;
+use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;
 
 #[derive(Args, Clone, Debug)]
@@ -147,7 +148,10 @@ fn start(
     let info = cluster_info(&setup, own);
     let engines_by = engines_by(&setup)?;
     warn_of_loopback(&setup, &engines_by);
-    let plan = plan(&setup, &engines_by, true)?;
+    let mut plan = plan(&setup, &engines_by, true)?;
+    if writes_records(&setup, &controller.argv) {
+        plan.grace = plan.grace.max(GRACE_OF_RECORDS);
+    }
     let reuse = keeps_connection_files(&setup, &controller.argv);
     let ledger = Ledger::claim(&setup.profile, info, launcher_of(&setup), plan.grace, reuse)
         .map_err(claim_failure)?;
@@ -161,6 +165,25 @@ fn start(
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
     })
+}
+
+/// A controller whose database was slow has much to write before it can end.
+const GRACE_OF_RECORDS: Duration = Duration::from_secs(20);
+
+/// Whether the controller keeps records that outlive it.
+fn writes_records(setup: &Setup, arguments: &[OsString]) -> bool {
+    let is_real = |db: Database| matches!(db, Database::Sqlite | Database::Mongodb);
+    let says = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        let name = text.trim_start_matches('-');
+        match name.split_once('=') {
+            Some((name, value)) => {
+                name.ends_with("db_class") && Database::named(value).is_some_and(is_real)
+            }
+            None => matches!(name, "sqlitedb" | "mongodb"),
+        }
+    };
+    is_real(setup.settings.controller.db) || arguments.iter().any(says)
 }
 
 /// With `--reuse` the files outlive the controller.

@@ -1,6 +1,7 @@
 //! `ipcluster stop`.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -17,6 +18,8 @@ use crate::hubclient::{Notification, ShutDown};
 use crate::launch::found::Found;
 use crate::launch::lost::lost_clusters;
 use crate::launch::stop::{Stopped, stop, stop_lost};
+use crate::os::log::{file_name, warning_of};
+use crate::os::process::ProcessRef;
 use crate::profile::dir::checked_cluster_id;
 use crate::protocol::{ClusterId, EngineId};
 
@@ -144,7 +147,11 @@ fn stop_without_folder(args: &StopArgs, signal: Option<Signal>) -> Result<Option
 
 fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Done, Failure> {
     let began = Instant::now();
+    let logs = Logs::of(setup, found);
     let outcome = stop(found, signal)?;
+    for warning in logs.warnings() {
+        tracing::warn!("{warning}");
+    }
     let seconds = began.elapsed().as_secs_f64();
     let name = format!(
         "cluster {:?} of profile {}",
@@ -206,6 +213,34 @@ fn stop_engines(setup: &Setup, args: &StopArgs) -> Result<(), Failure> {
         "cluster_id": setup.cluster_id,
         "engines": ids,
     }))
+}
+
+/// The logs of supervisors that run in the background, and how long they were.
+struct Logs(Vec<(PathBuf, u64)>);
+
+impl Logs {
+    fn of(setup: &Setup, found: &Found) -> Self {
+        let folder = setup.profile.log_dir();
+        let log = |supervisor: ProcessRef| {
+            let pid = u32::try_from(supervisor.pid).ok()?;
+            let path = folder.join(file_name("ipcluster", &found.cluster_id.0, pid));
+            let length = std::fs::metadata(&path).ok()?.len();
+            Some((path, length))
+        };
+        Self(found.supervisors().into_iter().filter_map(log).collect())
+    }
+
+    /// What they have warned of since. One that cannot be read is no reason to fail.
+    fn warnings(&self) -> Vec<String> {
+        let new = |(path, length): &(PathBuf, u64)| {
+            let log = std::fs::read(path).unwrap_or_default();
+            let new = log.get(usize::try_from(*length).ok()?..)?;
+            Some(String::from_utf8_lossy(new).into_owned())
+        };
+        let new: Vec<String> = self.0.iter().filter_map(new).collect();
+        let lines = new.iter().flat_map(|text| text.lines());
+        lines.filter_map(warning_of).collect()
+    }
 }
 
 /// `2`, `INT` or `SIGINT`.

@@ -191,7 +191,8 @@ impl BroadcastThread {
             }
             SchedulerMail::Abort(_)
             | SchedulerMail::Expect(_)
-            | SchedulerMail::Ended { .. }
+            | SchedulerMail::Ended(_)
+            | SchedulerMail::Ends(_)
             | SchedulerMail::Resubmit(_)
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes

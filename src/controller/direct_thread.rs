@@ -150,7 +150,8 @@ impl DirectThread {
                 self.hub.send(HubMail::Report { token, report });
             }
             SchedulerMail::Abort(_)
-            | SchedulerMail::Ended { .. }
+            | SchedulerMail::Ended(_)
+            | SchedulerMail::Ends(_)
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}

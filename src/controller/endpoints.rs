@@ -16,6 +16,9 @@ const IOPUB_BACKLOG: i32 = 100_000;
 /// thread that does not read, since storage does not keep up, slows clients down and does not fill memory.
 const REQUEST_BACKLOG: i32 = 1000;
 
+/// The same for the output of one engine. Engines keep what does not get through.
+const OUTPUT_BACKLOG: i32 = 1000;
+
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
 const SMALL_MESSAGE: i64 = 8 * 1024;
 
@@ -286,12 +289,14 @@ impl Binder<'_> {
 
     fn iopub_engines(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
         let socket = self.engines_socket(Kind::Sub, "iopub")?;
-        socket
-            .subscribe_to_all()
-            .map_err(|source| EndpointError::Socket {
-                channel: "iopub",
-                source,
-            })?;
+        let set_up = || {
+            socket.set_high_water_marks(0, OUTPUT_BACKLOG)?;
+            socket.subscribe_to_all()
+        };
+        set_up().map_err(|source| EndpointError::Socket {
+            channel: "iopub",
+            source,
+        })?;
         let port = self.bind(&socket, Side::Engine, "iopub", port)?;
         Ok((socket, port))
     }

@@ -12,11 +12,13 @@ use crate::controller::endpoints::{HubSockets, Ports};
 use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
 use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
+use crate::controller::questions::Questions;
 use crate::controller::recorder_thread::RecorderMail;
 use crate::controller::replies::{compose, now};
 use crate::controller::this_process::ThisProcess;
 use crate::hub::{self, Action, Database, Event, Hub, Request};
-use crate::protocol::{Composer, Header, Identity};
+use crate::protocol::header::reply_type;
+use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity, RemoteError};
 use crate::transport::{
     Door, Frame, Mailbox, PeerLog, Poller, Sender, Socket, drain, printable, time_left,
 };
@@ -43,6 +45,7 @@ struct Desk {
     actions: Vec<Action>,
     answers: Vec<Answered>,
     log: HubLog,
+    questions: Questions,
 }
 
 /// What the recorder answers to a client.
@@ -101,6 +104,7 @@ impl HubThread {
             actions: Vec::new(),
             answers: Vec::new(),
             log: HubLog::default(),
+            questions: Questions::default(),
         };
         Self {
             queries: sockets.queries,
@@ -241,6 +245,57 @@ impl Desk {
             .on_request(Instant::now(), request, &mut self.actions);
     }
 
+    fn reply(
+        &mut self,
+        to: &Identity,
+        msg_type: &str,
+        parent: &[u8],
+        content: Value,
+        queries: &mut Socket,
+    ) {
+        let mut frames = vec![Frame::from(to.as_bytes())];
+        frames.extend(compose(
+            &mut self.composer,
+            msg_type,
+            parent,
+            json!({}),
+            content,
+        ));
+        if let Err(error) = queries.send(&mut frames) {
+            tracing::debug!("hub: a {msg_type} could not be sent: {error}");
+        }
+    }
+
+    /// Hands a question over, unless too many wait already.
+    fn ask_recorder(
+        &mut self,
+        request: Request,
+        engines: Vec<(EngineId, EngineUuid)>,
+        queries: &mut Socket,
+    ) {
+        let Some(recorder) = &self.schedulers.recorder else {
+            return;
+        };
+        match self.questions.admit(&request) {
+            Some(place) => {
+                recorder.send(RecorderMail::Ask {
+                    request,
+                    engines,
+                    place,
+                });
+            }
+            None => {
+                let error = RemoteError::new(
+                    "RuntimeError",
+                    "too many questions wait for the task database already: ask again later",
+                );
+                let msg_type = reply_type(&request.msg_type);
+                let content = error.to_content();
+                self.reply(&request.from, &msg_type, &request.header, content, queries);
+            }
+        }
+    }
+
     fn perform(&mut self, queries: &mut Socket, notifications: &mut Socket) {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
@@ -258,17 +313,7 @@ impl Desk {
                         self.late_joiners.on_told(Instant::now());
                         self.schedulers.iopub.send(SchedulerMail::ClientComes);
                     }
-                    let mut frames = vec![Frame::from(to.as_bytes())];
-                    frames.extend(compose(
-                        &mut self.composer,
-                        &msg_type,
-                        &parent,
-                        json!({}),
-                        content,
-                    ));
-                    if let Err(error) = queries.send(&mut frames) {
-                        tracing::debug!("hub: a {msg_type} could not be sent: {error}");
-                    }
+                    self.reply(&to, &msg_type, &parent, content, queries);
                 }
                 Action::Notify { msg_type, content } => {
                     for (msg_type, content) in self.late_joiners.due_before_news() {
@@ -317,9 +362,7 @@ impl Desk {
                     self.tell_all(&SchedulerMail::Inspect { token, what })
                 }
                 Action::AskRecorder { request, engines } => {
-                    if let Some(recorder) = &self.schedulers.recorder {
-                        recorder.send(RecorderMail::Ask { request, engines });
-                    }
+                    self.ask_recorder(request, engines, queries);
                 }
                 Action::SaveEngines => self.engine_state.on_change(),
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),

@@ -65,7 +65,9 @@ impl IopubThread {
                 }
             }
             self.take_subscriptions(&mut frames);
-            let held = self.subscriptions.hold_output(Instant::now());
+            // Output that nobody records yet waits with the engines, as results do not: it may be endless.
+            let is_behind = self.reporter.as_ref().is_some_and(Reporter::is_behind);
+            let held = is_behind || self.subscriptions.hold_output(Instant::now());
             poller.want_read(engines, !held);
             if !held {
                 self.relay_output(&mut frames);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::recorder_thread::RecorderMail;
+use crate::hub::recorder::Ended;
 use crate::hub::{Inspection, Report, StorageFault, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 use crate::transport::{Frame, Sender};
@@ -84,11 +85,9 @@ pub(super) enum SchedulerMail {
     /// An engine of a former controller, which is to come back. It is taken in, or let go of, later.
     Expect(EngineUuid),
     /// A task that ended under a former controller, and on which others depend.
-    Ended {
-        msg_id: MsgId,
-        ok: bool,
-        engine: Option<EngineUuid>,
-    },
+    Ended(Ended),
+    /// What the records say of the tasks that the oldest of the held requests needs.
+    Ends(Vec<Ended>),
     /// A request that has its record already: a task that is to be queued again, or what a former controller left
     /// unfinished. Its frames are those that a client would send.
     Resubmit(Vec<Frame>),

@@ -17,25 +17,30 @@ mod backlog;
 mod broadcast_thread;
 mod config;
 mod dask;
+mod delay;
 mod direct_thread;
 mod endpoints;
 mod engine_state;
 mod heartbeat_thread;
+mod held;
 mod hub_thread;
 mod iopub_thread;
 mod late_joiners;
 mod mail;
+mod questions;
 mod reader_thread;
 mod recorder_thread;
 mod replies;
 mod reports;
 mod storage_health;
+mod task_messages;
 mod task_thread;
 mod this_process;
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -50,9 +55,11 @@ use crate::transport::{Context, Door, Sender, mailbox};
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
 pub use engine_state::{EngineState, EngineStateError};
+pub use storage_health::StorageReport;
 
 use backlog::Backlog;
 use endpoints::Endpoints;
+use held::HeldRequests;
 use mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
 use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
@@ -84,8 +91,14 @@ pub struct Controller {
 #[derive(Debug)]
 struct Recording {
     recorder: Sender<RecorderMail>,
+    backlog: Arc<Backlog>,
+    /// The recorder's last words.
+    report: mpsc::Receiver<Option<StorageReport>>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Who stops the controller hears so often that the database is still being written to.
+const STILL_WRITING: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
@@ -108,6 +121,7 @@ impl Controller {
             task.clone(),
             mux.clone(),
             broadcast.clone(),
+            iopub.clone(),
         ]));
         let reporter = recorder
             .clone()
@@ -139,7 +153,7 @@ impl Controller {
                 hub.clone(),
                 schedulers.task.clone(),
                 mailbox,
-                backlog,
+                backlog.clone(),
             )
         });
         if let Some(keeper) = &mut keeper
@@ -150,6 +164,15 @@ impl Controller {
         }
         let mut threads = Threads::default();
         let mut recording = Threads::default();
+        let mut held = None;
+        if let Some(keeper) = &mut keeper {
+            let by_id = Self::reader("results", keeper, &hub, &mut recording)?;
+            let queries = Self::reader("queries", keeper, &hub, &mut recording)?;
+            if let Some((by_id, queries)) = by_id.zip(queries) {
+                held = Some(HeldRequests::new(by_id.clone(), schedulers.task.clone()));
+                keeper.ask_readers(Readers { by_id, queries });
+            }
+        }
         threads.spawn("iopub", &iopub, SchedulerMail::Stop, {
             let door = parts.door("iopub");
             let relay = iopub_thread::IopubThread::new(
@@ -212,17 +235,16 @@ impl Controller {
                 task_mailbox,
                 config.tasks.clone(),
                 reporter,
+                held,
             );
             move || tasks.run()
         })?;
-        if let Some((mut keeper, mail)) = keeper.zip(schedulers.recorder.as_ref()) {
-            let by_id = Self::reader("results", &mut keeper, &hub, &mut recording)?;
-            let queries = Self::reader("queries", &mut keeper, &hub, &mut recording)?;
-            if let Some((by_id, queries)) = by_id.zip(queries) {
-                keeper.ask_readers(Readers { by_id, queries });
-            }
-            let stop = RecorderMail::Stop;
-            recording.spawn("recorder", mail, stop, move || keeper.run())?;
+        let (last_words, report) = mpsc::channel();
+        if let Some((keeper, mail)) = keeper.zip(schedulers.recorder.as_ref()) {
+            recording.spawn("recorder", mail, RecorderMail::Stop, move || {
+                // Where nobody waits for it, nobody wants to know.
+                let _ = last_words.send(keeper.run());
+            })?;
         }
         let recorder = schedulers.recorder.clone();
         let hub_mail = hub.clone();
@@ -249,6 +271,8 @@ impl Controller {
             threads: threads.keep(),
             recording: recorder.map(|recorder| Recording {
                 recorder,
+                backlog,
+                report,
                 threads: recording.keep(),
             }),
         })
@@ -270,13 +294,34 @@ impl Controller {
         Ok(Some(sender))
     }
 
-    /// Ends all threads, after what is on its way to clients has been sent, and recorded.
-    pub fn stop(self) {
+    /// Ends all threads, after what is on its way to clients has been sent, and recorded. What is to be said of the task
+    /// database.
+    pub fn stop(self) -> Option<StorageReport> {
         self.hub.send(HubMail::Stop);
         join(self.threads);
-        if let Some(Recording { recorder, threads }) = self.recording {
-            recorder.send(RecorderMail::Stop);
-            join(threads);
+        let recording = self.recording?;
+        recording.recorder.send(RecorderMail::Stop);
+        let report = recording.last_words();
+        join(recording.threads);
+        report
+    }
+}
+
+impl Recording {
+    fn last_words(&self) -> Option<StorageReport> {
+        loop {
+            match self.report.recv_timeout(STILL_WRITING) {
+                Ok(report) => return report,
+                // It has panicked, and said so.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                // Whoever loses patience leaves this as the last line.
+                Err(mpsc::RecvTimeoutError::Timeout) => tracing::warn!(
+                    "the task database is still being written to: {} reports and the changes of {} records wait for it, \
+                     and are lost if the controller is killed now",
+                    self.backlog.reports(),
+                    self.backlog.unwritten(),
+                ),
+            }
         }
     }
 }
@@ -364,7 +409,6 @@ impl Drop for Threads {
 #[cfg(test)]
 mod tests {
     use std::ops::ControlFlow;
-    use std::time::Duration;
 
     use bytes::Bytes;
 

@@ -1,15 +1,25 @@
 //! Answers questions that only read records, beside the recording: however long one takes, nothing waits for it but the
 //! client that asked, and those who ask the same thread.
 
-use super::mail::HubMail;
+use super::mail::{HubMail, SchedulerMail};
+use super::questions::Place;
 use crate::hub::Request;
-use crate::hub::recorder::{Answer, Lookup};
+use crate::hub::recorder::{Answer, Lookup, ends};
 use crate::taskdb::RecordReader;
 use crate::transport::{Mailbox, Poller, Sender};
 
 #[derive(Debug)]
 pub(super) enum ReaderMail {
-    Ask { request: Request, lookup: Lookup },
+    Ask {
+        request: Request,
+        lookup: Lookup,
+        place: Place,
+    },
+    /// Which of these tasks have ended, and how?
+    Ends {
+        msg_ids: Vec<String>,
+        to: Sender<SchedulerMail>,
+    },
     Stop,
 }
 
@@ -38,11 +48,33 @@ impl ReaderThread {
         let mut mail = Vec::new();
         loop {
             let busy = self.mailbox.take(&mut mail);
+            // A server that is gone takes seconds to say so: not for each of those that wait.
+            let mut is_at_fault = false;
             for message in mail.drain(..) {
                 match message {
-                    ReaderMail::Ask { request, lookup } => {
+                    ReaderMail::Ask {
+                        request,
+                        lookup,
+                        place,
+                    } => {
                         let answer = lookup.answer(&mut *self.reader);
                         answer_request(&self.hub, request, answer);
+                        drop(place);
+                    }
+                    ReaderMail::Ends { msg_ids, to } => {
+                        let mut found = Vec::new();
+                        if !is_at_fault {
+                            match ends(&mut *self.reader, msg_ids.iter().map(String::as_str)) {
+                                Ok(ends) => found = ends,
+                                Err(error) => {
+                                    tracing::error!(
+                                        "what tasks depend on cannot be looked up: {error}"
+                                    );
+                                    is_at_fault = true;
+                                }
+                            }
+                        }
+                        to.send(SchedulerMail::Ends(found));
                     }
                     ReaderMail::Stop => return,
                 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 
 use super::backlog::Backlog;
+use super::delay::DelayMeter;
 use super::mail::{HubMail, SchedulerMail};
+use super::questions::Place;
 use super::reader_thread::{ReaderMail, answer_request};
 use super::replies::now;
-use super::storage_health::{RETRY, StorageHealth};
-use crate::hub::recorder::{Ask, Lookup, Recorder, Restored, StoredMessage, Traffic};
+use super::storage_health::{RETRY, StorageHealth, StorageReport};
+use crate::hub::recorder::{Ask, Behind, Lookup, Recorder, Restored, StoredMessage, Traffic};
 use crate::hub::{Request, StorageFault};
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, DELIMITER, EngineId, EngineUuid, Timestamp};
@@ -29,8 +31,8 @@ pub(super) enum Fresh {
 /// letter.
 pub(super) const NOBODY: &[u8] = b"\0nobody";
 
-/// Changes that come within this time are stored together: it is what a kill of the controller may lose. A task that is
-/// done within it is written once, and pages of indexes that many records touch as well.
+/// Changes that come within this time are stored together. Twice of it is what a kill of the controller may lose: a
+/// request that is unfinished may wait once more, so that a task which is done within it is written once.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Between two looks at the limits of a database.
@@ -45,10 +47,15 @@ const PIECE: usize = 256;
 /// To the recorder's thread.
 #[derive(Debug)]
 pub(super) enum RecorderMail {
-    Traffic(Traffic),
+    Traffic {
+        traffic: Traffic,
+        /// When it was gathered, or what was gathered with it.
+        since: Instant,
+    },
     Ask {
         request: Request,
         engines: Vec<(EngineId, EngineUuid)>,
+        place: Place,
     },
     Stop,
 }
@@ -59,6 +66,8 @@ pub(super) struct Reporter {
     recorder: Sender<RecorderMail>,
     gathered: Vec<RecorderMail>,
     gathered_bytes: u64,
+    /// When the first of it came.
+    gathered_since: Option<Instant>,
     backlog: Arc<Backlog>,
 }
 
@@ -75,19 +84,24 @@ impl Reporter {
             recorder,
             gathered: Vec::new(),
             gathered_bytes: 0,
+            gathered_since: None,
             backlog,
         }
     }
 
     pub(super) fn report(&mut self, traffic: Traffic) {
         self.gathered_bytes += traffic.bytes();
-        self.gathered.push(RecorderMail::Traffic(traffic));
+        let since = *self.gathered_since.get_or_insert_with(Instant::now);
+        self.gathered.push(RecorderMail::Traffic { traffic, since });
     }
 
     pub(super) fn hand_over(&mut self) {
         if !self.gathered.is_empty() {
             let bytes = std::mem::take(&mut self.gathered_bytes);
-            self.backlog.on_handed_over(self.gathered.len(), bytes);
+            let now = Instant::now();
+            let since = self.gathered_since.take().unwrap_or(now);
+            let reports = self.gathered.len();
+            self.backlog.on_handed_over(now, since, reports, bytes);
             self.recorder.send_all(self.gathered.drain(..));
         }
     }
@@ -161,6 +175,7 @@ pub(super) struct RecorderThread<S> {
     /// Threads that answer what takes its time: what is asked for by id, and queries. None where the store has no readers.
     readers: Option<Readers>,
     health: StorageHealth,
+    delay: DelayMeter,
     /// What the hub was told last.
     told: Option<StorageFault>,
     flush_at: Option<Instant>,
@@ -193,6 +208,7 @@ impl<S: TaskStore> RecorderThread<S> {
             backlog,
             readers: None,
             health: StorageHealth::default(),
+            delay: DelayMeter::default(),
             told: None,
             flush_at: None,
             maintain_at: None,
@@ -215,8 +231,8 @@ impl<S: TaskStore> RecorderThread<S> {
         let count = self
             .recorder
             .restore(now(), &mut |restored| match restored {
-                Restored::Ended { msg_id, ok, engine } => {
-                    task.send(SchedulerMail::Ended { msg_id, ok, engine });
+                Restored::Ended(ended) => {
+                    task.send(SchedulerMail::Ended(ended));
                 }
                 Restored::Unfinished(again) => {
                     let message = sent_anew(again.message);
@@ -234,7 +250,8 @@ impl<S: TaskStore> RecorderThread<S> {
         Ok(count)
     }
 
-    pub(super) fn run(mut self) {
+    /// What is to be said at the end.
+    pub(super) fn run(mut self) -> Option<StorageReport> {
         let mut poller = Poller::new();
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
@@ -243,20 +260,26 @@ impl<S: TaskStore> RecorderThread<S> {
             let mut mail = mail.drain(..);
             loop {
                 // Reports count as waiting until the store has them.
-                let (mut reports, mut bytes) = (0, 0);
+                let (mut reports, mut bytes, mut last) = (0, 0, None);
                 for message in mail.by_ref().take(PIECE) {
                     match message {
-                        RecorderMail::Traffic(traffic) => {
+                        RecorderMail::Traffic { traffic, since } => {
                             reports += 1;
                             bytes += traffic.bytes();
+                            last = Some(since);
+                            self.delay.on_report(since);
                             self.note(traffic);
                         }
-                        RecorderMail::Ask { request, engines } => self.answer(request, &engines),
+                        RecorderMail::Ask {
+                            request,
+                            engines,
+                            place,
+                        } => self.answer(request, &engines, place),
                         RecorderMail::Stop => return self.close(),
                     }
                 }
-                self.backlog.on_taken(reports, bytes);
                 self.on_time();
+                self.backlog.on_taken(Instant::now(), last, reports, bytes);
                 if mail.len() == 0 {
                     break;
                 }
@@ -297,10 +320,14 @@ impl<S: TaskStore> RecorderThread<S> {
     }
 
     fn flush(&mut self) {
-        match self.recorder.store().flush() {
+        match self.recorder.store().flush_due() {
             Ok(()) => {
                 let backlog = self.recorder.store().backlog();
-                if let Some(line) = self.health.on_success(backlog) {
+                let now = Instant::now();
+                self.delay.on_written(now, backlog.records == 0);
+                // What was left out has its turn then.
+                self.flush_at = (backlog.records > 0).then(|| now + GATHER);
+                if let Some(line) = self.health.on_success(now, backlog) {
                     line.log();
                 }
             }
@@ -333,6 +360,7 @@ impl<S: TaskStore> RecorderThread<S> {
 
     fn tell_hub(&mut self) {
         let backlog = self.recorder.store().backlog();
+        self.backlog.set_at_fault(self.health.is_faulty());
         let figures = self.health.figures(backlog);
         if figures != self.told {
             self.told.clone_from(&figures);
@@ -340,17 +368,17 @@ impl<S: TaskStore> RecorderThread<S> {
         }
     }
 
-    fn answer(&mut self, request: Request, engines: &[(EngineId, EngineUuid)]) {
+    fn answer(&mut self, request: Request, engines: &[(EngineId, EngineUuid)], place: Place) {
         let lookup = self.recorder.lookup(&request.msg_type, &request.content);
         match lookup {
             Some(Err(answer)) => answer_request(&self.hub, request, answer),
-            Some(Ok(lookup)) => self.look_up(request, lookup),
+            Some(Ok(lookup)) => self.look_up(request, lookup, place),
             None => self.change(request, engines),
         }
     }
 
     /// An answer has everything in it that was reported before it was asked for.
-    fn look_up(&mut self, request: Request, lookup: Lookup) {
+    fn look_up(&mut self, request: Request, lookup: Lookup, place: Place) {
         let reader = match &self.readers {
             Some(readers) if !lookup.is_quick() => {
                 if lookup.is_by_id() {
@@ -366,7 +394,11 @@ impl<S: TaskStore> RecorderThread<S> {
         };
         match self.recorder.store().flush() {
             Ok(()) => {
-                reader.send(ReaderMail::Ask { request, lookup });
+                reader.send(ReaderMail::Ask {
+                    request,
+                    lookup,
+                    place,
+                });
             }
             Err(error) => {
                 let answer = lookup.refused(&error);
@@ -386,7 +418,10 @@ impl<S: TaskStore> RecorderThread<S> {
                     .find(|(known, _)| *known == id)
                     .map(|(_, uuid)| uuid.clone())
             },
-            behind: self.backlog.reports(),
+            behind: Behind {
+                reports: self.backlog.reports(),
+                delays: self.delay.delays(),
+            },
         };
         let mut answer = self
             .recorder
@@ -400,16 +435,16 @@ impl<S: TaskStore> RecorderThread<S> {
         answer_request(&self.hub, request, answer);
     }
 
-    fn close(mut self) {
+    fn close(mut self) -> Option<StorageReport> {
         if let Some(readers) = &self.readers {
             readers.by_id.send(ReaderMail::Stop);
             readers.queries.send(ReaderMail::Stop);
         }
+        let unwritten = self.recorder.store().backlog().records;
+        self.backlog.set_unwritten(unwritten);
         let closed = self.recorder.store().close();
         let backlog = self.recorder.store().backlog();
-        if let Some(line) = StorageHealth::at_the_end(backlog, closed) {
-            line.log();
-        }
+        self.health.at_the_end(backlog, closed)
     }
 }
 

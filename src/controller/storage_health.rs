@@ -1,7 +1,7 @@
 //! Whether the task database takes what it is given, and who is told when it does not.
 //!
 //! The cluster goes on without: the fault is in the log at once and then once a minute, in the hub's figures as long as it
-//! lasts, and what was lost is in the log when it ends, and at the controller's end.
+//! lasts, and what was lost is in the log when it ends. The controller's exit report has all of it.
 
 use std::time::{Duration, Instant};
 
@@ -29,12 +29,31 @@ pub(super) struct StorageHealth {
     fault: Option<Fault>,
     /// Changes that were lost before the fault.
     lost_before: u64,
+    past: Past,
+}
+
+/// Faults that have ended.
+#[derive(Debug, Default)]
+struct Past {
+    count: u64,
+    time: Duration,
+    last: Option<StoreError>,
+}
+
+/// What is to be said of the task database when the controller ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageReport {
+    /// It has everything, after some faults.
+    Complete(String),
+    /// It does not have everything.
+    Incomplete(String),
 }
 
 #[derive(Debug)]
 struct Fault {
     error: StoreError,
     since: Timestamp,
+    began: Instant,
     said: Instant,
 }
 
@@ -63,14 +82,22 @@ impl StorageHealth {
             Some(known) if is_said => known.said,
             _ => now,
         };
-        let since = known.map_or(at, |known| known.since);
-        self.fault = Some(Fault { error, since, said });
+        let (since, began) = known.map_or((at, now), |known| (known.since, known.began));
+        self.fault = Some(Fault {
+            error,
+            since,
+            began,
+            said,
+        });
         line
     }
 
     /// A write succeeded.
-    pub(super) fn on_success(&mut self, backlog: Backlog) -> Option<Line> {
-        self.fault.take()?;
+    pub(super) fn on_success(&mut self, now: Instant, backlog: Backlog) -> Option<Line> {
+        let fault = self.fault.take()?;
+        self.past.count += 1;
+        self.past.time += now.saturating_duration_since(fault.began);
+        self.past.last = Some(fault.error);
         let lost = backlog.refused.saturating_sub(self.lost_before);
         self.lost_before = backlog.refused;
         Some(match lost {
@@ -92,16 +119,30 @@ impl StorageHealth {
         })
     }
 
-    /// What is to be said when the controller ends; `closed` is how the last write went.
-    pub(super) fn at_the_end(backlog: Backlog, closed: Result<(), StoreError>) -> Option<Line> {
+    /// What is to be said when the controller ends, if anything; `closed` is how the last write went.
+    pub(super) fn at_the_end(
+        &self,
+        backlog: Backlog,
+        closed: Result<(), StoreError>,
+    ) -> Option<StorageReport> {
         let lost = backlog.refused;
+        let past = match (&self.past, &self.past.last) {
+            (Past { count, time, .. }, Some(last)) => format!(
+                "; it could not be written to {count} times before, for {:.1} s in all, the last time: {last}",
+                time.as_secs_f64()
+            ),
+            (_, None) => String::new(),
+        };
         match closed {
-            Err(error) => Some(Line::Error(format!(
-                "the task database does not have {} changes of records: {error}",
+            Err(error) => Some(StorageReport::Incomplete(format!(
+                "the task database does not have {} changes of records: {error}{past}",
                 lost + backlog.records as u64
             ))),
-            Ok(()) if lost > 0 => Some(Line::Error(format!(
-                "the task database does not have {lost} changes of records, which it could not take"
+            Ok(()) if lost > 0 => Some(StorageReport::Incomplete(format!(
+                "the task database does not have {lost} changes of records, which it could not take{past}"
+            ))),
+            Ok(()) if !past.is_empty() => Some(StorageReport::Complete(format!(
+                "the task database has everything{past}"
             ))),
             Ok(()) => None,
         }
@@ -171,27 +212,51 @@ mod tests {
     #[test]
     fn its_end_is_told_with_what_was_lost() {
         let mut health = StorageHealth::default();
-        assert_eq!(health.on_success(lost(0)), None);
+        assert_eq!(health.on_success(Instant::now(), lost(0)), None);
         for (refused, is_warning) in [(0, false), (7, true), (7, false)] {
             health.on_fault(
                 Instant::now(),
                 Timestamp::from_micros(0),
                 error(Kind::DiskFull),
             );
-            let line = health.on_success(lost(refused)).unwrap();
+            let line = health.on_success(Instant::now(), lost(refused)).unwrap();
             assert_eq!(matches!(line, Line::Warning(_)), is_warning, "{line:?}");
             assert_eq!(health.figures(lost(refused)), None);
         }
     }
 
+    fn said(report: Option<StorageReport>) -> String {
+        match report {
+            Some(StorageReport::Incomplete(text)) => text,
+            other => unreachable!("it lacks something: {other:?}"),
+        }
+    }
+
     #[test]
     fn the_end_says_what_the_database_does_not_have() {
-        assert_eq!(StorageHealth::at_the_end(lost(0), Ok(())), None);
-        assert!(StorageHealth::at_the_end(lost(2), Ok(())).is_some());
-        let line = StorageHealth::at_the_end(lost(2), Err(error(Kind::DiskFull)));
-        let Some(Line::Error(text)) = line else {
-            unreachable!("it is an error")
+        let health = StorageHealth::default();
+        assert_eq!(health.at_the_end(lost(0), Ok(())), None);
+        assert!(said(health.at_the_end(lost(2), Ok(()))).contains(" 2 changes"));
+        let text = said(health.at_the_end(lost(2), Err(error(Kind::DiskFull))));
+        assert!(
+            text.contains(" 5 changes") && text.contains("disk is full"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_end_tells_of_faults_that_are_over() {
+        let mut health = StorageHealth::default();
+        let start = Instant::now();
+        for fault in [Kind::Locked, Kind::DiskFull] {
+            health.on_fault(start, Timestamp::from_micros(0), error(fault));
+            health.on_success(start + Duration::from_secs(2), lost(0));
+        }
+        let Some(StorageReport::Complete(text)) = health.at_the_end(lost(0), Ok(())) else {
+            unreachable!("it has everything");
         };
-        assert!(text.contains(" 5 changes"), "{text}");
+        assert!(text.contains("2 times") && text.contains("4.0 s"), "{text}");
+        assert!(text.contains("disk is full"), "{text}");
+        assert!(said(health.at_the_end(lost(1), Ok(()))).contains("2 times"));
     }
 }

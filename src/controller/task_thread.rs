@@ -1,21 +1,24 @@
 //! The task queue: its two routers, and the scheduler between them.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::controller::endpoints::SocketPair;
+use crate::controller::held::{HeldRequest, HeldRequests};
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
+use crate::controller::task_messages::{
+    Submission, Word, is_answered, mark_as_resent, read_submission, read_word,
+};
 use crate::hub::Token;
-use crate::hub::recorder::Traffic;
-use crate::protocol::header::{Brief, FAREWELL, parent_id};
-use crate::protocol::metadata::ReplyMetadata;
+use crate::hub::recorder::{Ended, Traffic};
+use crate::protocol::header::Brief;
 use crate::protocol::wire::Layout;
-use crate::protocol::{Composer, EngineUuid, Identity, MsgId, TaskMetadata, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
+    JobKey, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
@@ -56,9 +59,33 @@ struct Desk {
     /// Engines that have said farewell, and that the hub has not let go of yet.
     farewells: HashSet<EngineUuid>,
     reporter: Option<Reporter>,
+    /// Only with a database that outlives controllers.
+    held: Option<HeldRequests>,
+    /// What is to be sent to engines when the task database has caught up: what they do has to be recorded.
+    unsent: VecDeque<Dispatch>,
+}
+
+/// A task on its way to an engine.
+#[derive(Debug)]
+struct Dispatch {
+    job: JobKey,
+    engine: EngineUuid,
+    /// The engine has had it before.
+    resend: bool,
+}
+
+/// Have the records been asked about what a request needs?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Records {
+    Unasked,
+    Asked,
 }
 
 impl TaskThread {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is used once, by one caller"
+    )]
     pub(super) fn new(
         sockets: SocketPair,
         door: Door,
@@ -67,6 +94,7 @@ impl TaskThread {
         mailbox: Mailbox<SchedulerMail>,
         config: TaskConfig,
         reporter: Option<Reporter>,
+        held: Option<HeldRequests>,
     ) -> Self {
         let desk = Desk {
             door,
@@ -77,6 +105,8 @@ impl TaskThread {
             outgoing: Vec::new(),
             farewells: HashSet::new(),
             reporter,
+            held,
+            unsent: VecDeque::new(),
         };
         Self {
             clients: sockets.clients,
@@ -105,7 +135,8 @@ impl TaskThread {
             }
             // Replies before requests: they free the engines that requests wait for.
             self.receive_replies(&mut frames);
-            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            self.desk.send_unsent(&mut self.engines);
+            let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
             }
@@ -151,6 +182,13 @@ impl TaskThread {
                 self.desk
                     .scheduler
                     .on_engine_leaving(engine.as_str().as_bytes());
+                for msg_id in self.desk.take_unsent(&engine) {
+                    let (engine, msg_id) = (engine.as_str().as_bytes(), msg_id.as_str());
+                    self.desk
+                        .scheduler
+                        .on_returned(now, engine, msg_id, &mut self.desk.actions);
+                }
+                self.perform();
                 self.departures.push(Departure {
                     token,
                     engine,
@@ -164,6 +202,9 @@ impl TaskThread {
                 self.hub.send(HubMail::Report { token, report });
             }
             SchedulerMail::Abort(msg_ids) => {
+                if let Some(held) = &mut self.desk.held {
+                    held.on_abort(&msg_ids);
+                }
                 let msg_ids: Vec<&str> = msg_ids.iter().map(|id| id.as_str()).collect();
                 self.desk
                     .scheduler
@@ -176,14 +217,21 @@ impl TaskThread {
                     .on_engine_expected(now, engine, &mut self.desk.actions);
                 self.perform();
             }
-            SchedulerMail::Ended { msg_id, ok, engine } => {
-                self.desk
-                    .scheduler
-                    .on_ended_before(msg_id.as_str(), ok, engine.as_ref());
+            SchedulerMail::Ended(ended) => self.desk.on_ended_before(&ended),
+            SchedulerMail::Ends(ends) => {
+                for ended in &ends {
+                    self.desk.on_ended_before(ended);
+                }
+                let held = self.desk.held.as_mut().and_then(HeldRequests::release);
+                if let Some(request) = held {
+                    self.desk
+                        .submit_held(request, &mut self.clients, &mut self.engines);
+                }
             }
             SchedulerMail::Resubmit(mut again) => {
+                let (clients, engines) = (&mut self.clients, &mut self.engines);
                 self.desk
-                    .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
+                    .submit(&mut again, Fresh::No, Records::Unasked, clients, engines);
             }
             SchedulerMail::StorageCaughtUp | SchedulerMail::ClientComes | SchedulerMail::Stop => {}
         }
@@ -259,19 +307,44 @@ impl Payload for Packed {
     }
 }
 
-/// What is left of a request when it has been read.
-struct Submission {
-    client: Identity,
-    msg_id: String,
-    msg_type: String,
-    metadata: Result<TaskMetadata, String>,
-}
-
 impl Desk {
     /// `frames`: `client, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
         if self.door.admit(frames).is_some() {
-            self.submit(frames, Fresh::Yes, clients, engines);
+            self.submit(frames, Fresh::Yes, Records::Unasked, clients, engines);
+        }
+    }
+
+    fn takes_requests(&self) -> bool {
+        let is_full = self.held.as_ref().is_some_and(HeldRequests::is_full);
+        !self.is_behind() && !is_full
+    }
+
+    /// The task database is behind.
+    fn is_behind(&self) -> bool {
+        self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
+    fn on_ended_before(&mut self, ended: &Ended) {
+        let Ended { msg_id, ok, engine } = ended;
+        self.scheduler
+            .on_ended_before(msg_id.as_str(), *ok, engine.as_ref());
+    }
+
+    /// A request of which the records have been asked.
+    fn submit_held(&mut self, request: HeldRequest, clients: &mut Socket, engines: &mut Socket) {
+        let HeldRequest {
+            msg_id,
+            fresh,
+            mut frames,
+            is_aborted,
+        } = request;
+        self.submit(&mut frames, fresh, Records::Asked, clients, engines);
+        if is_aborted {
+            let now = Instant::now();
+            self.scheduler
+                .on_abort(now, &[msg_id.as_str()], &mut self.actions);
+            self.perform(None, clients, engines);
         }
     }
 
@@ -279,6 +352,7 @@ impl Desk {
         &mut self,
         frames: &mut Vec<Frame>,
         fresh: Fresh,
+        records: Records,
         clients: &mut Socket,
         engines: &mut Socket,
     ) {
@@ -303,6 +377,14 @@ impl Desk {
         };
         match metadata {
             Ok(metadata) => {
+                if records == Records::Unasked
+                    && let Some(held) = &mut self.held
+                {
+                    let needs = self.scheduler.unknown_dependencies(&msg_id, &metadata);
+                    if !needs.is_empty() {
+                        return held.hold(&msg_id, fresh, std::mem::take(frames), needs);
+                    }
+                }
                 let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
                 let is_new =
@@ -440,29 +522,16 @@ impl Desk {
                     engine,
                     resend,
                 } => {
-                    self.outgoing.clear();
-                    self.outgoing.push(Frame::from(engine.as_str().as_bytes()));
-                    match fresh.take() {
-                        Some((msg_id, frames)) if self.scheduler.msg_id(job) == Some(msg_id) => {
-                            self.outgoing.append(frames);
-                        }
-                        other => {
-                            fresh = other;
-                            self.unpack(job);
-                        }
+                    let dispatch = Dispatch {
+                        job,
+                        engine,
+                        resend,
+                    };
+                    if self.is_behind() || !self.unsent.is_empty() {
+                        self.unsent.push_back(dispatch);
+                    } else {
+                        self.dispatch(dispatch, &mut fresh, engines);
                     }
-                    if resend {
-                        mark_as_resent(&mut self.outgoing, &self.composer);
-                    }
-                    if let (Some(reporter), Some(msg_id)) =
-                        (&mut self.reporter, self.scheduler.msg_id(job))
-                    {
-                        reporter.report(Traffic::Assigned {
-                            msg_id: MsgId::from(msg_id),
-                            engine,
-                        });
-                    }
-                    self.outbox.send(engines, &mut self.outgoing);
                 }
                 TaskAction::Fail {
                     job_payload,
@@ -493,108 +562,70 @@ impl Desk {
         self.actions = actions;
     }
 
+    fn dispatch(
+        &mut self,
+        dispatch: Dispatch,
+        fresh: &mut Option<(&str, &mut Vec<Frame>)>,
+        engines: &mut Socket,
+    ) {
+        let Dispatch {
+            job,
+            engine,
+            resend,
+        } = dispatch;
+        self.outgoing.clear();
+        self.outgoing.push(Frame::from(engine.as_str().as_bytes()));
+        match fresh.take() {
+            Some((msg_id, frames)) if self.scheduler.msg_id(job) == Some(msg_id) => {
+                self.outgoing.append(frames);
+            }
+            other => {
+                *fresh = other;
+                self.unpack(job);
+            }
+        }
+        if resend {
+            mark_as_resent(&mut self.outgoing, &self.composer);
+        }
+        if let (Some(reporter), Some(msg_id)) = (&mut self.reporter, self.scheduler.msg_id(job)) {
+            reporter.report(Traffic::Assigned {
+                msg_id: MsgId::from(msg_id),
+                engine,
+            });
+        }
+        self.outbox.send(engines, &mut self.outgoing);
+    }
+
+    /// Sends what was held back, unless the database is behind still.
+    fn send_unsent(&mut self, engines: &mut Socket) {
+        while !self.is_behind()
+            && let Some(dispatch) = self.unsent.pop_front()
+        {
+            // It may have ended meanwhile.
+            if self.scheduler.payload(dispatch.job).is_some() {
+                self.dispatch(dispatch, &mut None, engines);
+            }
+        }
+    }
+
+    /// What was held back from an engine that goes: its kernel has not seen it.
+    fn take_unsent(&mut self, engine: &EngineUuid) -> Vec<MsgId> {
+        let (taken, left) = std::mem::take(&mut self.unsent)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|dispatch| dispatch.engine == *engine);
+        self.unsent = left;
+        let ids = taken.iter().filter_map(|dispatch| {
+            let msg_id = self.scheduler.msg_id(dispatch.job)?;
+            Some(MsgId::from(msg_id))
+        });
+        ids.collect()
+    }
+
     fn unpack(&mut self, job: JobKey) {
         if let Some(payload) = self.scheduler.payload(job) {
             payload.unpack_into(&mut self.outgoing);
         }
     }
-}
-
-/// Requests that every engine answers; any other would occupy an engine for ever.
-fn is_answered(msg_type: &str) -> bool {
-    matches!(
-        msg_type,
-        "apply_request"
-            | "execute_request"
-            | "complete_request"
-            | "inspect_request"
-            | "history_request"
-            | "is_complete_request"
-            | "kernel_info_request"
-            | "comm_info_request"
-    )
-}
-
-fn read_submission(wire: &Wire<'_, Frame>) -> Result<Submission, String> {
-    let [client] = wire.identities() else {
-        return Err("a task has no address before it".to_owned());
-    };
-    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
-    Ok(Submission {
-        client: Identity::from(&client[..]),
-        msg_id: header.msg_id.into_owned(),
-        msg_type: header.msg_type.into_owned(),
-        metadata: TaskMetadata::parse(wire.metadata())
-            .map_err(|error| format!("metadata: {error}")),
-    })
-}
-
-/// What an engine says.
-enum Word {
-    /// An answer to a task.
-    Reply {
-        msg_id: String,
-        /// How it ended; none when the engine gives it back.
-        outcome: Option<Outcome>,
-        /// The engine is about to leave.
-        leaving: bool,
-    },
-    /// It has answered all that has reached it.
-    Farewell,
-}
-
-fn read_word(wire: &Wire<'_, Frame>) -> Result<Word, String> {
-    let header = Brief::parse(wire.header()).map_err(|error| error.to_string())?;
-    if header.msg_type == FAREWELL {
-        return Ok(Word::Farewell);
-    }
-    if wire.identities().len() != 2 {
-        return Err("a reply without the address of a client".to_owned());
-    }
-    if !header.msg_type.ends_with("_reply") {
-        return Err("not a reply".to_owned());
-    }
-    let parent = parent_id(wire.parent_header()).map_err(|error| error.to_string())?;
-    let parent = parent.ok_or("a reply to nothing")?;
-    let metadata = ReplyMetadata::parse(wire.metadata()).map_err(|error| error.to_string())?;
-    let outcome = if metadata.is_returned() {
-        None
-    } else if metadata.is_unmet() {
-        Some(Outcome::Unmet)
-    } else if metadata.is_ok() {
-        Some(Outcome::Ok)
-    } else if metadata.status.as_deref() == Some("aborted") {
-        Some(Outcome::Aborted)
-    } else {
-        Some(Outcome::Failed)
-    };
-    Ok(Word::Reply {
-        msg_id: parent.into_owned(),
-        outcome,
-        leaving: metadata.is_leaving(),
-    })
-}
-
-/// Gives a message that its engine has had before a new signature: engines refuse one that they know.
-fn mark_as_resent(frames: &mut [Frame], composer: &Composer) {
-    let Ok(layout) = Wire::parse(frames).map(|wire| wire.layout()) else {
-        return;
-    };
-    let Ok(mut metadata) = serde_json::from_slice::<serde_json::Value>(&frames[layout.metadata()])
-    else {
-        return;
-    };
-    let nonce = uuid::Uuid::new_v4().simple().to_string();
-    metadata["resent"] = serde_json::Value::from(nonce);
-    frames[layout.metadata()] = Frame::from(metadata.to_string().into_bytes());
-    let parts = [
-        layout.header(),
-        layout.parent_header(),
-        layout.metadata(),
-        layout.content(),
-    ];
-    let signature = composer.signer().sign(parts.map(|part| &frames[part][..]));
-    frames[layout.signature()] = Frame::from(signature);
 }
 
 fn send_to_client(clients: &mut Socket, frames: &mut Vec<Frame>) {

@@ -316,6 +316,21 @@ fn shown_level(level: Level) -> Option<(&'static str, u8)> {
     }
 }
 
+/// What a line of a log says, if it is a warning or worse.
+pub fn warning_of(line: &str) -> Option<String> {
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        let is_grave = matches!(line["level"].as_str(), Some("warn" | "error"));
+        return line["message"]
+            .as_str()
+            .filter(|_| is_grave)
+            .map(str::to_owned);
+    }
+    let (_, rest) = line.split_once("] ")?;
+    let text = ["WARNING | ", "ERROR | "];
+    let text = text.iter().find_map(|level| rest.strip_prefix(level))?;
+    Some(text.to_owned())
+}
+
 /// Text from elsewhere must not steer the terminal that shows it.
 fn write_harmless(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
     for c in text.chars() {
@@ -492,6 +507,20 @@ mod tests {
         };
         let subscriber = subscriber(&options, false, || Closed);
         tracing::subscriber::with_default(subscriber, || tracing::info!("unheard"));
+    }
+
+    #[test]
+    fn warnings_are_found_in_logs_of_both_formats() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let log = logged(LogLevel::Debug, format, || {
+                tracing::info!("all [is] well");
+                tracing::warn!("take care: [a] ] b");
+                tracing::error!("it broke");
+            });
+            let found: Vec<String> = log.lines().filter_map(warning_of).collect();
+            assert_eq!(found, ["take care: [a] ] b", "it broke"]);
+        }
+        assert_eq!(warning_of("what a kernel wrote"), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod none;
 pub mod python;
 pub mod query;
 pub mod record;
+mod retention;
 pub mod sqlite;
 pub mod store;
 
@@ -26,4 +27,5 @@ mod testing;
 
 pub use query::{Query, QueryError};
 pub use record::{Key, KeySet, Queue, RecordUpdate, TaskRecord};
+pub use retention::Retention;
 pub use store::{RecordReader, StoreError, TaskStore};

@@ -43,6 +43,12 @@ pub trait TaskStore: RecordReader {
     /// Changes a record; `false` when there is none of that msg_id.
     fn update(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<bool, StoreError>;
 
+    /// Changes a record that was added and not removed since: nothing is looked up. If it is not there all the same,
+    /// nothing is changed.
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
+        self.update(msg_id, update).map(drop)
+    }
+
     /// Drops the matching records; how many they were.
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError>;
 
@@ -70,6 +76,12 @@ pub trait TaskStore: RecordReader {
     /// Makes everything that was handed over last as long as the store promises.
     fn flush(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// As [`flush`](Self::flush), for an owner that calls it again and again: requests that came since the last call and
+    /// are unfinished may wait for the next, so that most are written once.
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        self.flush()
     }
 
     /// Applies limits of age, count and size, a bounded piece of the work at each call; how many records were
@@ -113,6 +125,10 @@ impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
         (**self).update(msg_id, update)
     }
 
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
+        (**self).change(msg_id, update)
+    }
+
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         (**self).remove(query)
     }
@@ -139,6 +155,10 @@ impl<S: TaskStore + ?Sized> TaskStore for Box<S> {
 
     fn flush(&mut self) -> Result<(), StoreError> {
         (**self).flush()
+    }
+
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        (**self).flush_due()
     }
 
     fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
@@ -199,6 +219,8 @@ pub enum Fault {
     DiskFull,
     #[error("cannot be opened or reached")]
     Unreachable,
+    #[error("reading or writing it fails; its disk is at fault, or has become read-only")]
+    Io,
     #[error("the database refused")]
     Refused,
 }

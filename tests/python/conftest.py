@@ -1,11 +1,14 @@
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 
 import ipyparallel
 import programs
 import pytest
+from mongo_server import MongoServer
 
 
 def pytest_sessionstart(session):
@@ -39,3 +42,15 @@ def bare_python(tmp_path):
     folder = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     return folder / "bin" / "python"
+
+
+@pytest.fixture
+def mongodb(place, tmp_path):
+    return MongoServer(place, tmp_path / "mongodb")
+
+
+@pytest.fixture
+def chance():
+    seed = int(os.environ.get("IPCLUSTER_TEST_SEED") or time.time_ns() % 1_000_000)
+    print("seed", seed)
+    return random.Random(seed)

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -17,7 +16,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from ipyparallel import error
+from ipyparallel import Dependency, error
 from programs import GENEROUS, wait_until
 
 # How often the controller is killed in one test; many more in the long run.
@@ -83,15 +82,9 @@ def kill_and_restore(place, how, kills, chance):
         client.close()
     client = place.client(2)
     promises.check_all(client, promises.values)
-    assert client.db_query({"completed": None}, keys=["msg_id"]) == []
+    # Also what was submitted so late that the client was told nothing of it.
+    wait_until(lambda: not client.db_query({"completed": None}, keys=["msg_id"]), "the end of every request")
     print(f"{len(promises.values)} requests were accepted, {len(promises.stored)} results stored")
-
-
-@pytest.fixture
-def chance():
-    seed = int(os.environ.get("IPCLUSTER_TEST_SEED") or time.time_ns() % 1_000_000)
-    print("seed", seed)
-    return random.Random(seed)
 
 
 @pytest.mark.timeout(60 + 30 * KILLS)
@@ -124,6 +117,67 @@ def test_requests_for_an_engine_wait_for_it_after_a_restart(place):
     assert get(other.get_result(ids, block=False, owner=False)) == [0, 1]
 
 
+def outcome(view, **flags):
+    """What becomes of a task that depends on others: the engine that it ran on, or the error."""
+    with view.temp_flags(**flags):
+        result = view.apply_async(lambda: None)
+    try:
+        get(result)
+    except error.RemoteError as failed:
+        return failed.ename
+    return result.engine_id
+
+
+@pytest.mark.parametrize("database", ["sqlitedb", "mongodb"])
+def test_tasks_may_depend_on_those_of_a_former_controller(request, place, database):
+    arguments = request.getfixturevalue("mongodb").arguments if database == "mongodb" else ["--sqlitedb"]
+    how = [*arguments, "--restore", "--ping=250"]
+    controller = place.controller(*how)
+    place.engines(2)
+    client = place.client(2)
+    view = client.load_balanced_view()
+    good, bad, direct = view.apply_async(lambda: 1), view.apply_async(lambda: 1 / 0), client[0].apply_async(lambda: 1)
+    for result in (good, bad, direct):
+        result.wait(GENEROUS)
+    ids = good.msg_ids + bad.msg_ids + direct.msg_ids
+    wait_until(lambda: set(client.result_status(ids, status_only=True)["completed"]) == set(ids), "the records")
+    good_one, bad_one, direct_one = ids
+
+    def outcomes(client):
+        view = client.load_balanced_view()
+        return [
+            outcome(view, after=[good_one]) in (0, 1),
+            outcome(view, follow=[good_one]),
+            outcome(view, after=[bad_one]),
+            outcome(view, after=Dependency([bad_one], success=False, failure=True)) in (0, 1),
+            outcome(view, after=[direct_one]),
+            outcome(view, after=["nobody"]),
+            outcome(view, after=[good_one, "nobody"]),
+        ]
+
+    expected = outcomes(client)
+    assert expected == [
+        True,
+        good.engine_id,
+        "ImpossibleDependency",
+        True,
+        "InvalidDependency",
+        "InvalidDependency",
+        "InvalidDependency",
+    ]
+    controller.kill()
+    place.controller(*how)
+    other = place.client(2)
+    assert outcomes(other) == expected
+    # What depends on one that is being looked up comes behind it.
+    view = other.load_balanced_view()
+    with view.temp_flags(after=[good_one]):
+        first = view.apply_async(lambda: "first")
+    with view.temp_flags(after=first):
+        second = view.apply_async(lambda: "second")
+    assert (get(first), get(second)) == ("first", "second")
+
+
 def test_what_cannot_be_taken_up_again_fails(place):
     """A broadcast, and a request for an engine that does not come back."""
     how = ["--sqlitedb", "--restore", "--ping=250", "--IPController.registration_timeout=2"]
@@ -149,35 +203,6 @@ def test_what_cannot_be_taken_up_again_fails(place):
 # ---- MongoDB
 
 
-class MongoServer:
-    """A server that speaks MongoDB's protocol, in a folder of its own."""
-
-    def __init__(self, place, folder):
-        self.place, self.folder = place, folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.arguments = ["--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {self.port}]"]
-        self.start()
-
-    def start(self):
-        command = Path(sys.executable).with_name("secantusd-py")
-        self.program = self.place.start(
-            [command, "--host", "127.0.0.1", "--port", self.port, "--storage-path", self.folder]
-        )
-
-        def listens():
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return True
-
-        wait_until(listens, "the server")
-
-
-@pytest.fixture
-def mongodb(place, tmp_path):
-    return MongoServer(place, tmp_path / "mongodb")
-
-
 def test_a_server_that_goes_away_stops_no_work(place, mongodb):
     controller = place.controller(*mongodb.arguments)
     place.engines(1)
@@ -197,6 +222,56 @@ def test_a_server_that_goes_away_stops_no_work(place, mongodb):
     assert client.hub_history() == ids
     stats = json.loads(db(place, "stats", "-o", "json"))
     assert stats["records"] == 21 and "task_records" in stats["place"]
+    assert stats["longest_delay"] >= stats["delay"] > 0
+    assert controller.stop() == 0
+    controller.wait_for("has everything; it could not be written to 1 times.*cannot be opened or reached")
+
+
+def test_what_a_server_that_is_gone_did_not_take_is_told_at_the_end(place, mongodb):
+    controller = place.controller(*mongodb.arguments)
+    place.engines(1)
+    client = place.client(1)
+    mongodb.program.kill()
+    assert get(client.load_balanced_view().apply_async(lambda: 1)) == 1
+    controller.wait_for("cannot be stored now")
+    assert controller.stop() == 1
+    controller.wait_for(r"the task database does not have \d+ changes of records.*cannot be opened or reached")
+
+
+def test_a_server_that_is_slow_slows_submission_and_loses_nothing(place, mongodb):
+    controller = place.controller(*mongodb.arguments)
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    results = [view.apply_async(lambda n: n, 0)]
+    get(results[0])
+    mongodb.program.send_signal(signal.SIGSTOP)
+    try:
+        while "does not keep up" not in controller.output:
+            results.append(view.apply_async(lambda n: n, len(results)))
+            time.sleep(0.01)
+        # These wait, in the scheduler or before it, and output with the engine; what is no request goes on.
+        results += [view.apply_async(lambda n: print(n) or n, n) for n in range(len(results), len(results) + 50)]
+        assert "unassigned" in client.queue_status()
+    finally:
+        mongodb.program.send_signal(signal.SIGCONT)
+    assert [get(result) for result in results] == list(range(len(results)))
+    ids = [result.msg_ids[0] for result in results]
+    assert client.result_status(ids, status_only=True)["completed"] == sorted(ids)
+
+    def output():
+        records = client.db_query({"msg_id": {"$in": ids[-50:]}}, keys=["stdout"])
+        return [record["stdout"] for record in records] == [f"{n}\n" for n in range(len(ids) - 50, len(ids))]
+
+    wait_until(output, "all of the output")
+    assert json.loads(db(place, "stats", "-o", "json"))["longest_delay"] >= 0.5
+
+
+def test_limits_are_applied_to_mongodb_while_the_cluster_runs(place, mongodb):
+    place.run("profile", "create", "default")
+    settings = place.profile_dir() / "ipcluster.toml"
+    settings.write_text("[controller.mongodb]\nmax_records = 20\n")
+    newest_remain(place, *mongodb.arguments)
 
 
 # ---- ipcluster db
@@ -321,6 +396,20 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.fixture
+def failing_disk(tmp_path):
+    """A disk, and what makes it refuse to be written to from now on."""
+    folder, image = tmp_path / "failing", tmp_path / "image"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    for command in (["mkfs.ext4", "-q", image], ["mount", "-o", "loop", image, folder]):
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("only root can mount a disk that fails")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,abort", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
 def fill(disk):
     """Leaves nothing free; returns the file that takes the room."""
     ballast = disk / "ballast"
@@ -365,8 +454,50 @@ def test_what_a_full_disk_did_not_take_is_told_at_the_end(place, disk):
     fill(disk)
     assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
     controller.wait_for("cannot be stored now")
-    controller.stop()
+    assert controller.stop() == 1
     controller.wait_for(r"the task database does not have \d+ changes of records.*the disk is full")
+
+
+def test_a_disk_that_fails_stops_no_work_and_is_told_at_the_end(place, failing_disk):
+    folder, fail = failing_disk
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={folder}")
+    place.engines(1)
+    client = place.client(1)
+    view = client.load_balanced_view()
+    before = view.apply_async(lambda: "before")
+    assert get(before) == "before"
+    wait_until(lambda: client.result_status(before.msg_ids)["completed"], "the record")
+    fail()
+    assert get(view.apply_async(lambda: "after")) == "after"
+    controller.wait_for("cannot be stored now.*has become read-only")
+    assert get(view.apply_async(lambda: "still works")) == "still works"
+    assert "has become read-only" in client.queue_status()["database"]["error"]
+    assert controller.stop() == 1
+    controller.wait_for(r"the task database does not have 2 changes of records.*has become read-only")
+
+
+def test_the_stop_of_a_cluster_says_what_its_database_does_not_have(place, disk):
+    code, output = place.run("start", "-n", "1", "--daemonize", "--", "--sqlitedb", f"--SQLiteDB.location={disk}")
+    assert code == 0, output
+    client = place.client(1)
+    fill(disk)
+    assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
+    wait_until(lambda: client.queue_status().get("database"), "the fault")
+    code, output = place.run("stop")
+    assert code == 0 and "the task database does not have" in output and "the disk is full" in output, output
+
+
+def test_what_was_answered_is_in_the_file_after_a_stop(place):
+    controller = place.controller("--sqlitedb")
+    place.engines(2)
+    client = place.client(2)
+    results = client.load_balanced_view().map_async(lambda n: n, range(1000), chunksize=1)
+    assert len(get(results)) == 1000
+    assert controller.stop() == 0
+    assert "task database" not in controller.output
+    with contextlib.closing(sqlite3.connect(place.profile_dir() / "tasks.db")) as file:
+        (count,) = file.execute('SELECT count(*) FROM "ipython-tasks" WHERE completed IS NOT NULL').fetchone()
+    assert count == 1000
 
 
 def test_a_locked_database_is_waited_for(place):
@@ -383,6 +514,13 @@ def test_a_locked_database_is_waited_for(place):
     other.execute("ROLLBACK")
     controller.wait_for("stored again; none were lost")
     assert client.result_status(result.msg_ids)["completed"] == result.msg_ids
+    # At the end, it is waited for as well, and said that it is.
+    other.execute("BEGIN IMMEDIATE")
+    assert get(view.apply_async(lambda: "last")) == "last"
+    controller.wait_for("cannot be stored now.*in use by another program", after=len(controller.lines))
+    assert controller.stop() == 1
+    controller.wait_for("still being written to.*the changes of 1 records wait")
+    controller.wait_for("does not have 1 changes of records.*in use.*it could not be written to 1 times before")
 
 
 def test_a_database_that_cannot_be_had_is_named_at_the_start(place, disk):
@@ -475,7 +613,12 @@ def test_limits_are_applied_while_the_cluster_runs(place):
     place.run("profile", "create", "default")
     settings = place.profile_dir() / "ipcluster.toml"
     settings.write_text("[controller.sqlite]\nmax_records = 20\n")
-    place.controller("--sqlitedb")
+    newest_remain(place, "--sqlitedb")
+
+
+def newest_remain(place, *database):
+    """Of 50 records 20 are kept."""
+    place.controller(*database)
     place.engines(1)
     client = place.client(1)
     view = client.load_balanced_view()

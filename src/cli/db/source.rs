@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Fields;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, database};
-use crate::hub::recorder::{Ask, Recorder};
+use crate::hub::recorder::{Ask, Behind, Recorder};
 use crate::hubclient::HubClient;
 use crate::os::lock::remove_stale;
 use crate::profile::connection::{ClientFile, ConnectionFiles};
@@ -117,7 +117,7 @@ impl Source {
                     now: Timestamp::from(SystemTime::now()),
                     new_id: &mut || MsgId::from(uuid::Uuid::new_v4().to_string()),
                     engine: &|_| None,
-                    behind: 0,
+                    behind: Behind::default(),
                 };
                 let content = content.to_string();
                 let answer = recorder.answer(msg_type, content.as_bytes(), &mut ask);

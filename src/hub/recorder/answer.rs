@@ -49,7 +49,8 @@ impl<S: TaskStore> Recorder<S> {
         answer.unwrap_or_else(|error| Answer::hub_error(&error))
     }
 
-    /// `{place, records, bytes, unfinished, behind, waiting, waiting_bytes, lost}`: ours, for `ipcluster db stats`.
+    /// `{place, records, bytes, unfinished, behind, delay, longest_delay, waiting, waiting_bytes, lost}`: ours, for
+    /// `ipcluster db stats`. Delays are in seconds.
     fn stats(&mut self, ask: &Ask<'_>) -> Answer {
         const REPLY: &str = "db_stats_reply";
         let stats = match self.store.stats() {
@@ -63,7 +64,9 @@ impl<S: TaskStore> Recorder<S> {
             "records": stats.records,
             "bytes": stats.bytes,
             "unfinished": self.pending.len(),
-            "behind": ask.behind,
+            "behind": ask.behind.reports,
+            "delay": ask.behind.delays.last.as_secs_f64(),
+            "longest_delay": ask.behind.delays.longest.as_secs_f64(),
             "waiting": backlog.records,
             "waiting_bytes": backlog.bytes,
             "lost": backlog.refused,

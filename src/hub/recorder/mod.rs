@@ -32,8 +32,8 @@ use crate::taskdb::{Key, KeySet, Query, Queue, RecordUpdate, StoreError, TaskRec
 
 pub use answer::QUESTIONS;
 pub use lookup::Lookup;
-pub use restore::{Restored, Unfinished};
-pub use traffic::{Answer, Ask, Resubmission, StoredMessage, Traffic};
+pub use restore::{Ended, Restored, Unfinished, ends};
+pub use traffic::{Answer, Ask, Behind, Delays, Resubmission, StoredMessage, Traffic};
 
 /// Writes task records and answers questions about them.
 #[derive(Debug)]
@@ -176,7 +176,16 @@ impl<S: TaskStore> Recorder<S> {
             engine_uuid: Some(engine),
             ..Default::default()
         };
-        self.store.update(msg_id, update).map(drop)
+        self.change(msg_id, update)
+    }
+
+    /// What is pending has a record: the store need not look whether it has one.
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
+        if self.pending.contains(msg_id.as_str()) {
+            self.store.change(msg_id, update)
+        } else {
+            self.store.update(msg_id, update).map(drop)
+        }
     }
 
     fn on_completed(
@@ -232,13 +241,13 @@ impl<S: TaskStore> Recorder<S> {
             return self.complete_late(msg_id, update);
         };
         match waiting.part {
-            Part::Whole => self.store.update(msg_id, update).map(drop),
+            Part::Whole => self.store.change(msg_id, update),
             Part::Of(whole) => {
                 let finished = self.pending.on_part(&whole, &update, failed);
-                let mut outcome = self.store.update(msg_id, update.clone()).map(drop);
+                let mut outcome = self.store.change(msg_id, update.clone());
                 if let Some(state) = finished {
                     let update = state.result(&whole, &update);
-                    keep_first(&mut outcome, self.store.update(&whole, update).map(drop));
+                    keep_first(&mut outcome, self.store.change(&whole, update));
                 }
                 outcome
             }
@@ -247,13 +256,10 @@ impl<S: TaskStore> Recorder<S> {
                 let mut outcome = Ok(());
                 for part in state.parts(msg_id) {
                     if self.pending.remove(&part).is_some() {
-                        keep_first(
-                            &mut outcome,
-                            self.store.update(&part, update.clone()).map(drop),
-                        );
+                        keep_first(&mut outcome, self.store.change(&part, update.clone()));
                     }
                 }
-                keep_first(&mut outcome, self.store.update(msg_id, update).map(drop));
+                keep_first(&mut outcome, self.store.change(msg_id, update));
                 outcome
             }
         }
@@ -285,6 +291,9 @@ impl<S: TaskStore> Recorder<S> {
             return Ok(());
         };
         let msg_id = MsgId::from(&*parent.msg_id);
+        if self.pending.contains(msg_id.as_str()) {
+            return self.store.change(&msg_id, update);
+        }
         if self.store.update(&msg_id, update.clone())? {
             return Ok(());
         }

@@ -10,18 +10,48 @@ use super::loose::{ReplyMetadata, read};
 use super::pending::{Part, Pending};
 use super::{Recorder, StoredMessage, failure};
 use crate::protocol::{EngineUuid, MsgId, RemoteError, TaskMetadata, Timestamp};
-use crate::taskdb::{Key, KeySet, Query, Queue, StoreError, TaskRecord, TaskStore};
+use crate::taskdb::{Key, KeySet, Query, Queue, RecordReader, StoreError, TaskRecord, TaskStore};
 
 /// What a scheduler has to know of a former controller's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restored {
-    /// A task has ended on which unfinished ones depend.
-    Ended {
-        msg_id: MsgId,
-        ok: bool,
-        engine: Option<EngineUuid>,
-    },
+    /// A task on which unfinished ones depend.
+    Ended(Ended),
     Unfinished(Unfinished),
+}
+
+/// A task that has ended, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub msg_id: MsgId,
+    pub ok: bool,
+    pub engine: Option<EngineUuid>,
+}
+
+/// Those of the ids that are tasks which have ended, whichever controller ran them. Requests to single engines and
+/// broadcasts are none: nothing can depend on them.
+pub fn ends<'a>(
+    reader: &mut dyn RecordReader,
+    msg_ids: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Ended>, StoreError> {
+    let ended = Query::msg_ids(msg_ids).and(Query::completed(true));
+    let keys = KeySet::EMPTY
+        .with(Key::Queue)
+        .with(Key::EngineUuid)
+        .with(Key::ResultMetadata);
+    let mut found = Vec::new();
+    reader.find(&ended, keys, &mut |record| {
+        let metadata = record.result_metadata.unwrap_or_default();
+        if record.queue == Some(Queue::Task) {
+            found.push(Ended {
+                msg_id: record.msg_id,
+                ok: read::<ReplyMetadata<'_>>(&metadata).status.get() == Some("ok"),
+                engine: record.engine_uuid,
+            });
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 /// A request that a former controller accepted and did not finish.
@@ -46,21 +76,9 @@ impl<S: TaskStore> Recorder<S> {
     ) -> Result<u64, StoreError> {
         let unfinished = Query::completed(false);
         let needed = self.needed_by(&unfinished)?;
-        let needed = Query::msg_ids(needed.iter().map(String::as_str));
-        let keys = KeySet::EMPTY
-            .with(Key::EngineUuid)
-            .with(Key::ResultMetadata);
-        let ended = needed.and(Query::completed(true));
-        self.store.find(&ended, keys, &mut |record| {
-            let metadata = record.result_metadata.unwrap_or_default();
-            let ok = read::<ReplyMetadata<'_>>(&metadata).status.get() == Some("ok");
-            each(Restored::Ended {
-                msg_id: record.msg_id,
-                ok,
-                engine: record.engine_uuid,
-            });
-            ControlFlow::Continue(())
-        })?;
+        for ended in ends(&mut self.store, needed.iter().map(String::as_str))? {
+            each(Restored::Ended(ended));
+        }
         let mut lost = Vec::new();
         let mut count = 0;
         let pending = &mut self.pending;

@@ -1,5 +1,7 @@
 //! What the recorder is told, and what it hands back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -75,8 +77,24 @@ pub struct Ask<'a> {
     pub new_id: &'a mut dyn FnMut() -> MsgId,
     /// The uuid of a registered engine.
     pub engine: &'a dyn Fn(EngineId) -> Option<EngineUuid>,
+    pub behind: Behind,
+}
+
+/// How far the store is behind what happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
     /// Reports on their way to the recorder.
-    pub behind: usize,
+    pub reports: usize,
+    pub delays: Delays,
+}
+
+/// How long it took from a report until the store had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delays {
+    /// The longest of the last write.
+    pub last: Duration,
+    /// The longest ever.
+    pub longest: Duration,
 }
 
 /// The reply to a question.

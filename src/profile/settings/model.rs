@@ -244,6 +244,12 @@ pub struct MongodbSettings {
     pub connection_args: Vec<Value>,
     /// … and by name.
     pub connection_kwargs: Traits,
+    /// Finished records to keep, the newest; 0 for any number.
+    pub max_records: u64,
+    /// Bytes of the collection's documents; beyond it the oldest finished records are dropped. 0 for any number.
+    pub max_size: Size,
+    /// Days after their submission, after which finished records are dropped; 0 for never.
+    pub max_age_days: f64,
 }
 
 impl Default for MongodbSettings {
@@ -253,6 +259,9 @@ impl Default for MongodbSettings {
             collection: "task_records".to_owned(),
             connection_args: Vec::new(),
             connection_kwargs: Traits::new(),
+            max_records: 0,
+            max_size: Size(0),
+            max_age_days: 0.0,
         }
     }
 }

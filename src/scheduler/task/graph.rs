@@ -63,6 +63,10 @@ impl<P: Payload> TaskScheduler<P> {
         self.finished.get(hash).map_or(Known::Never, Known::Ended)
     }
 
+    pub(super) fn is_unknown(&self, msg_id: &str) -> bool {
+        self.known(msg_id) == Known::Never
+    }
+
     /// Whether the task `own` may depend on that; none if it is met already. The order of the tests is ipyparallel's:
     /// an `after` that is met is never invalid, and invalid goes before impossible.
     pub(super) fn check<'a>(

@@ -145,6 +145,18 @@ impl<P: Payload> TaskScheduler<P> {
         }
     }
 
+    /// Those of a request's dependencies of which nothing is known here: tasks that ended long ago or under a former
+    /// controller, or no tasks at all.
+    pub fn unknown_dependencies(&self, msg_id: &str, metadata: &TaskMetadata) -> Vec<String> {
+        let Ok(request) = Request::parse(metadata) else {
+            return Vec::new();
+        };
+        let named = [&request.after, &request.follow];
+        let named = named.into_iter().flatten().flat_map(|named| &named.ids);
+        let unknown = named.filter(|id| **id != msg_id && self.is_unknown(id));
+        unknown.map(|id| (*id).to_owned()).collect()
+    }
+
     /// A task ended under a former controller: others may depend on it. Its engine counts where it is there or expected.
     pub fn on_ended_before(&mut self, msg_id: &str, ok: bool, engine: Option<&EngineUuid>) {
         let slot = engine.and_then(|engine| self.roster.find(engine.as_str()));

@@ -1,7 +1,7 @@
 //! Records in a MongoDB collection, in the documents of the original's `MongoDB` backend: records of either can be read
 //! by both.
 //!
-//! Changes are gathered in memory and written by [`TaskStore::flush`], so that a kill loses what was reported since;
+//! Changes are gathered in memory and written by [`TaskStore::flush_due`], so that a kill loses what was reported since;
 //! what an unreachable server cannot take waits, up to [`MongoConfig::backlog_limit`]. What is flushed is in the
 //! server's journal, unless the connection string has another write concern.
 //!
@@ -11,6 +11,7 @@
 
 mod codec;
 mod filter;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -28,8 +29,9 @@ use self::filter::Filter;
 use super::changes::{Change, Changes};
 use super::query::Query;
 use super::record::{Key, KeySet, RecordUpdate, TaskRecord};
+use super::retention::Retention;
 use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
-use crate::protocol::MsgId;
+use crate::protocol::{MsgId, Timestamp};
 
 /// Bytes of buffers of one request or result that are kept.
 pub const MAX_BUFFERS: u64 = 7 << 20;
@@ -55,6 +57,7 @@ pub struct MongoConfig {
     pub collection: String,
     /// Bytes of changes that wait while the server cannot be reached.
     pub backlog_limit: u64,
+    pub retention: Retention,
 }
 
 impl Default for MongoConfig {
@@ -65,6 +68,7 @@ impl Default for MongoConfig {
             database: "ipython-tasks".to_owned(),
             collection: "task_records".to_owned(),
             backlog_limit: 256 << 20,
+            retention: Retention::default(),
         }
     }
 }
@@ -76,6 +80,7 @@ pub struct MongoStore {
     reader: MongoReader,
     changes: Changes,
     backlog_limit: u64,
+    retention: Retention,
     /// Why the server cannot be written to now.
     fault: Option<StoreError>,
     refused: u64,
@@ -125,6 +130,7 @@ impl MongoStore {
             reader: MongoReader { records, place },
             changes: Changes::default(),
             backlog_limit: config.backlog_limit,
+            retention: config.retention,
             fault: None,
             refused: 0,
             known: HashSet::new(),
@@ -173,12 +179,25 @@ impl MongoStore {
         self.known.insert(msg_id.clone());
     }
 
-    /// Writes everything that waits; how many changes the server will never take.
-    fn write(&self) -> Result<u64, Error> {
+    /// Writes the first `count` changes. On an error they wait for the next time.
+    fn write_changes(&mut self, count: usize) -> Result<(), StoreError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let outcome = self.write(count);
+        let outcome = outcome.map_err(|error| self.reader.wrong(&error));
+        self.fault = outcome.as_ref().err().cloned();
+        self.refused += outcome?;
+        self.changes.drop_first(count);
+        Ok(())
+    }
+
+    /// Writes the first `count` changes; how many of them the server will never take.
+    fn write(&self, count: usize) -> Result<u64, Error> {
         let mut refused = 0;
         let mut adds = Vec::new();
         let mut updates = Vec::new();
-        for (msg_id, change) in self.changes.iter() {
+        for (msg_id, change) in self.changes.first(count) {
             match change {
                 Change::Add(record) if codec::size(record) > MAX_RECORD => refused += 1,
                 Change::Add(record) => adds.push(&**record),
@@ -379,10 +398,15 @@ impl TaskStore for MongoStore {
         if !self.changes.contains(msg_id) && !self.is_stored(msg_id) {
             return Ok(false);
         }
+        self.change(msg_id, update)?;
+        Ok(true)
+    }
+
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
         self.room()?;
         self.changes.update(msg_id, update);
         self.grown();
-        Ok(true)
+        Ok(())
     }
 
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
@@ -429,7 +453,9 @@ impl TaskStore for MongoStore {
         let count = self.reader.records.count_documents(doc! {}).run();
         Ok(StoreStats {
             records: count.map_err(|error| self.reader.wrong(&error))?,
-            bytes: 0,
+            bytes: self
+                .document_bytes()
+                .map_err(|error| self.reader.wrong(&error))?,
         })
     }
 
@@ -441,16 +467,19 @@ impl TaskStore for MongoStore {
         }
     }
 
+    fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
+        self.flush()?;
+        let dropped = self.retain(now);
+        dropped.map_err(|error| self.reader.wrong(&error))
+    }
+
     fn flush(&mut self) -> Result<(), StoreError> {
-        if self.changes.is_empty() {
-            return Ok(());
-        }
-        let outcome = self.write();
-        let outcome = outcome.map_err(|error| self.reader.wrong(&error));
-        self.fault = outcome.as_ref().err().cloned();
-        self.refused += outcome?;
-        self.changes.clear();
-        Ok(())
+        self.write_changes(self.changes.len())
+    }
+
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        let due = self.changes.due();
+        self.write_changes(due)
     }
 }
 

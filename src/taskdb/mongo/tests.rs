@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::taskdb::record::dropped_bytes;
 use crate::taskdb::testing::{
-    any_query, any_record, compare, conformance, full_record, ids, record, with_buffer,
+    any_query, any_record, compare, conformance, full_record, ids, record, time, with_buffer,
 };
 
 /// A server, and its end.
@@ -212,6 +212,44 @@ fn the_server_means_what_the_matcher_means() {
         },
     );
     outcome.unwrap();
+}
+
+#[test]
+fn retention_drops_the_oldest_that_are_finished() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let kept = |name: &str, retention: Retention, now: i64| {
+        let config = MongoConfig {
+            retention,
+            ..server.config(name)
+        };
+        let mut store = MongoStore::open(&config).unwrap();
+        for n in 0..100 {
+            let mut record = with_buffer(n, 20_000);
+            record.completed = (n != 3).then(|| time(n + 1));
+            store.add(record).unwrap();
+        }
+        for _ in 0..10 {
+            store.maintain(time(now)).unwrap();
+        }
+        // One that was dropped is not changed any more.
+        let gone = store.get("session_1_0").unwrap().is_none();
+        let changed = store.update(&record(0).msg_id, RecordUpdate::default());
+        assert_eq!(changed, Ok(!gone));
+        ids(&mut store, &json!({}))
+    };
+    let none = Retention::default();
+    assert_eq!(kept("any", none, 1000).len(), 100);
+    let records = Some(10);
+    let newest = kept("records", Retention { records, ..none }, 1000);
+    assert_eq!(newest.len(), 10);
+    assert_eq!(newest[..2], ["session_1_3", "session_1_91"]);
+    let age = Some(Duration::from_secs(50));
+    assert_eq!(kept("age", Retention { age, ..none }, 120).len(), 31);
+    let bytes = Some(1_000_000);
+    let left = kept("bytes", Retention { bytes, ..none }, 1000).len();
+    assert!((20..60).contains(&left), "{left}");
 }
 
 #[test]

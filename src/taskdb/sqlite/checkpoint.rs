@@ -9,8 +9,9 @@ use rusqlite::Connection;
 
 use super::{Sync, schema};
 
-/// Bytes of changes after which the log is carried over.
-const ENOUGH: u64 = 4 << 20;
+/// Bytes of changes after which the log is carried over. Pages of indexes that many records touch are carried over once
+/// for all of them.
+const ENOUGH: u64 = 16 << 20;
 
 /// A thread with a connection of its own.
 #[derive(Debug)]

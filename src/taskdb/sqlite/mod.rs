@@ -2,14 +2,14 @@
 //!
 //! # What lasts
 //!
-//! Changes are collected in memory and written in one transaction by [`TaskStore::flush`], which the owner calls when
-//! it is idle and at least every [`COMMIT_INTERVAL`]; 1,000 changes or 16 MB are written at once. A task that is done
-//! by then costs one insert. What this means:
+//! Changes are collected in memory and written in one transaction by [`TaskStore::flush_due`], which the owner calls
+//! every [`COMMIT_INTERVAL`]; 4,000 changes or 16 MB are written at once. A request that came since the last time and is
+//! unfinished may wait for the next, so that a task which is done in less than that costs one insert. What this means:
 //!
-//! * When the controller is killed, what was reported in the last [`COMMIT_INTERVAL`] is lost, and nothing else.
+//! * When the controller is killed, what was reported within twice [`COMMIT_INTERVAL`] is lost, and nothing else.
 //! * When the machine goes down, [`Sync::Normal`] may also lose what was written since the last checkpoint of the
-//!   write-ahead log: one is made after 4 MB of changes, or within some seconds. [`Sync::Full`] loses no more than a kill
-//!   does. The file is intact either way.
+//!   write-ahead log: one is made after 16 MB of changes, or within some seconds. [`Sync::Full`] loses no more than a
+//!   kill does. The file is intact either way.
 //! * A query sees everything that was reported before it.
 //! * While the file cannot be written to (a full disk, a lock), changes stay in memory, up to
 //!   [`SqliteConfig::backlog_limit`], and are written when it can. Beyond that limit they are refused with an error.
@@ -52,10 +52,9 @@ use self::reader::SqliteReader;
 use super::changes::Changes;
 use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
+use super::retention::Retention;
 use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
 use crate::protocol::{MsgId, Timestamp};
-
-pub use self::retention::Retention;
 
 /// How long a change may wait in memory.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
@@ -153,7 +152,7 @@ impl SqliteStore {
         let reader = Self::open_to_read(config)?;
         match Self::open(config) {
             Err(StoreError::Fault {
-                fault: Fault::ReadOnly | Fault::Unreachable,
+                fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
                 ..
             }) => Ok(reader),
             opened => opened,
@@ -243,10 +242,15 @@ impl TaskStore for SqliteStore {
         if !self.changes.contains(msg_id) && !self.is_stored(msg_id.as_str()) {
             return Ok(false);
         }
+        self.change(msg_id, update)?;
+        Ok(true)
+    }
+
+    fn change(&mut self, msg_id: &MsgId, update: RecordUpdate) -> Result<(), StoreError> {
         self.room()?;
         self.changes.update(msg_id, update);
         self.grown();
-        Ok(true)
+        Ok(())
     }
 
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
@@ -286,7 +290,12 @@ impl TaskStore for SqliteStore {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        self.write_changes()
+        self.write_changes(self.changes.len())
+    }
+
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        let due = self.changes.due();
+        self.write_changes(due)
     }
 
     fn maintain(&mut self, now: Timestamp) -> Result<u64, StoreError> {
@@ -313,7 +322,7 @@ impl TaskStore for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        let _ = self.write_changes();
+        let _ = self.flush();
     }
 }
 
@@ -368,7 +377,8 @@ fn fault(place: &str, error: rusqlite::Error) -> StoreError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Locked,
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Fault::ReadOnly,
         Some(ErrorCode::DiskFull) => Fault::DiskFull,
-        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) => Fault::Unreachable,
+        Some(ErrorCode::CannotOpen) => Fault::Unreachable,
+        Some(ErrorCode::SystemIoFailure) => Fault::Io,
         _ => Fault::Refused,
     };
     StoreError::Fault {

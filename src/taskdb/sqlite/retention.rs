@@ -1,19 +1,7 @@
-//! How long records are kept. Only finished ones are dropped, the oldest first.
-
-use std::time::Duration;
+//! Applies the limits, the oldest finished records first.
 
 use super::SqliteStore;
 use crate::protocol::Timestamp;
-
-/// Limits; [`None`] is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    pub records: Option<u64>,
-    /// Of the file, its free pages not counted.
-    pub bytes: Option<u64>,
-    /// Since submission.
-    pub age: Option<Duration>,
-}
 
 /// Records that one call drops at most, so that what waits to be written does not wait for long.
 const PIECE: u64 = 2000;
@@ -38,25 +26,16 @@ impl SqliteStore {
     /// Drops a piece of what is over the limits.
     pub(super) fn retain(&mut self, now: Timestamp) -> Result<u64, rusqlite::Error> {
         let mut dropped = 0;
-        if let Some(age) = self.retention.age {
-            let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-            let oldest = now.as_micros().saturating_sub(age);
+        if let Some(oldest) = self.retention.oldest(now.as_micros()) {
             dropped += self.drop_finished(Some(oldest), PIECE)?;
         }
-        if let Some(limit) = self.retention.records {
-            let over = self.records.saturating_sub(dropped).saturating_sub(limit);
-            dropped += self.drop_finished(None, over.min(PIECE))?;
-        }
-        if let Some(limit) = self.retention.bytes {
-            let used = self.used_bytes()?;
-            let records = self.records.saturating_sub(dropped);
-            if used > limit && records > 0 {
-                // As many as would do if all were of one size; the next call sees what came of it.
-                let each = (used / records).max(1);
-                let over = (used - limit).div_ceil(each);
-                dropped += self.drop_finished(None, over.clamp(1, PIECE))?;
-            }
-        }
+        let records = self.records.saturating_sub(dropped);
+        let bytes = match self.retention.bytes {
+            Some(_) => self.used_bytes()?,
+            None => 0,
+        };
+        let excess = self.retention.excess(records, bytes);
+        dropped += self.drop_finished(None, excess.min(PIECE))?;
         if dropped > 0 {
             // Each step gives back one page.
             let sql = format!("PRAGMA incremental_vacuum({PAGES})");

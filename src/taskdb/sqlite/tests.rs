@@ -214,10 +214,38 @@ fn a_task_that_is_done_in_time_is_written_once() {
         (stored.stdout.as_str(), stored.completed),
         ("xxx", Some(time(5)))
     );
-    for n in 0..2 * 1000 {
+    for n in 0..2 * 4000 {
         store.add(record(n)).unwrap();
-        assert!(store.backlog().records < 1000);
+        assert!(store.backlog().records < 4000);
     }
+}
+
+#[test]
+fn a_write_leaves_the_young_and_unfinished_for_the_next() {
+    let mut store = in_memory();
+    let done = RecordUpdate {
+        completed: Some(time(5)),
+        ..Default::default()
+    };
+    for n in [1, 2, 3] {
+        store.add(record(n)).unwrap();
+    }
+    store.change(&record(1).msg_id, done.clone()).unwrap();
+    store.flush_due().unwrap();
+    assert_eq!(store.backlog().records, 2);
+    // A change of what is written already, and one of nothing.
+    let output = RecordUpdate {
+        stdout: "late".into(),
+        ..Default::default()
+    };
+    store.change(&record(1).msg_id, output.clone()).unwrap();
+    store.change(&"unknown".into(), output).unwrap();
+    store.flush_due().unwrap();
+    assert_eq!(store.backlog().records, 2, "those that have come since");
+    store.flush_due().unwrap();
+    assert_eq!(store.backlog().records, 0);
+    assert_eq!(ids(&mut store, &json!({"completed": null})).len(), 2);
+    assert_eq!(ids(&mut store, &json!({"stdout": "late"})), ["session_1_1"]);
 }
 
 #[test]
@@ -290,6 +318,22 @@ fn a_fault_in_flight_heals() {
     assert_eq!(store.history().unwrap().len(), taken);
     store.add(record(200)).unwrap();
     assert_eq!(store.history().unwrap().len(), taken + 1);
+}
+
+#[test]
+fn a_file_that_becomes_read_only_is_a_fault_that_heals() {
+    let dir = dir();
+    let mut store = open(&dir);
+    let read_only = |store: &SqliteStore, is: bool| {
+        let db = &store.file.db;
+        db.pragma_update(None, "query_only", is).unwrap();
+    };
+    read_only(&store, true);
+    store.add(record(1)).unwrap();
+    assert_eq!(fault_of(store.flush()), Fault::ReadOnly);
+    assert_eq!(store.backlog().records, 1);
+    read_only(&store, false);
+    assert_eq!(ids(&mut store, &json!({})), ["session_1_1"]);
 }
 
 #[test]

@@ -27,24 +27,26 @@ impl SqliteStore {
     pub(super) fn grown(&mut self) {
         if self.changes.is_batch() && self.fault.is_none() {
             // An error is found again, and told, by the next flush.
-            let _ = self.write_changes();
+            let due = self.changes.due();
+            // Where nothing is due, memory is what counts.
+            let _ = self.write_changes(if due > 0 { due } else { self.changes.len() });
         }
     }
 
-    /// One transaction. On an error everything waits for the next.
-    pub(super) fn write_changes(&mut self) -> Result<(), StoreError> {
-        if self.changes.is_empty() {
+    /// Writes the first `count` changes in one transaction. On an error they wait for the next.
+    pub(super) fn write_changes(&mut self, count: usize) -> Result<(), StoreError> {
+        if count == 0 {
             return Ok(());
         }
-        match self.try_write() {
+        match self.try_write(count) {
             Ok((added, refused)) => {
                 self.fault = None;
+                let bytes = self.changes.drop_first(count);
                 if let Some(checkpointer) = &mut self.checkpointer {
-                    checkpointer.on_written(self.changes.bytes());
+                    checkpointer.on_written(bytes);
                 }
                 self.records += added;
                 self.refused += refused;
-                self.changes.clear();
                 Ok(())
             }
             Err(error) => {
@@ -59,10 +61,10 @@ impl SqliteStore {
     }
 
     /// How many records were added, and how many changes the database will never take.
-    fn try_write(&self) -> Result<(u64, u64), rusqlite::Error> {
+    fn try_write(&self, count: usize) -> Result<(u64, u64), rusqlite::Error> {
         self.file.db.execute_batch("BEGIN IMMEDIATE")?;
         let (mut added, mut refused) = (0, 0);
-        for (msg_id, change) in self.changes.iter() {
+        for (msg_id, change) in self.changes.first(count) {
             let outcome = match change {
                 Change::Add(record) => self.insert(record),
                 Change::Update(update) => self.update_row(msg_id, update).map(|()| false),

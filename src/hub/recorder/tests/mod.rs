@@ -115,7 +115,7 @@ impl<S: TaskStore> Hub<S> {
                 now: at(1000),
                 new_id: &mut new_id,
                 engine: &|id| (id == EngineId(1)).then(|| "engine-1".into()),
-                behind: 0,
+                behind: Behind::default(),
             },
         );
         let content = serde_json::from_slice(&answer.content).unwrap();
@@ -440,7 +440,7 @@ fn what_was_left_unfinished_is_handed_back() {
     let count = hub
         .recorder
         .restore(at(60), &mut |restored| match restored {
-            Restored::Ended { msg_id, ok, engine } => {
+            Restored::Ended(Ended { msg_id, ok, engine }) => {
                 assert!(handed.is_empty(), "ends come first");
                 ends.push((msg_id.to_string(), ok, engine.is_some()));
             }
@@ -487,7 +487,7 @@ proptest! {
         hub.tell(Traffic::Output { message });
         for question in QUESTIONS {
             let mut new_id = || MsgId::from("n");
-            let mut ask = Ask { now: at(1), new_id: &mut new_id, engine: &|_| None, behind: 0 };
+            let mut ask = Ask { now: at(1), new_id: &mut new_id, engine: &|_| None, behind: Behind::default() };
             let answer = hub.recorder.answer(question, &parts[3].1, &mut ask);
             prop_assert!(serde_json::from_slice::<Value>(&answer.content).is_ok());
         }
