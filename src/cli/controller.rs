@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::dashboard::{Served, parse_place};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::{Failure, database, exit_code, lifeline};
 use crate::controller::{Config, Controller, EngineState, Interface, PortPools, Ports};
@@ -23,6 +24,7 @@ use crate::profile::settings::{Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
+use crate::web::Place;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -103,6 +105,11 @@ pub(super) struct ControllerArgs {
     #[arg(long)]
     mongodb: bool,
 
+    /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          value_parser = parse_place)]
+    dashboard: Option<Place>,
+
     /// The Python that runs a dask.distributed scheduler when a client asks for one [default: of $VIRTUAL_ENV, beside
     /// this program, or on PATH]
     #[arg(long, value_name = "PYTHON")]
@@ -156,6 +163,11 @@ impl ControllerArgs {
                 edit("scheduler.scheme", "--scheme", self.scheme.clone()),
                 edit("engine.python", "--python", self.python.clone()),
                 edit("scheduler.hwm", "--hwm", self.hwm),
+                edit(
+                    "controller.dashboard",
+                    "--dashboard",
+                    self.dashboard.as_ref().map(Place::to_string),
+                ),
                 edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
                 edit(
                     "controller.restore",
@@ -197,8 +209,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         let _within = runtime.enter();
         Signals::new()?
     };
-    let controller = Controller::start(plan.config.clone(), store)
+    let mut dashboard = Served::prepare(&setup)?;
+    let sightings = dashboard.as_ref().map(Served::sightings);
+    let controller = Controller::start(plan.config.clone(), store, sightings)
         .map_err(|error| plan.explain(&error.to_string()))?;
+    if let Some(dashboard) = &mut dashboard {
+        dashboard.start(&controller)?;
+    }
     let (client, engine) = plan.connection_files(&controller.ports);
     let written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     tracing::info!(
@@ -207,7 +224,16 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         plan.config.client_interface.0,
         controller.ports.registration,
     );
+    let mut starter = starter;
+    if let Some(dashboard) = &dashboard {
+        let address = dashboard.address();
+        tracing::info!("the status page is at {address}");
+        starter.tell(&News::Dashboard(address));
+    }
     let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter));
+    if let Some(dashboard) = dashboard {
+        dashboard.stop();
+    }
     tracing::info!("the controller ends: {ended}");
     drop(written);
     Ok(())

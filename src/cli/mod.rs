@@ -5,6 +5,7 @@ pub mod exit_code;
 
 mod clean;
 mod controller;
+mod dashboard;
 mod database;
 mod db;
 mod engine;
@@ -58,6 +59,8 @@ enum Verb {
     Engines(engines::EnginesArgs),
     /// List clusters
     List(list::ListArgs),
+    /// Print the address of a cluster's status page, or open it in a browser
+    Dashboard(dashboard::DashboardArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
     /// Look into the records of tasks and results, and drop them
@@ -103,6 +106,7 @@ impl Verb {
             Self::Stop(args) => stop::run(&args, rewritten),
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
+            Self::Dashboard(args) => dashboard::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),

@@ -5,12 +5,15 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::controller::Witnesses;
 use crate::controller::endpoints::SocketPair;
+use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::observe::{Load, Status};
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
@@ -44,6 +47,7 @@ struct Desk {
     outbox: Outbox,
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
+    lookout: Option<Lookout>,
 }
 
 impl BroadcastThread {
@@ -53,7 +57,7 @@ impl BroadcastThread {
         composer: Composer,
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
-        reporter: Option<Reporter>,
+        witnesses: Witnesses,
     ) -> Self {
         let desk = Desk {
             door,
@@ -61,7 +65,8 @@ impl BroadcastThread {
             scheduler: BroadcastScheduler::new(),
             outbox: Outbox::default(),
             outgoing: Vec::new(),
-            reporter,
+            reporter: witnesses.reporter,
+            lookout: witnesses.lookout,
         };
         Self {
             clients: sockets.clients,
@@ -97,7 +102,12 @@ impl BroadcastThread {
                 reporter.hand_over();
             }
             self.desk.outbox.retry(&mut self.engines, Instant::now());
-            if let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+            self.desk.show();
+            let timeout = time_left([
+                self.desk.outbox.next_retry(),
+                self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
+            ]);
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("broadcast: cannot wait for messages: {error}");
                 return;
             }
@@ -108,6 +118,7 @@ impl BroadcastThread {
         match message {
             SchedulerMail::TakeIn { token, engine, .. } => {
                 self.desk.scheduler.on_engine_registered(engine);
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
@@ -124,6 +135,7 @@ impl BroadcastThread {
                 for end in ends {
                     self.desk.end(end, &mut self.clients);
                 }
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
@@ -134,6 +146,7 @@ impl BroadcastThread {
             | SchedulerMail::Expect(_)
             | SchedulerMail::Ended { .. }
             | SchedulerMail::Resubmit(_)
+            | SchedulerMail::Command { .. }
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
@@ -267,6 +280,10 @@ impl Desk {
             ]);
             self.outgoing
                 .extend(frames[layout.buffers()].iter().cloned());
+            if let Some(lookout) = &mut self.lookout {
+                lookout.on_submitted(outgoing_id.as_str());
+                lookout.on_sent(outgoing_id.as_str(), &target.uuid, &self.outgoing);
+            }
             self.outbox.send(engines, &mut self.outgoing);
         }
         Ok(())
@@ -283,14 +300,22 @@ impl Desk {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),
         };
+        let seen = self.lookout.as_ref().map(|_| frames.clone());
         let reply = Reply {
             frames: std::mem::take(frames),
             layout,
         };
-        match self
+        let uuid = engine.clone();
+        let verdict = self
             .scheduler
-            .on_reply(&engine, &original, &outgoing, reply)
+            .on_reply(&engine, &original, &outgoing, reply);
+        if let (Some(lookout), Some(seen)) = (&mut self.lookout, seen)
+            && !matches!(verdict, BroadcastVerdict::Unknown)
         {
+            let status = status_of(&seen[layout.metadata()]);
+            lookout.on_ended(&outgoing, Some(uuid.as_str()), status, &seen);
+        }
+        match verdict {
             BroadcastVerdict::Deliver { client, reply } => {
                 if let Some(reporter) = &mut self.reporter {
                     reporter.report(completed(Some(engine), &reply.frames, reply.layout));
@@ -335,6 +360,10 @@ impl Desk {
                     Some(&target.uuid),
                     &error,
                 );
+                if let Some(lookout) = &mut self.lookout {
+                    let engine = Some(target.uuid.as_str());
+                    lookout.on_ended(msg_id.as_str(), engine, Status::Failed, &reply);
+                }
                 self.report_end(&reply, Some(target.uuid));
                 send_to_client(clients, &mut reply);
             }
@@ -346,6 +375,13 @@ impl Desk {
                 replies,
                 lost,
             } => {
+                if let Some(lookout) = &mut self.lookout {
+                    for (target, _) in &lost {
+                        let part = format!("{msg_id}_{}", target.uuid);
+                        let engine = Some(target.uuid.as_str());
+                        lookout.on_ended(&part, engine, Status::Failed, &[]);
+                    }
+                }
                 let (metadata, content, buffers) = coalesce(&msg_id, &targets, &replies, &lost);
                 let msg_type = reply_type_of(&header);
                 let mut frames = vec![Frame::from(client.as_bytes())];
@@ -365,6 +401,27 @@ impl Desk {
 }
 
 impl Desk {
+    /// Hands over what has been seen, if it is time.
+    fn show(&mut self) {
+        let scheduler = &self.scheduler;
+        if let Some(lookout) = &mut self.lookout {
+            lookout.hand_over(|| {
+                let loads = scheduler.snapshot().map(|engine| Load {
+                    engine: engine.uuid,
+                    pending: engine.pending,
+                    completed: engine.completed,
+                });
+                (0, loads.collect())
+            });
+        }
+    }
+
+    fn touch(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.touch();
+        }
+    }
+
     fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
             reporter.report(completed(engine, frames, wire.layout()));

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -11,11 +12,12 @@ use crate::controller::dask::Dask;
 use crate::controller::endpoints::{HubSockets, Ports};
 use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
-use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
-use crate::controller::recorder_thread::RecorderMail;
+use crate::controller::lookout::Sighting;
+use crate::controller::mail::{Answer, HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
+use crate::controller::recorder_thread::{NOBODY, RecorderMail};
 use crate::controller::replies::{compose, now};
 use crate::hub::{self, Action, Database, Event, Hub, Request};
-use crate::protocol::{Composer, Header, Identity};
+use crate::protocol::{Composer, EngineUuid, Header, Identity};
 use crate::transport::{
     Door, Frame, Mailbox, PeerLog, Poller, Sender, Socket, drain, printable, time_left,
 };
@@ -40,6 +42,11 @@ struct Desk {
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
+    /// Who waits within this process, by the name under which the hub was asked.
+    inside: HashMap<Identity, Answer>,
+    asked: u64,
+    /// Who shows what happens.
+    sightings: Option<Sender<Sighting>>,
     log: HubLog,
 }
 
@@ -68,6 +75,7 @@ impl HubThread {
         dask: Dask,
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
+        sightings: Option<Sender<Sighting>>,
     ) -> Self {
         let mut hub = Hub::new(hub::Config {
             heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
@@ -96,6 +104,9 @@ impl HubThread {
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
+            inside: HashMap::new(),
+            asked: 0,
+            sightings,
             log: HubLog::default(),
         };
         Self {
@@ -208,8 +219,56 @@ impl Desk {
                 });
             }
             HubMail::Storage(fault) => self.hub.on_storage(fault),
+            HubMail::Ask {
+                msg_type,
+                content,
+                answer,
+            } => self.ask_from_inside(now, msg_type, content, answer),
+            HubMail::Command {
+                engine,
+                msg_type,
+                content,
+                answer,
+            } => self.command(&engine, msg_type, content, answer),
             HubMail::Stop => {}
         }
+    }
+
+    fn ask_from_inside(&mut self, now: Instant, msg_type: &str, content: Bytes, answer: Answer) {
+        self.asked += 1;
+        // No client's routing id: those begin with a zero and a random number, or are of its own choice.
+        let name = format!("\0inside-{}", self.asked);
+        let from = Identity::from(name.as_bytes());
+        self.inside.insert(from.clone(), answer);
+        let request = Request {
+            from,
+            msg_type: msg_type.to_owned(),
+            header: Bytes::from_static(b"{}"),
+            content,
+        };
+        self.hub.on_request(now, request, &mut self.actions);
+    }
+
+    fn command(&mut self, engine: &EngineUuid, msg_type: &str, content: Value, answer: Answer) {
+        let mut frames = vec![Frame::from(NOBODY), Frame::from(engine.as_str().as_bytes())];
+        frames.extend(compose(
+            &mut self.composer,
+            msg_type,
+            b"{}",
+            json!({}),
+            content,
+        ));
+        let command = SchedulerMail::Command { frames, answer };
+        self.schedulers.control.send(command);
+    }
+
+    /// `true` if it was for somebody within this process, who may have gone.
+    fn answer_inside(&mut self, to: &Identity, content: impl FnOnce() -> Bytes) -> bool {
+        let Some(answer) = self.inside.remove(to) else {
+            return false;
+        };
+        let _ = answer.send(content());
+        true
     }
 
     /// `frames`: `sender, <IDS|MSG>, …`.
@@ -247,6 +306,9 @@ impl Desk {
                     parent,
                     content,
                 } => {
+                    if self.answer_inside(&to, || content.to_string().into()) {
+                        continue;
+                    }
                     if msg_type == "connection_reply" {
                         self.late_joiners.on_told(Instant::now());
                         self.schedulers.iopub.send(SchedulerMail::ClientComes);
@@ -311,7 +373,10 @@ impl Desk {
                 }
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
-                Action::Log(event) => self.log.write(&event),
+                Action::Log(event) => {
+                    self.log.write(&event);
+                    self.show(event);
+                }
                 Action::ShutDown => {
                     if let Some(request) = self.request_shutdown.take() {
                         // Nobody listens when the controller is being stopped anyway.
@@ -326,6 +391,9 @@ impl Desk {
 
     fn send_answers(&mut self, queries: &mut Socket) {
         for answer in std::mem::take(&mut self.answers) {
+            if self.answer_inside(&answer.to, || answer.content.clone()) {
+                continue;
+            }
             let header = self.composer.header(answer.msg_type, now());
             let parts = self.composer.seal(
                 header,
@@ -340,6 +408,25 @@ impl Desk {
                 tracing::debug!("hub: a {} could not be sent: {error}", answer.msg_type);
             }
         }
+    }
+
+    fn show(&self, event: Event) {
+        let Some(sightings) = &self.sightings else {
+            return;
+        };
+        let at = Instant::now();
+        let sighting = match event {
+            Event::EngineRegistered { id, uuid, .. } => Sighting::EngineRegistered { at, id, uuid },
+            Event::EngineLeft { id, uuid, how } => Sighting::EngineLeft {
+                at,
+                id,
+                uuid,
+                how: printable(&how).to_string(),
+            },
+            Event::ClientConnected { .. } => Sighting::ClientConnected,
+            _ => return,
+        };
+        sightings.send(sighting);
     }
 
     fn publish(&mut self, msg_type: &str, content: Value, notifications: &mut Socket) {

@@ -22,8 +22,10 @@ mod endpoints;
 mod engine_state;
 mod heartbeat_thread;
 mod hub_thread;
+mod inside;
 mod iopub_thread;
 mod late_joiners;
+mod lookout;
 mod mail;
 mod reader_thread;
 mod recorder_thread;
@@ -40,6 +42,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::observe::Channel;
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
@@ -49,9 +52,12 @@ use crate::transport::{Context, Door, Sender, mailbox};
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
 pub use engine_state::{EngineState, EngineStateError};
+pub use inside::Inside;
+pub use lookout::Sighting;
 
 use backlog::Backlog;
 use endpoints::Endpoints;
+use lookout::{Lookout, OutputTap};
 use mail::{HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
 use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
@@ -88,8 +94,12 @@ struct Recording {
 
 impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
-    /// `store` keeps task records; without one, nothing is recorded.
-    pub fn start(config: Config, store: Option<Box<dyn TaskStore>>) -> Result<Self, StartError> {
+    /// `store` keeps task records; without one, nothing is recorded. Whoever shows what happens is told by `sightings`.
+    pub fn start(
+        config: Config,
+        store: Option<Box<dyn TaskStore>>,
+        sightings: Option<Sender<Sighting>>,
+    ) -> Result<Self, StartError> {
         // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
         let context = Context::new(1);
         let endpoints = Endpoints::bind(&context, &config)?;
@@ -112,8 +122,9 @@ impl Controller {
             .clone()
             .map(|recorder| Reporter::new(recorder, backlog.clone()));
         let schedulers = SchedulerSenders {
-            all: vec![task.clone(), mux.clone(), control, broadcast],
+            all: vec![task.clone(), mux.clone(), control.clone(), broadcast],
             task,
+            control,
             iopub,
             recorder,
         };
@@ -152,9 +163,16 @@ impl Controller {
                 hub.clone(),
                 iopub_mailbox,
                 reporter.clone(),
+                sightings.clone().map(OutputTap::new),
             );
             move || relay.run()
         })?;
+        let witnesses = |channel: Option<Channel>| Witnesses {
+            reporter: reporter.clone().filter(|_| channel.is_some()),
+            lookout: channel
+                .zip(sightings.clone())
+                .map(|(channel, sightings)| Lookout::new(channel, sightings)),
+        };
         threads.spawn("heartbeat", {
             let pulse = heartbeat_thread::HeartbeatThread::new(
                 &context,
@@ -172,7 +190,6 @@ impl Controller {
             let door = parts.door(name);
             let is_control = name == "control";
             let abort = is_control.then(|| schedulers.task.clone());
-            let reporter = reporter.clone().filter(|_| !is_control);
             let relay = direct_thread::DirectThread::new(
                 pair,
                 door,
@@ -180,7 +197,7 @@ impl Controller {
                 hub.clone(),
                 mailbox,
                 abort,
-                reporter,
+                witnesses((!is_control).then_some(Channel::Mux)),
             );
             threads.spawn(name, move || relay.run())?;
         }
@@ -192,7 +209,7 @@ impl Controller {
                 parts.composer(),
                 hub.clone(),
                 broadcast_mailbox,
-                reporter.clone(),
+                witnesses(Some(Channel::Broadcast)),
             );
             move || fan.run()
         })?;
@@ -205,7 +222,7 @@ impl Controller {
                 hub.clone(),
                 task_mailbox,
                 config.tasks.clone(),
-                reporter,
+                witnesses(Some(Channel::Task)),
             );
             move || tasks.run()
         })?;
@@ -234,6 +251,7 @@ impl Controller {
                 dask::Dask::new(config.python.clone(), hub.clone()),
                 hub_mailbox,
                 request_shutdown,
+                sightings,
             );
             move || hub.run()
         })?;
@@ -262,6 +280,11 @@ impl Controller {
         Ok(Some(sender))
     }
 
+    /// A way to ask the hub from within this process.
+    pub fn inside(&self) -> Inside {
+        Inside::new(self.hub.clone())
+    }
+
     /// Ends all threads, after what is on its way to clients has been sent, and recorded.
     pub fn stop(self) {
         self.hub.send(HubMail::Stop);
@@ -278,6 +301,14 @@ fn join(threads: Vec<JoinHandle<()>>) {
         // A thread that panicked has said so; the others still end in order.
         let _ = thread.join();
     }
+}
+
+/// Whom a scheduler's thread tells of what passes it.
+struct Witnesses {
+    /// With a task database.
+    reporter: Option<Reporter>,
+    /// With a dashboard.
+    lookout: Option<Lookout>,
 }
 
 /// What every thread gets its own copy of.
@@ -411,7 +442,8 @@ mod tests {
     #[test]
     fn what_a_scheduler_reports_as_it_ends_is_recorded() {
         let store = Ids::default();
-        let mut controller = Controller::start(config(), Some(Box::new(store.clone()))).unwrap();
+        let mut controller =
+            Controller::start(config(), Some(Box::new(store.clone())), None).unwrap();
         let recorder = controller.recording.as_ref().unwrap().recorder.clone();
         let hub = controller.hub.clone();
         let backlog = Arc::new(Backlog::new(Vec::new()));

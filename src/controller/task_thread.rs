@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use crate::controller::Witnesses;
 use crate::controller::endpoints::SocketPair;
+use crate::controller::lookout::Lookout;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::observe::{Load, Status};
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
@@ -38,6 +41,7 @@ struct Desk {
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
+    lookout: Option<Lookout>,
 }
 
 impl TaskThread {
@@ -48,7 +52,7 @@ impl TaskThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         config: TaskConfig,
-        reporter: Option<Reporter>,
+        witnesses: Witnesses,
     ) -> Self {
         let desk = Desk {
             door,
@@ -57,7 +61,8 @@ impl TaskThread {
             outbox: Outbox::default(),
             actions: Vec::new(),
             outgoing: Vec::new(),
-            reporter,
+            reporter: witnesses.reporter,
+            lookout: witnesses.lookout,
         };
         Self {
             clients: sockets.clients,
@@ -94,7 +99,9 @@ impl TaskThread {
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
             }
+            self.desk.show();
             let timeout = time_left([
+                self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
                 self.desk.scheduler.next_deadline(),
                 self.desk.outbox.next_retry(),
             ]);
@@ -113,6 +120,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_registered(now, engine, &mut self.desk.actions);
                 self.perform();
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
@@ -124,9 +132,14 @@ impl TaskThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                let pending = self.desk.scheduler.pending_ids(&engine).len();
+                let pending = self.desk.scheduler.pending_ids(&engine);
                 let peers = self.desk.scheduler.snapshot().engines.len() + 1;
-                drain_turns(pending, peers, || self.receive_replies(frames));
+                drain_turns(pending.len(), peers, || self.receive_replies(frames));
+                if let Some(lookout) = &mut self.desk.lookout {
+                    for msg_id in &pending {
+                        lookout.on_returned(msg_id.as_str());
+                    }
+                }
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk
                     .scheduler
@@ -141,6 +154,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_gone(now, &engine, &how, &mut self.desk.actions);
                 self.perform();
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
@@ -169,7 +183,10 @@ impl TaskThread {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
             }
-            SchedulerMail::StorageCaughtUp | SchedulerMail::ClientComes | SchedulerMail::Stop => {}
+            SchedulerMail::StorageCaughtUp
+            | SchedulerMail::Command { .. }
+            | SchedulerMail::ClientComes
+            | SchedulerMail::Stop => {}
         }
     }
 
@@ -271,6 +288,9 @@ impl Desk {
                         .on_submit(now, client, &metadata, payload, &mut self.actions);
                 if is_new {
                     self.report_submitted(fresh, frames, layout);
+                    if let Some(lookout) = &mut self.lookout {
+                        lookout.on_submitted(&msg_id);
+                    }
                 }
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
@@ -281,6 +301,9 @@ impl Desk {
                     }
                     Some(TaskStatus::Finished { .. }) | None => {
                         self.report_submitted(fresh, frames, layout);
+                        if let Some(lookout) = &mut self.lookout {
+                            lookout.on_submitted(&msg_id);
+                        }
                         TaskError::BadRequest(why)
                     }
                 };
@@ -326,6 +349,17 @@ impl Desk {
         {
             reporter.report(completed(engine.cloned(), &reply, wire.layout()));
         }
+        if !is_duplicate
+            && let Some(lookout) = &mut self.lookout
+            && let Ok(header) = Brief::parse(header)
+        {
+            let status = match error.ename.as_str() {
+                "TaskAborted" => Status::Aborted,
+                _ => Status::Failed,
+            };
+            let engine = engine.map(EngineUuid::as_str);
+            lookout.on_ended(&header.msg_id, engine, status, &reply);
+        }
         send_to_client(clients, &mut reply);
     }
 
@@ -352,6 +386,9 @@ impl Desk {
             let engine = &frames[0];
             self.scheduler
                 .on_returned(now, engine, &msg_id, &mut self.actions);
+            if let Some(lookout) = &mut self.lookout {
+                lookout.on_returned(&msg_id);
+            }
             if farewell {
                 self.scheduler.on_farewell(now, engine, &mut self.actions);
             }
@@ -369,11 +406,24 @@ impl Desk {
                     ));
                     reporter.report(completed(engine, frames, layout));
                 }
+                if let Some(lookout) = &mut self.lookout {
+                    let status = match outcome {
+                        Outcome::Ok => Status::Ok,
+                        Outcome::Aborted => Status::Aborted,
+                        Outcome::Failed | Outcome::Unmet => Status::Failed,
+                    };
+                    let engine = std::str::from_utf8(&frames[0]).ok();
+                    lookout.on_ended(&msg_id, engine, status, frames);
+                }
                 let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
                 frames[1] = engine;
                 send_to_client(clients, frames);
             }
-            Verdict::Requeued => {}
+            Verdict::Requeued => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.on_returned(&msg_id);
+                }
+            }
             Verdict::Unknown => {
                 tracing::debug!("task: a reply to {msg_id}, which is nobody's task any more")
             }
@@ -419,8 +469,13 @@ impl Desk {
                     {
                         reporter.report(Traffic::Assigned {
                             msg_id: MsgId::from(msg_id),
-                            engine,
+                            engine: engine.clone(),
                         });
+                    }
+                    if let (Some(lookout), Some(msg_id)) =
+                        (&mut self.lookout, self.scheduler.msg_id(job))
+                    {
+                        lookout.on_sent(msg_id, &engine, &self.outgoing);
                     }
                     self.outbox.send(engines, &mut self.outgoing);
                 }
@@ -451,6 +506,28 @@ impl Desk {
             }
         }
         self.actions = actions;
+    }
+
+    /// Hands over what has been seen, if it is time.
+    fn show(&mut self) {
+        let scheduler = &self.scheduler;
+        if let Some(lookout) = &mut self.lookout {
+            lookout.hand_over(|| {
+                let snapshot = scheduler.snapshot();
+                let loads = snapshot.engines.into_iter().map(|engine| Load {
+                    engine: engine.uuid,
+                    pending: engine.pending,
+                    completed: engine.completed,
+                });
+                (snapshot.waiting, loads.collect())
+            });
+        }
+    }
+
+    fn touch(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.touch();
+        }
     }
 
     fn unpack(&mut self, job: JobKey) {
