@@ -229,6 +229,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         let address = dashboard.address();
         tracing::info!("the status page is at {address}");
         starter.tell(&News::Dashboard(address));
+        dashboard.show_log();
     }
     let ended = runtime.block_on(until_the_end(controller, signals, lifeline, starter));
     if let Some(dashboard) = dashboard {

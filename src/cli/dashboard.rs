@@ -125,7 +125,6 @@ impl Served {
         let names = [host::hostname()].into_iter().chain(location);
         let names = names.chain(Some(place.host.clone())).collect();
         let listening = Listening::bind(&place, token, names)?;
-        log::keep_tail();
         let (sightings, mailbox) = mailbox()?;
         let profile = &setup.profile;
         let folder = |path: &Path| path.display().to_string();
@@ -173,6 +172,11 @@ impl Served {
 
     pub(super) fn address(&self) -> String {
         self.address.with_token()
+    }
+
+    /// From now on the page shows the log. Not before: the address is for those who see the log itself.
+    pub(super) fn show_log(&self) {
+        log::keep_tail();
     }
 
     /// Closes the pages. To be called when the controller has ended.

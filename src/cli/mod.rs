@@ -14,10 +14,14 @@ mod lifeline;
 mod list;
 mod parts;
 mod profile;
+mod report;
 mod setup;
 mod start;
 mod stop;
 mod supervise;
+mod tasks;
+mod top;
+mod watched;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -61,6 +65,12 @@ enum Verb {
     List(list::ListArgs),
     /// Print the address of a cluster's status page, or open it in a browser
     Dashboard(dashboard::DashboardArgs),
+    /// Show in the terminal what a cluster does
+    Top(top::TopArgs),
+    /// List tasks that have ended, and go on as they end
+    Tasks(tasks::TasksArgs),
+    /// Write a page with the task stream and the figures of a run, for one that runs or has ended
+    Report(report::ReportArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
     /// Look into the records of tasks and results, and drop them
@@ -107,6 +117,9 @@ impl Verb {
             Self::Engines(args) => engines::run(&args, rewritten),
             Self::List(args) => list::run(&args, rewritten),
             Self::Dashboard(args) => dashboard::run(&args, rewritten),
+            Self::Top(args) => top::run(&args, rewritten),
+            Self::Tasks(args) => tasks::run(&args, rewritten),
+            Self::Report(args) => report::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),
             Self::Profile(args) => profile::run(&args, rewritten),

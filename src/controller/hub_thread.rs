@@ -88,6 +88,7 @@ impl HubThread {
             } else {
                 Database::None
             },
+            wants_usage: sightings.is_some(),
         });
         if let Some(EngineState { engines, next_id }) = config.restored.clone() {
             hub.restore(Instant::now(), engines, next_id);
@@ -366,6 +367,13 @@ impl Desk {
                 Action::AskRecorder { request, engines } => {
                     if let Some(recorder) = &self.schedulers.recorder {
                         recorder.send(RecorderMail::Ask { request, engines });
+                    }
+                }
+                Action::Usage { uuid, content } => {
+                    if let Some(sightings) = &self.sightings
+                        && let Ok(usage) = serde_json::from_slice(&content)
+                    {
+                        sightings.send(Sighting::Usage { uuid, usage });
                     }
                 }
                 Action::SaveEngines { engines, next_id } => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::Config;
@@ -41,6 +41,8 @@ pub(super) struct EngineThread {
 struct Registered {
     id: EngineId,
     heartbeat_period: Duration,
+    /// The controller shows what engines use.
+    wants_usage: bool,
 }
 
 impl EngineThread {
@@ -100,6 +102,7 @@ impl EngineThread {
         let _ = self.host.send(HostMail::Registered {
             rank: self.rank,
             id,
+            wants_usage: registered.wants_usage,
         });
         let kernel = match self.await_kernel() {
             Ok(kernel) => kernel,
@@ -199,6 +202,7 @@ impl EngineThread {
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
                     EngineMail::KernelExited { .. }
+                    | EngineMail::Usage(_)
                     | EngineMail::ControllerLost
                     | EngineMail::PingsMissed => {}
                 }
@@ -227,6 +231,9 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
         hb_period: Option<u64>,
         #[serde(default)]
         evalue: Option<String>,
+        /// Ours.
+        #[serde(default)]
+        wants_usage: bool,
     }
     let content: Content =
         serde_json::from_slice(wire.content()).map_err(|error| format!("no answer: {error}"))?;
@@ -235,12 +242,14 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
             status,
             id: Some(id),
             hb_period,
+            wants_usage,
             ..
         } if status == "ok" => {
             let heartbeat_period = Duration::from_millis(hb_period.unwrap_or(3000));
             Ok(Registered {
                 id,
                 heartbeat_period,
+                wants_usage,
             })
         }
         Content { evalue, .. } => Err(evalue.unwrap_or_default()),
@@ -254,6 +263,17 @@ fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>)
         content["id"] = json!(id);
     }
     let message = Outgoing::new("registration_request", content);
+    composer
+        .compose(&message, now())
+        .into_iter()
+        .map(Frame::from)
+        .collect()
+}
+
+/// Tells the hub what this engine uses. It does not answer.
+fn usage(composer: &mut Composer, uuid: &EngineUuid, mut usage: Value) -> Vec<Frame> {
+    usage["uuid"] = json!(uuid);
+    let message = Outgoing::new("engine_usage", usage);
     composer
         .compose(&message, now())
         .into_iter()

@@ -1,5 +1,7 @@
 //! What the threads of an engine process tell each other.
 
+use serde_json::Value;
+
 use crate::protocol::EngineId;
 
 use super::kernel::link::Link;
@@ -24,6 +26,8 @@ pub(super) enum EngineMail {
     ControllerLost,
     /// Pings come again after a pause in which the controller may have given the engine up.
     PingsMissed,
+    /// What its kernel uses, to be told to the controller.
+    Usage(Value),
     /// End in order.
     Stop,
 }
@@ -43,6 +47,8 @@ pub(super) enum HostMail {
     Registered {
         rank: Rank,
         id: EngineId,
+        /// The controller wants to hear what its kernel uses.
+        wants_usage: bool,
     },
     /// Its kernel is ready and all its connections are there.
     Running {

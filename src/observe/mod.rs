@@ -14,6 +14,7 @@ mod function;
 mod histogram;
 mod history;
 mod metrics;
+mod pickle;
 mod stream;
 mod watch;
 mod window;

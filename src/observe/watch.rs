@@ -28,11 +28,8 @@ const FOLLOWED_AT_MOST: usize = 20_000;
 /// Clients that are told apart in one window.
 const CLIENTS_AT_MOST: usize = 1_024;
 
-/// Frames of JSON beyond this are not copied.
+/// Frames beyond this are not copied.
 const LONG: usize = 4 * 1024;
-
-/// A pickled function names itself near its end.
-const END_OF_FUNCTION: usize = 384;
 
 /// Counts what a scheduler does, and follows single requests.
 #[derive(Debug)]
@@ -223,10 +220,7 @@ pub(super) fn session_of(msg_id: &str) -> &str {
 }
 
 fn request<F: AsRef<[u8]>>(parts: Parts<'_, F>) -> Request {
-    let function = |index: usize| {
-        let pickle = parts.buffers.get(index).map_or(&[][..], AsRef::as_ref);
-        Bytes::copy_from_slice(&pickle[pickle.len().saturating_sub(END_OF_FUNCTION)..])
-    };
+    let function = |index: usize| copy(parts.buffers.get(index).map_or(&[][..], AsRef::as_ref));
     let is_execution = parts.buffers.is_empty();
     Request {
         header: copy(parts.header),

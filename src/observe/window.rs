@@ -101,7 +101,7 @@ pub struct Request {
     pub metadata: Bytes,
     /// The content of an execution, JSON; empty if it is long.
     pub content: Bytes,
-    /// The end of the pickled function, and of that of a map's function.
+    /// The pickled function, and what is a map's; empty if they are long.
     pub functions: [Bytes; 2],
 }
 

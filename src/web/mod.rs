@@ -38,7 +38,7 @@ use crate::transport::{Mailbox, Sender};
 
 pub use access::{Place, PlaceError, new_token};
 pub use address::{Address, AddressFile};
-pub use visit::{Visit, VisitError};
+pub use visit::{Events, Visit, VisitError};
 
 use access::Access;
 use feed::Feed;

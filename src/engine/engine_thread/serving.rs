@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::requests::{Origin, Request, is_comm, is_for_kernel};
 use super::{
     EngineThread, Registered, is_registration_reply, now, read_registration, registration,
-    unregistration,
+    unregistration, usage,
 };
 use crate::engine::config::{Config, KernelProgram};
 use crate::engine::heart::HeartMail;
@@ -275,6 +275,7 @@ impl Serving {
             }
             EngineMail::PingsMissed => self.register_again(),
             EngineMail::Stop => self.stop(),
+            EngineMail::Usage(usage) => self.tell_usage(usage),
             EngineMail::KernelStarted(_) => {}
         }
     }
@@ -318,6 +319,13 @@ impl Serving {
         let mut request = registration(&mut self.composer, &self.who.uuid, Some(self.who.id.0));
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
+        }
+    }
+
+    fn tell_usage(&mut self, used: Value) {
+        let mut message = usage(&mut self.composer, &self.who.uuid, used);
+        if let Err(error) = self.registrar.socket.send(&mut message) {
+            tracing::debug!("engine {}: its usage is not told: {error}", self.who.id);
         }
     }
 

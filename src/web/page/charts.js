@@ -11,7 +11,7 @@ const CHARTS = [
   { title: "From submission to end", show: duration, lines: [["half within", "--accent", 8], ["95% within", "--warn", 9]] },
   { title: "Engines", show: whole, lines: [["registered", "--accent", 6], ["busy", "--good", 7]] },
   { title: "Processors in use", show: (number) => number.toFixed(2), lines: [["controller", "--accent", 10], ["kernels", "--good", 12]] },
-  { title: "Memory", show: size, lines: [["controller", "--accent", 11], ["kernels", "--good", 13]] },
+  { title: "Memory", show: size, unit: 1024 ** 2, lines: [["controller", "--accent", 11], ["kernels", "--good", 13]] },
 ];
 
 export class Charts {
@@ -35,7 +35,8 @@ export class Charts {
   draw(samples, seconds) {
     const last = samples.at(-1);
     if (!last) return;
-    const from = last[0] - seconds * 1e6;
+    // As much as there is, and half a minute at least.
+    const from = Math.max(last[0] - seconds * 1e6, Math.min(samples[0][0], last[0] - 30e6));
     const shown = samples.filter((sample) => sample[0] >= from);
     const style = getComputedStyle(document.documentElement);
     for (const chart of this.charts) this.drawOne(chart, shown, from, last[0], style);
@@ -55,7 +56,7 @@ export class Charts {
     const pen = sized(canvas);
     if (!pen) return;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    const top = ceiling(most);
+    const top = ceiling(most / (chart.unit ?? 1)) * (chart.unit ?? 1);
     pen.clearRect(0, 0, width, height);
     pen.font = "11px system-ui, sans-serif";
     pen.fillStyle = style.getPropertyValue("--faint");

@@ -169,7 +169,9 @@ export class TaskStream {
   drawBars(pen, colour) {
     const { from, scale, row, width, height } = this.view;
     const gap = row > 8 ? 2 : row > 4 ? 1 : 0;
-    for (const entry of this.entries) {
+    // What did not succeed lies on top.
+    const last = this.entries.filter((entry) => entry[E.status] !== "ok");
+    for (const entry of [...this.entries.filter((entry) => entry[E.status] === "ok"), ...last]) {
       if (!this.rows?.has(entry[E.engine])) continue;
       const left = GUTTER + (entry[E.started] - from) * scale;
       const right = GUTTER + (entry[E.ended] - from) * scale;
@@ -177,7 +179,9 @@ export class TaskStream {
       const top = this.top(entry[E.engine]);
       if (top + row < AXIS || top > height) continue;
       const x = Math.max(left, GUTTER);
-      const box = [x, top + gap, Math.max(right - x, 1), row - 2 * gap];
+      // Bars that touch are told apart.
+      const space = right - x > 5 ? 1 : 0;
+      const box = [x, top + gap, Math.max(right - x - space, 1), row - 2 * gap];
       pen.fillStyle = this.colourOf(entry);
       pen.fillRect(...box);
       if (entry[E.status] !== "ok") this.drawFailure(pen, box, entry[E.status]);
@@ -254,7 +258,13 @@ export class TaskStream {
 
   colourOf(entry) {
     if (this.by === "status") return OUTCOMES[entry[E.status]];
-    return this.colourFor(String(entry[E[this.by]] ?? ""));
+    return this.colourFor(this.wordOf(entry));
+  }
+
+  /** By which it is coloured. Executions are all alike. */
+  wordOf(entry) {
+    const word = String(entry[E[this.by]] ?? "");
+    return this.by === "name" && word.startsWith("execute: ") ? "execute" : word;
   }
 
   /** Every word keeps its colour as long as the page is open. */
@@ -271,7 +281,7 @@ export class TaskStream {
   showLegend() {
     const words = new Map();
     for (const [entry] of this.drawn) {
-      const word = this.by === "status" ? entry[E.status] : String(entry[E[this.by]] ?? "");
+      const word = this.wordOf(entry);
       words.set(word, (words.get(word) ?? 0) + 1);
     }
     const most = [...words].sort((a, b) => b[1] - a[1]).slice(0, 12);

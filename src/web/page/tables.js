@@ -213,6 +213,7 @@ export class EngineTable {
 }
 
 export function showDeparted(page, departed) {
+  byId("departed-title").hidden = byId("departed-box").hidden = !departed.length;
   byId("departed").tBodies[0].replaceChildren(...departed.map((engine) => element("tr", {},
     element("td", {}, String(engine.id)), element("td", {}, page.clock(engine.at)), element("td", { title: engine.how }, engine.how),
     element("td", {}, engine.host ?? "–"), element("td", { className: "number" }, count(engine.completed)))));
@@ -303,7 +304,7 @@ export class TaskSearch {
 
   show(rows) {
     byId("task-table").tBodies[0].replaceChildren(...rows.map((row) => {
-      const open = element("button", { type: "button" }, shortId(row.id));
+      const open = element("button", { type: "button", className: "link" }, shortId(row.id));
       open.addEventListener("click", () => openTask(this.page, row.id, row.entry));
       const number = (text) => element("td", { className: "number" }, text);
       return element("tr", {}, element("td", {}, open), element("td", { title: row.label ?? "" }, row.label ?? ""), element("td", {}, row.queue ?? ""),
