@@ -10,7 +10,9 @@ use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
 use crate::cli::{Failure, exit_code};
 use crate::controller::{Controller, Sighting};
+use crate::os::lock::remove_stale;
 use crate::os::{host, log};
+use crate::profile::connection::ConnectionFiles;
 use crate::profile::settings::Database;
 use crate::profile::traitlets::Program;
 use crate::transport::{Mailbox, Sender, mailbox};
@@ -45,9 +47,15 @@ pub(super) fn run(args: &DashboardArgs, rewritten: Rewritten) -> Result<(), Fail
     Ok(())
 }
 
-/// The address that a controller has left in the profile.
+/// The address that a running controller has written into the profile.
 pub(super) fn find(setup: &Setup) -> Result<Option<Address>, Failure> {
     let security = setup.profile.security_dir();
+    let lock = ConnectionFiles::lock(&security, &setup.cluster_id);
+    remove_stale(&lock);
+    if !lock.exists() {
+        // One that was killed has left it behind.
+        return Ok(None);
+    }
     Ok(AddressFile::read(&AddressFile::path(
         &security,
         &setup.cluster_id,

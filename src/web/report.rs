@@ -20,7 +20,7 @@ pub fn page(state: &Value) -> String {
     let data = state.to_string().replace('<', "\\u003c");
     PAGE.replace("/* style */", STYLE)
         .replace("/* script */", &script)
-        .replace("\"data\"", &data)
+        .replace("/* data */", &data)
 }
 
 /// A module without what ties it to others: they are one here.

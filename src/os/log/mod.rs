@@ -86,7 +86,11 @@ pub fn clean(log_folder: &Path, program: &str, cluster_id: &str) -> usize {
         return 0;
     };
     let is_stale = |name: &str| {
-        let (stem, extension) = name.rsplit_once('.')?;
+        // Those of before the last rotation as well.
+        let (stem, extension) = match name.rsplit_once('.')? {
+            (before, number) if number.parse::<u32>().is_ok() => before.rsplit_once('.')?,
+            whole => whole,
+        };
         let pid = stem.strip_prefix(&prefix)?;
         let ours = matches!(extension, "log" | "err" | "out")
             && !pid.is_empty()
@@ -252,6 +256,8 @@ mod tests {
         let names = [
             (format!("ipcontroller-{dead}.log"), false),
             (format!("ipcontroller-{dead}.err"), false),
+            (format!("ipcontroller-{dead}.log.2"), false),
+            (format!("ipcontroller-{alive}.log.1"), true),
             (file_name("ipcontroller", "", alive), true),
             (format!("ipcontroller-x-{dead}.log"), true),
             (format!("ipcontroller-{dead}.json"), true),
@@ -261,7 +267,7 @@ mod tests {
         for (name, _) in &names {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(clean(folder.path(), "ipcontroller", ""), 2);
+        assert_eq!(clean(folder.path(), "ipcontroller", ""), 3);
         for (name, stays) in &names {
             assert_eq!(folder.path().join(name).exists(), *stays, "{name}");
         }
