@@ -131,6 +131,9 @@ def test_the_page_shows_what_runs(clusters, page):  # noqa: F811
         engines = dict(zip(results.msg_ids, results.engine_id))
         assert all(engines.get(id, engine) == engine for engine, *_, id in shown)
         assert sum(status == "failed" for _, status, *_ in shown) == failed
+        # Also of those that failed it is known how long they took.
+        times = page.run("return window.ipcluster.stream.entries.filter(e => e[4] === 'failed').map(e => e[3] - e[2])")
+        assert min(times) >= 20_000
         assert {name for _, _, name, *_ in shown} == {"map simulate", "map work", "execute: x = 1"}
         assert sum(label == "night/reduce" for _, _, _, label, _ in shown) == 40
         assert page.run("return window.ipcluster.stream.drawn.length") == 164
@@ -258,6 +261,42 @@ def test_a_page_that_is_left_open_does_not_grow(clusters, page):  # noqa: F811
     page.screenshot("much")
 
 
+def test_a_thousand_engines_are_shown(clusters, page):  # noqa: F811
+    shown = page.run(
+        """
+        const page = window.ipcluster;
+        const now = page.now();
+        const engines = [...Array(1000).keys()].map((id) => ({
+            id: id + 10, uuid: `uuid-${id}`, since: now - 5e6, tasks: id % 3, queue: 0, completed: id * 7, failed: id % 50 ? 0 : 3,
+            host: `node${String(id >> 4).padStart(3, "0")}`, pid: 1000 + id, memory: 50e6 + id * 1e5, cpu: (id % 100) / 100, output: [`line of ${id}`],
+            current: id % 3 ? { msg_id: "m", name: "map simulate", label: null, since: now - id * 1e4 } : null,
+        }));
+        const stream = [...Array(8000).keys()].map((n) => {
+            const [engine, end] = [n % 1000, now - Math.floor(n / 1000) * 5e6 - (n % 37) * 1e5];
+            return [n + 1000, engine + 10, end - 3e6 - (n % 11) * 1e5, end, n % 97 ? "ok" : "failed", ["simulate", "reduce", "load"][n % 3], null, `id_${n}`, "c", end - 5e6, "task", null];
+        });
+        page.onChanges({ kind: "changes", now, totals: page.totals, ended: 9000, unfollowed: 0, stream, engines, gone: [], clients: [], samples: [], log: [] });
+        page.tick();
+        page.stream.isFree = false;
+        const begin = performance.now();
+        page.stream.draw();
+        return performance.now() - begin;
+        """
+    )
+    print(f"8,000 tasks on 1,000 engines are drawn in {shown:.0f} ms")
+    page.screenshot("thousand-engines-stream")
+    page.open("engines")
+    page.wait_for(rows_of("engine-table", 1004), "all rows")
+    page.screenshot("thousand-engines")
+    page.driver.find_element("id", "engine-filter").send_keys("node003")
+    page.wait_for("return document.getElementById('engine-count').textContent.startsWith('16 of')", "one node's engines")
+    page.driver.find_element("id", "engine-filter").clear()
+    page.driver.find_element("id", "engine-filter").send_keys(" ")
+    page.run("[...document.querySelectorAll('#engine-table th button')].find(b => b.textContent === 'Completed').click()")
+    (first, *_) = page.rows("engine-table")
+    assert first[8] == "6,993"
+
+
 def test_a_page_says_when_the_controller_is_gone(clusters, driver):  # noqa: F811
     cluster = clusters.start(1, "--dashboard")
     page = Page(driver, Dashboard(clusters).address)
@@ -267,6 +306,8 @@ def test_a_page_says_when_the_controller_is_gone(clusters, driver):  # noqa: F81
     assert "cannot be reached" in page.text("notice") or "ended" in page.text("notice")
     page.screenshot("lost")
     driver.get("about:blank")
+    # The browser says that its connection broke.
+    assert page.errors()
 
 
 def test_the_report_is_a_page_of_its_own(clusters, driver, tmp_path):  # noqa: F811

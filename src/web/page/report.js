@@ -14,7 +14,9 @@ function table(id, names, rows) {
     if (name === "th") cell.scope = "col";
     return cell;
   });
-  byId(id).replaceChildren(element("thead", {}, element("tr", {}, ...cells(names, "th"))),
+  const head = cells(names, "th");
+  for (const [at, cell] of head.entries()) if (at && typeof rows[0]?.[at] === "number") cell.className = "number";
+  byId(id).replaceChildren(element("thead", {}, element("tr", {}, ...head)),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row, "td")))));
 }
 

@@ -13,6 +13,8 @@ export const KEPT = 12000;
 const COLOURS = ["#4477aa", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee8866", "#44aa99", "#882255", "#999933", "#cc99bb", "#117733", "#6699cc"];
 const OUTCOMES = { ok: "#228833", failed: "#d62f2f", aborted: "#8b95a1" };
 const [GUTTER, AXIS, ROW, THINNEST] = [54, 22, 20, 3];
+/** What is shown of the present, in microseconds, unless another span is chosen. */
+const [SHORTEST, LONGEST] = [10e6, 60e6];
 
 export class TaskStream {
   /**
@@ -25,7 +27,8 @@ export class TaskStream {
     this.engines = [];
     this.by = "name";
     this.colours = new Map();
-    this.span = 60e6;
+    this.span = LONGEST;
+    this.isFree = true; // the span follows what there is, until it is chosen
     this.end = null; // live while null
     this.chosen = null;
     this.total = 0;
@@ -74,6 +77,7 @@ export class TaskStream {
   }
 
   zoom(factor, at = 1) {
+    this.isFree = false;
     const end = this.end ?? this.now();
     const fixed = end - this.span * (1 - at);
     this.span = Math.min(Math.max(this.span * factor, 1e3), 24 * 3600e6);
@@ -83,6 +87,7 @@ export class TaskStream {
 
   /** Shows what was up to this moment; none for now, as it goes on. */
   moveTo(end) {
+    this.isFree = false;
     this.end = end == null || end >= this.now() ? null : end;
     this.onLive?.(this.end == null);
     this.redraw();
@@ -91,6 +96,7 @@ export class TaskStream {
   /** Shows all that there is. */
   fit() {
     if (!this.entries.length) return;
+    this.isFree = false;
     const from = this.entries.reduce((least, entry) => Math.min(least, entry[E.started]), Infinity);
     const to = this.entries.reduce((most, entry) => Math.max(most, entry[E.ended]), -Infinity);
     this.span = Math.max((to - from) * 1.04, 1e3);
@@ -126,6 +132,9 @@ export class TaskStream {
     const colour = (name) => style.getPropertyValue(name);
     const scrolled = this.container.scrollTop;
     const end = this.end ?? this.now();
+    if (this.isFree && this.entries.length) {
+      this.span = Math.min(Math.max((end - this.entries[0][E.started]) * 1.05, SHORTEST), LONGEST);
+    }
     this.view = { from: end - this.span, scale: (width - GUTTER) / this.span, row, scrolled, width, height };
     this.drawn = [];
     pen.clearRect(0, 0, width, height);
