@@ -7,7 +7,7 @@
 //! | 2 | the command line or a settings file is wrong |
 //! | 10 | a cluster or controller of this profile and cluster id is running already |
 //! | 11 | there is nothing to stop |
-//! | 12 | there is no cluster to which engines could be added |
+//! | 12 | there is no cluster to which engines could be added, or none that could be shown |
 //! | 130 | interrupted |
 //!
 //! 10 to 12 are ipyparallel's (`cluster/app.py`).

@@ -116,15 +116,18 @@ impl Printer {
     fn print(&mut self, ended: &[Ended], started: f64) -> bool {
         let mut text = String::new();
         if self.format == Format::Table && !std::mem::replace(&mut self.any, true) {
-            text.push_str(&format!(
+            text = format!(
                 "{:<23} {:<8} {:>6} {:>9} {:>9}  {:<28} {}\n",
                 "ENDED", "STATUS", "ENGINE", "WAITED", "TOOK", "FUNCTION", "ID"
-            ));
+            );
         }
         for one in ended {
             match self.format {
                 Format::Table => text.push_str(&row(one, started)),
-                Format::Json => text.push_str(&format!("{}\n", object(one, started))),
+                Format::Json => {
+                    text.push_str(&object(one, started).to_string());
+                    text.push('\n');
+                }
             }
         }
         let mut out = std::io::stdout().lock();

@@ -85,6 +85,9 @@ impl BroadcastThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
+            if let Some(lookout) = &mut self.desk.lookout {
+                lookout.begin_round();
+            }
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -312,7 +315,7 @@ impl Desk {
         if let (Some(lookout), Some(seen)) = (&mut self.lookout, seen)
             && !matches!(verdict, BroadcastVerdict::Unknown)
         {
-            let status = status_of(&seen[layout.metadata()]);
+            let status = Wire::parse(&seen).map_or(Status::Failed, |wire| status_of(&wire));
             lookout.on_ended(&outgoing, Some(uuid.as_str()), status, &seen);
         }
         match verdict {

@@ -89,6 +89,9 @@ impl DirectThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
+            if let Some(lookout) = &mut self.desk.lookout {
+                lookout.begin_round();
+            }
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -249,7 +252,7 @@ impl Desk {
                 }
                 // Comm messages are not answered: nothing is known of them afterwards.
                 if let Some(lookout) = &mut self.lookout
-                    && self.scheduler.is_pending(&header.msg_id)
+                    && !header.msg_type.starts_with("comm_")
                 {
                     lookout.on_submitted(&header.msg_id);
                     lookout.on_sent(&header.msg_id, &uuid, frames);
@@ -313,7 +316,7 @@ impl Desk {
             }
             if let Some(lookout) = &mut self.lookout {
                 let engine = std::str::from_utf8(engine).ok();
-                lookout.on_ended(&msg_id, engine, status_of(wire.metadata()), frames);
+                lookout.on_ended(&msg_id, engine, status_of(&wire), frames);
             }
             if let Some(answer) = self.inside.remove(msg_id.as_str()) {
                 // Whoever asked may have gone.
@@ -380,7 +383,7 @@ impl Desk {
             && let Ok(Some(msg_id)) = parent_id(wire.parent_header())
         {
             if let Some(lookout) = &mut self.lookout {
-                let status = status_of(wire.metadata());
+                let status = status_of(&wire);
                 lookout.on_ended(&msg_id, Some(engine.as_str()), status, &reply);
             }
             if let Some(answer) = self.inside.remove(&*msg_id) {

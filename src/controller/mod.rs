@@ -11,6 +11,9 @@
 //! | `recorder` | - | [`crate::hub::recorder::Recorder`], only with a database |
 //! | `results`, `queries` | - | [`crate::hub::recorder::Lookup`], only with a database on disk or on a server |
 //!
+//! With a dashboard, each of them tells what it sees ([`Sighting`]) to the thread that serves it, which is
+//! [`crate::web`]'s.
+//!
 //! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
 
 mod backlog;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet};
 
 use super::stream::Status;
-use super::window::{Channel, Load, Reply, Request, Step, Window};
+use super::window::{Channel, Load, Reply, Request, Step, Tally, Window};
 use crate::protocol::{EngineUuid, MsgId};
 
 /// From the first event of a window until it is handed over.
@@ -19,11 +19,16 @@ const GATHER_PER_ENGINE: Duration = Duration::from_micros(400);
 /// Requests that are followed per second, in the long run.
 const FOLLOWED_PER_SECOND: u32 = 2_000;
 
-/// Requests that are followed at once, however fast they come: one for each engine of a large cluster.
-const FOLLOWED_AT_ONCE: u32 = 8_192;
+/// Requests that are followed at once, however fast they come, and more for each engine: what each of them works on is
+/// to be known.
+const FOLLOWED_AT_ONCE: u32 = 500;
+const FOLLOWED_AT_ONCE_PER_ENGINE: u32 = 4;
 
 /// Requests that are followed and not ended.
 const FOLLOWED_AT_MOST: usize = 20_000;
+
+/// Clients whose counts are at hand.
+const RECENT: usize = 4;
 
 /// Clients that are told apart in one window.
 const CLIENTS_AT_MOST: usize = 1_024;
@@ -42,8 +47,13 @@ pub struct Watch {
     followed: HashSet<u64>,
     hasher: DefaultHashBuilder,
     tokens: u32,
+    most_tokens: u32,
     /// Up to when tokens were given.
     counted: Instant,
+    /// The clients that were seen last: most requests are theirs, and to compare names is cheaper than to look them up.
+    recent: [(String, Tally); RECENT],
+    /// The one that makes room next.
+    oldest: usize,
 }
 
 /// The frames of a message behind its signature.
@@ -64,7 +74,10 @@ impl Watch {
             followed: HashSet::new(),
             hasher: DefaultHashBuilder::default(),
             tokens: FOLLOWED_AT_ONCE,
+            most_tokens: FOLLOWED_AT_ONCE,
             counted: now,
+            recent: Default::default(),
+            oldest: 0,
         }
     }
 
@@ -176,23 +189,46 @@ impl Watch {
             return None;
         }
         self.opened = None;
+        for (session, tally) in std::mem::take(&mut self.recent) {
+            self.settle(&session, tally);
+        }
         let next = Window::new(self.window.channel);
         let mut window = std::mem::replace(&mut self.window, next);
         (window.waiting, window.loads) = look();
         let engines = u32::try_from(window.loads.len()).unwrap_or(u32::MAX);
         self.gather = GATHER + GATHER_PER_ENGINE.saturating_mul(engines);
+        let for_engines = engines.saturating_mul(FOLLOWED_AT_ONCE_PER_ENGINE);
+        self.most_tokens = FOLLOWED_AT_ONCE.saturating_add(for_engines);
         Some(window)
     }
 
-    fn client(&mut self, msg_id: &str) -> &mut super::Tally {
+    fn client(&mut self, msg_id: &str) -> &mut Tally {
+        let session = session_of(msg_id);
+        let known = self.recent.iter().position(|(known, _)| known == session);
+        let at = known.unwrap_or_else(|| {
+            let at = self.oldest;
+            self.oldest = (at + 1) % RECENT;
+            let (other, tally) =
+                std::mem::replace(&mut self.recent[at], (session.to_owned(), Tally::default()));
+            self.settle(&other, tally);
+            at
+        });
+        &mut self.recent[at].1
+    }
+
+    /// Adds what was counted at hand to the window.
+    fn settle(&mut self, session: &str, tally: Tally) {
+        if tally == Tally::default() {
+            return;
+        }
         let clients = &mut self.window.clients;
         // Beyond that somebody makes names up: they share one.
-        let session = match session_of(msg_id) {
+        let session = match session {
             known if clients.contains_key(known) => known,
             new if clients.len() < CLIENTS_AT_MOST => new,
             _ => "",
         };
-        clients.entry_ref(session).or_default()
+        clients.entry_ref(session).or_default().add(tally);
     }
 
     fn take_token(&mut self, now: Instant) -> bool {
@@ -203,7 +239,7 @@ impl Watch {
             self.tokens = self
                 .tokens
                 .saturating_add(fresh as u32)
-                .min(FOLLOWED_AT_ONCE);
+                .min(self.most_tokens);
             self.counted = now;
         }
         let left = self.tokens.checked_sub(1);

@@ -24,6 +24,9 @@ const PAGES: usize = 64;
 /// Messages that wait for a page that reads slowly; one that falls behind is told everything anew when it has caught up.
 const WAITING: usize = 8;
 
+/// A page that has taken nothing for so long is closed.
+const DEAF: Duration = Duration::from_secs(60);
+
 /// Between two messages to pages.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -44,6 +47,8 @@ pub(super) struct Feed {
 struct Page {
     events: Sender<Bytes>,
     is_behind: bool,
+    /// When it last took something.
+    took: Instant,
 }
 
 impl Feed {
@@ -155,9 +160,11 @@ impl Feed {
             } else {
                 None
             };
-            let Some(next) = next else { return true };
+            let Some(next) = next else {
+                return !page.is_behind || now < page.took + DEAF;
+            };
             match page.events.try_send(next) {
-                Ok(()) => page.is_behind = false,
+                Ok(()) => (page.is_behind, page.took) = (false, now),
                 Err(TrySendError::Full(_)) => page.is_behind = true,
                 Err(TrySendError::Closed(_)) => return false,
             }
@@ -178,6 +185,7 @@ impl Feed {
         self.pages.push(Page {
             events,
             is_behind: false,
+            took: Instant::now(),
         });
         Some(receiver)
     }

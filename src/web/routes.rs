@@ -29,6 +29,9 @@ const SCRIPTS: [(&str, &str); 5] = [
     ("/words.js", include_str!("page/words.js")),
 ];
 
+/// Where pages are fed.
+pub(super) const EVENTS: &str = "/events";
+
 /// Bytes of a request's body.
 const BODY: usize = 4 * 1024;
 
@@ -111,8 +114,8 @@ impl Routes {
                 "text/plain; version=0.0.4; charset=utf-8",
                 self.feed.borrow().metrics(),
             ),
-            "/events" if is_head => answer::text(StatusCode::OK, "text/event-stream", ""),
-            "/events" => self.events(),
+            EVENTS if is_head => answer::text(StatusCode::OK, "text/event-stream", ""),
+            EVENTS => self.events(),
             "/api/state" => {
                 let stream = parameter(&query, "stream").and_then(|count| count.parse().ok());
                 let state = self.feed.borrow().state(stream);

@@ -1,11 +1,13 @@
 //! Connections: how many, how long, how large.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::feed::Feed;
-use super::routes::Routes;
+use super::routes::{EVENTS, Routes};
 use super::{Listening, access::Access};
 use crate::controller::Inside;
 
@@ -23,6 +25,9 @@ const CONNECTIONS: usize = 256;
 
 /// A request's head has to be there within this time, and one connection is kept so long for the next.
 const HEAD: Duration = Duration::from_secs(15);
+
+/// A connection that is no page's ends after this time, whatever it does.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -74,16 +79,29 @@ async fn serve(
 async fn converse(stream: TcpStream, routes: Rc<Routes>) -> hyper::Result<()> {
     // Events are small and are wanted at once.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { routes.answer(request).await }
+    let is_page = Rc::new(Cell::new(false));
+    let service = service_fn({
+        let is_page = is_page.clone();
+        move |request: Request<Incoming>| {
+            let routes = routes.clone();
+            is_page.set(request.uri().path() == EVENTS);
+            async move { routes.answer(request).await }
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    connection.await
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        match timeout(LONGEST, &mut connection).await {
+            Ok(ended) => return ended,
+            // Pages stay as long as they read what they are sent.
+            Err(_) if is_page.get() => {}
+            Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// What takes too long is given up.

@@ -1,5 +1,7 @@
 //! What `ipcluster top` shows, line by line. Pure.
 
+use std::fmt::Write;
+
 use crate::cli::watched::{Client, Engine, Model};
 
 /// How a piece of a line looks.
@@ -42,7 +44,8 @@ impl Line {
             };
             let shown: String = text.chars().take(left).collect();
             left -= shown.chars().count();
-            out.push_str(&format!("\x1b[{code}m{shown}\x1b[0m"));
+            // Writing into memory cannot fail.
+            let _ = write!(out, "\x1b[{code}m{shown}\x1b[0m");
         }
         out
     }
