@@ -115,6 +115,10 @@ pub(super) struct EngineArgs {
     #[arg(long, hide = true)]
     over_stdin: bool,
 
+    /// Names the engines that are started together
+    #[arg(long, hide = true, value_name = "NAME")]
+    set: Option<String>,
+
     /// Take part in an MPI job: `mpiexec -n 4 ipcluster engine --mpi`. The rank is the id that is asked for
     #[arg(long, conflicts_with_all = ["kernel", "restart"])]
     mpi: bool,
@@ -377,6 +381,7 @@ fn config(
     Config {
         connection,
         count: args.n,
+        set: args.set.clone(),
         first_id: engine.id.or(rank),
         registration_timeout: engine.timeout.duration(),
         start_timeout: Some(engine.start_timeout.duration()).filter(|limit| !limit.is_zero()),

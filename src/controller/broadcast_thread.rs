@@ -15,7 +15,7 @@ use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::observe::{Load, Status};
 use crate::protocol::header::{Brief, parent_id};
-use crate::protocol::metadata::ReplyMetadata;
+use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
 use crate::protocol::{
     Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
@@ -308,15 +308,18 @@ impl Desk {
             frames: std::mem::take(frames),
             layout,
         };
-        let uuid = engine.clone();
+        let failed = says_failed(&reply.frames[layout.metadata()]);
         let verdict = self
             .scheduler
             .on_reply(&engine, &original, &outgoing, reply);
-        if let (Some(lookout), Some(seen)) = (&mut self.lookout, seen)
-            && !matches!(verdict, BroadcastVerdict::Unknown)
-        {
-            let status = Wire::parse(&seen).map_or(Status::Failed, |wire| status_of(&wire));
-            lookout.on_ended(&outgoing, Some(uuid.as_str()), status, &seen);
+        if !matches!(verdict, BroadcastVerdict::Unknown) {
+            if failed {
+                self.scheduler.on_failure(&engine);
+            }
+            if let (Some(lookout), Some(seen)) = (&mut self.lookout, seen) {
+                let status = Wire::parse(&seen).map_or(Status::Failed, |wire| status_of(&wire));
+                lookout.on_ended(&outgoing, Some(engine.as_str()), status, &seen);
+            }
         }
         match verdict {
             BroadcastVerdict::Deliver { client, reply } => {

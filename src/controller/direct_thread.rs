@@ -18,6 +18,7 @@ use crate::controller::reports;
 use crate::hub::recorder::Traffic;
 use crate::observe::Load;
 use crate::protocol::header::{Brief, parent_id, reply_type};
+use crate::protocol::metadata::says_failed;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
@@ -308,6 +309,9 @@ impl Desk {
                 .refuse(frames, "a reply without the address of a client");
         };
         if self.scheduler.on_reply(engine, client, &msg_id) {
+            if says_failed(wire.metadata()) {
+                self.scheduler.on_failure(engine);
+            }
             if let Some(reporter) = &mut self.reporter {
                 let engine = Some(EngineUuid::from(
                     String::from_utf8_lossy(engine).into_owned(),

@@ -16,6 +16,7 @@ use crate::controller::lookout::Sighting;
 use crate::controller::mail::{Answer, HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use crate::controller::recorder_thread::{NOBODY, RecorderMail};
 use crate::controller::replies::{compose, now};
+use crate::controller::this_process::ThisProcess;
 use crate::hub::{self, Action, Database, Event, Hub, Request};
 use crate::protocol::{Composer, EngineUuid, Header, Identity};
 use crate::transport::{
@@ -39,6 +40,7 @@ struct Desk {
     late_joiners: LateJoiners,
     engine_state: EngineStateFile,
     dask: Dask,
+    process: ThisProcess,
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
@@ -77,13 +79,14 @@ impl HubThread {
         request_shutdown: oneshot::Sender<()>,
         sightings: Option<Sender<Sighting>>,
     ) -> Self {
+        let has_database = schedulers.recorder.is_some();
         let mut hub = Hub::new(hub::Config {
             heartbeat_period_ms: u64::try_from(config.heartbeat.period.as_millis())
                 .unwrap_or(u64::MAX),
             registration_timeout: config.registration_timeout,
             schedulers: schedulers.all.len(),
             connection_info: ports.engine_info(&config.engine_interface),
-            database: if schedulers.recorder.is_some() {
+            database: if has_database {
                 Database::Recorder
             } else {
                 Database::None
@@ -102,6 +105,7 @@ impl HubThread {
             late_joiners: LateJoiners::default(),
             engine_state: EngineStateFile::new(config.engine_state_file.clone()),
             dask,
+            process: ThisProcess::new(has_database),
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -305,8 +309,11 @@ impl Desk {
                     to,
                     msg_type,
                     parent,
-                    content,
+                    mut content,
                 } => {
+                    if msg_type == "status_reply" {
+                        content["controller"] = self.process.facts();
+                    }
                     if self.answer_inside(&to, || content.to_string().into()) {
                         continue;
                     }

@@ -36,6 +36,7 @@ mod replies;
 mod reports;
 mod storage_health;
 mod task_thread;
+mod this_process;
 
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -24,6 +24,7 @@ pub(super) fn of_tasks<P: Payload>(scheduler: &TaskScheduler<P>, what: &Inspecti
                 let queue = EngineQueue {
                     tasks,
                     completed: count(engine.completed),
+                    failed: engine.failed,
                     ..EngineQueue::default()
                 };
                 engines.insert(engine.uuid, queue);
@@ -66,6 +67,7 @@ pub(super) fn of_direct<H>(scheduler: &DirectScheduler<H>, what: &Inspection) ->
                 let queue = EngineQueue {
                     queue,
                     completed: count(engine.completed),
+                    failed: engine.failed,
                     ..EngineQueue::default()
                 };
                 engines.insert(engine.uuid, queue);
@@ -97,6 +99,7 @@ pub(super) fn of_broadcasts<H: Clone, R>(
                 let queue = EngineQueue {
                     queue,
                     completed: count(engine.completed),
+                    failed: engine.failed,
                     ..EngineQueue::default()
                 };
                 engines.insert(engine.uuid, queue);

@@ -22,6 +22,8 @@ pub struct Config {
     pub count: u32,
     /// Ids to ask for, counting up from here.
     pub first_id: Option<u32>,
+    /// Names the engines that were started together, to whoever looks after them.
+    pub set: Option<String>,
     /// The controller has so long to answer a registration.
     pub registration_timeout: Duration,
     /// A Python has so long to start, import what it needs and run the start-up code; without a limit if absent.

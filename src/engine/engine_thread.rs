@@ -15,7 +15,7 @@ use super::heart::HeartMail;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
 use super::replies::Identification;
 use super::sockets::{EngineSockets, Registrar};
-use crate::os::user;
+use crate::os::{host, user};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, EngineId, EngineUuid, Header, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
@@ -134,7 +134,12 @@ impl EngineThread {
     }
 
     fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
-        let mut frames = registration(&mut self.composer, &self.uuid, self.wanted);
+        let mut frames = registration(
+            &mut self.composer,
+            &self.uuid,
+            self.wanted,
+            self.config.set.as_deref(),
+        );
         registrar
             .send(&mut frames)
             .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
@@ -256,11 +261,24 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
     }
 }
 
-/// Asks the hub to be registered, under an id if it is free.
-fn registration(composer: &mut Composer, uuid: &EngineUuid, wanted: Option<u32>) -> Vec<Frame> {
-    let mut content = json!({ "uuid": uuid });
+/// Asks the hub to be registered, under an id if it is free. Host, pid and set are for `ipcluster status`; ipyparallel's
+/// hub does not look at them.
+fn registration(
+    composer: &mut Composer,
+    uuid: &EngineUuid,
+    wanted: Option<u32>,
+    set: Option<&str>,
+) -> Vec<Frame> {
+    let mut content = json!({
+        "uuid": uuid,
+        "host": host::hostname(),
+        "pid": std::process::id(),
+    });
     if let Some(id) = wanted {
         content["id"] = json!(id);
+    }
+    if let Some(set) = set {
+        content["set"] = json!(set);
     }
     let message = Outgoing::new("registration_request", content);
     composer

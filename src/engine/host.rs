@@ -381,6 +381,12 @@ impl EngineHost {
         let mode = self.config.restart.mode;
         let (why, comes_back) = match how {
             Ending::Asked => return tracing::info!("{name} has stopped"),
+            Ending::ToComeBack if self.stopping => return,
+            Ending::ToComeBack => {
+                tracing::info!("{name} starts again, as it was asked to");
+                self.comebacks.spawn(async move { (rank, engine.id) });
+                return;
+            }
             Ending::Failed(why) => (why, false),
             Ending::OutOfMemory { how } => (how, true),
             Ending::KernelEnded { how, ok } => (

@@ -75,6 +75,8 @@ pub(super) enum HostMail {
 pub(super) enum Ending {
     /// It was asked to.
     Asked,
+    /// It was asked to, and to come back with a fresh kernel.
+    ToComeBack,
     /// Its kernel ended by itself; `ok`: with exit status 0.
     KernelEnded { how: String, ok: bool },
     /// Its kernel was killed because it used too much memory.

@@ -68,6 +68,11 @@ impl<R: Queued> RequestQueue<R> {
         self.running.take()
     }
 
+    /// Nothing runs, and nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_free() && self.waiting.is_empty()
+    }
+
     fn is_free(&self) -> bool {
         self.running.is_none() && !self.is_lent
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use serde_json::{Map, Value, json};
 
+use super::registry::EngineFacts;
 use super::{Action, Request, StorageFault, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 
@@ -48,6 +49,8 @@ pub struct EngineQueue {
     /// Tasks that are not answered yet.
     pub tasks: Listing,
     pub completed: Listing,
+    /// Of the completed ones.
+    pub failed: u64,
 }
 
 /// A number of requests, and, where asked for and still known, which they are.
@@ -95,6 +98,11 @@ pub(super) enum Purpose {
         /// Told where there is one; clients of ipyparallel take every key for an engine otherwise.
         database: Option<StorageFault>,
     },
+    /// What `ipcluster status` and an elastic cluster look at.
+    Status {
+        engines: Vec<EngineFacts>,
+        database: Option<StorageFault>,
+    },
     Load {
         targets: Vec<(EngineId, EngineUuid)>,
     },
@@ -117,7 +125,7 @@ impl Inspections {
     ) {
         let what = match &purpose {
             Purpose::QueueStatus { verbose, .. } => Inspection::Queues { ids: *verbose },
-            Purpose::Load { .. } => Inspection::Queues { ids: false },
+            Purpose::Status { .. } | Purpose::Load { .. } => Inspection::Queues { ids: false },
             Purpose::ResultStatus { msg_ids } | Purpose::Purge { msg_ids } => {
                 Inspection::Status(msg_ids.clone())
             }
@@ -189,6 +197,10 @@ impl Purpose {
                 }
                 ("queue_reply", content.into())
             }
+            Self::Status { engines, database } => (
+                "status_reply",
+                status(engines, database, merge_queues(reports)),
+            ),
             Self::Load { targets } => {
                 let report = merge_queues(reports);
                 let mut content = Map::new();
@@ -223,6 +235,36 @@ impl Purpose {
     }
 }
 
+/// The content of a `status_reply`, to which the hub's thread adds what it knows of the process.
+fn status(engines: Vec<EngineFacts>, database: Option<StorageFault>, report: QueueReport) -> Value {
+    let engines: Map<String, Value> = engines
+        .into_iter()
+        .map(|facts| {
+            let load = report.engines.get(&facts.uuid);
+            let load = load.cloned().unwrap_or_default();
+            let fields = json!({
+                "uuid": facts.uuid,
+                "host": facts.origin.host,
+                "pid": facts.origin.pid,
+                "set": facts.origin.set,
+                "state": if facts.is_published { "registered" } else { "starting" },
+                "seconds": facts.age.as_secs_f64(),
+                "queue": load.queue.count,
+                "tasks": load.tasks.count,
+                "completed": load.completed.count,
+                "failed": load.failed,
+            });
+            (facts.id.to_string(), fields)
+        })
+        .collect();
+    json!({
+        "status": "ok",
+        "engines": engines,
+        "unassigned": report.unassigned.count,
+        "database_fault": database,
+    })
+}
+
 fn merge_queues(reports: Vec<Report>) -> QueueReport {
     let mut merged = QueueReport::default();
     for report in reports {
@@ -235,6 +277,7 @@ fn merge_queues(reports: Vec<Report>) -> QueueReport {
             engine.queue.add(queue.queue);
             engine.tasks.add(queue.tasks);
             engine.completed.add(queue.completed);
+            engine.failed += queue.failed;
         }
     }
     merged

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::inspection::Purpose;
+use super::registry::Origin;
 use super::{Action, Database, Event, Hub, Request};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
 
@@ -22,6 +23,10 @@ impl Hub {
             "connection_request" => self.connection(&request, out),
             "queue_request" => self.queue_status(&request, out),
             "load_request" => self.load(&request, out),
+            "status_request" => {
+                self.status(now, &request, out);
+                Ok(())
+            }
             "result_request" => self.results(&request, out),
             "history_request" | "db_request" | "resubmit_request" | "db_stats_request" => {
                 self.records(&request, out)
@@ -86,6 +91,7 @@ impl Hub {
         let uuid = EngineUuid::from(uuid);
         match self.registry.register(now, &uuid, id) {
             Some(id) => {
+                self.registry.describe(id, Origin::read(&request.content));
                 out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));
                 let mut content = json!({
@@ -205,6 +211,16 @@ impl Hub {
         self.inspections
             .begin(token, request, Purpose::Load { targets }, out);
         Ok(())
+    }
+
+    /// Ours, for `ipcluster status`.
+    fn status(&mut self, now: Instant, request: &Request, out: &mut Vec<Action>) {
+        let token = self.token();
+        let purpose = Purpose::Status {
+            engines: self.registry.facts(now),
+            database: self.storage.clone(),
+        };
+        self.inspections.begin(token, request, purpose, out);
     }
 
     fn results(&mut self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {

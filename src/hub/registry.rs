@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Action, Event, Token};
 use crate::protocol::{EngineId, EngineUuid, Identity, MsgId};
@@ -37,8 +37,47 @@ struct Engine {
     uuid: EngineUuid,
     since: Instant,
     state: State,
+    origin: Origin,
     /// Of a former controller: schedulers hold back what is meant for it, and have to be told if it does not come.
     expected: bool,
+}
+
+/// Where an engine runs, as it says itself when it registers. Those of ipyparallel say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) host: Option<String>,
+    /// Of the process that registers, which may run several engines.
+    pub(super) pid: Option<i64>,
+    /// Names the engines that were started together.
+    pub(super) set: Option<String>,
+}
+
+impl Origin {
+    /// Odd values are as good as none: nothing depends on them.
+    pub(super) fn read(content: &[u8]) -> Self {
+        const LONGEST: usize = 255;
+        let content: Value = serde_json::from_slice(content).unwrap_or_default();
+        let text = |key: &str| {
+            let text = content[key].as_str()?;
+            Some(text.chars().take(LONGEST).collect())
+        };
+        Self {
+            host: text("host"),
+            pid: content["pid"].as_i64(),
+            set: text("set"),
+        }
+    }
+}
+
+/// What is known of one engine without asking the schedulers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EngineFacts {
+    pub(super) id: EngineId,
+    pub(super) uuid: EngineUuid,
+    pub(super) origin: Origin,
+    pub(super) is_published: bool,
+    /// Since it asked to be registered.
+    pub(super) age: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,10 +160,31 @@ impl Registry {
                 uuid: uuid.clone(),
                 since: now,
                 state: State::Registering,
+                origin: Origin::default(),
                 expected: false,
             },
         );
         Some(id)
+    }
+
+    pub(super) fn describe(&mut self, id: EngineId, origin: Origin) {
+        if let Some(engine) = self.engines.get_mut(&id) {
+            engine.origin = origin;
+        }
+    }
+
+    /// Every engine, those that are on their way included, in ascending order.
+    pub(super) fn facts(&self, now: Instant) -> Vec<EngineFacts> {
+        let engines = self.engines.iter();
+        engines
+            .map(|(id, engine)| EngineFacts {
+                id: *id,
+                uuid: engine.uuid.clone(),
+                origin: engine.origin.clone(),
+                is_published: engine.state == State::Published,
+                age: now.saturating_duration_since(engine.since),
+            })
+            .collect()
     }
 
     /// The next id; one that is lower when somebody has asked for the highest there is.

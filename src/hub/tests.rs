@@ -463,3 +463,54 @@ fn an_engine_that_is_back_at_once_is_not_announced_before_its_departure() {
     world.hub.on_time(world.now, &mut world.out);
     assert_eq!(world.take(), []);
 }
+
+#[test]
+fn a_status_has_every_engine_with_what_it_said_of_itself() {
+    let mut world = World::new(Database::None);
+    let about = json!({ "uuid": "a", "host": "node1", "pid": 7, "set": "1.0" });
+    only_reply(
+        world.request("registration_request", about),
+        "registration_reply",
+    );
+    let token = world.beat("a");
+    world.done(token);
+    // A stock engine, or an odd one, whose kernel is not ready.
+    let odd = json!({ "uuid": "b", "host": ["x"], "pid": "seven" });
+    only_reply(
+        world.request("registration_request", odd),
+        "registration_reply",
+    );
+    world.now += Duration::from_secs(3);
+    let actions = world.request("status_request", json!({}));
+    let [Action::Inspect { token, .. }] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    for (failed, unassigned) in [(2, 5), (1, 0)] {
+        let queue = EngineQueue {
+            tasks: one(1),
+            completed: one(10),
+            failed,
+            ..EngineQueue::default()
+        };
+        let report = Report::Queues(QueueReport {
+            engines: [(EngineUuid::from("a"), queue)].into_iter().collect(),
+            unassigned: one(unassigned),
+        });
+        world.hub.on_report(token, report, &mut world.out);
+    }
+    let status = only_reply(world.take(), "status_reply");
+    assert_eq!(
+        status,
+        json!({
+            "status": "ok",
+            "unassigned": 5,
+            "database_fault": null,
+            "engines": {
+                "0": { "uuid": "a", "host": "node1", "pid": 7, "set": "1.0", "state": "registered", "seconds": 3.0,
+                       "queue": 0, "tasks": 2, "completed": 20, "failed": 3 },
+                "1": { "uuid": "b", "host": null, "pid": null, "set": null, "state": "starting", "seconds": 3.0,
+                       "queue": 0, "tasks": 0, "completed": 0, "failed": 0 },
+            },
+        })
+    );
+}

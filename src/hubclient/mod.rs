@@ -3,6 +3,9 @@
 //! Synchronous, for a thread of its own or for a command that waits for its answer. Everything that it sends is signed,
 //! and what it receives counts only if it is.
 
+mod control;
+mod status;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,6 +19,9 @@ use crate::os::user;
 use crate::profile::connection::{Channel, ClientFile};
 use crate::protocol::{Composer, EngineId, Header, Outgoing, Signer, Timestamp, Wire};
 use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Poller, Socket};
+
+pub use control::{Answer, ShutDown};
+pub use status::{ControllerStatus, EngineState, EngineStatus, Status};
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -53,13 +59,14 @@ pub enum Notification {
 /// A connection to a hub.
 pub struct HubClient {
     url: String,
+    file: ClientFile,
     queries: Socket,
     notifications: Socket,
     connections: Monitor,
     composer: Composer,
     frames: Vec<Frame>,
     // Dropped after its sockets.
-    _context: Context,
+    context: Context,
 }
 
 impl HubClient {
@@ -85,12 +92,13 @@ impl HubClient {
         );
         Ok(Self {
             url: registration,
+            file,
             queries,
             notifications,
             connections,
             composer,
             frames: Vec::new(),
-            _context: context,
+            context,
         })
     }
 

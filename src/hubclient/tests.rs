@@ -137,3 +137,23 @@ fn notifications_come_in_order_and_unknown_ones_are_skipped() {
     let lost = client.next_notification(SECOND);
     assert_eq!(lost.unwrap(), Some(Notification::Disconnected));
 }
+
+#[test]
+fn a_hub_that_knows_no_status_is_asked_for_its_queues() {
+    let (mut hub, mut client) = hub_and_client();
+    let asking = std::thread::spawn(move || client.status(SECOND));
+    hub.answer(&[json!({ "status": "error", "ename": "KeyError", "evalue": "Bad Message Type" })]);
+    hub.answer(&[json!({ "status": "ok", "engines": { "3": "a" } })]);
+    hub.answer(&[
+        json!({ "status": "ok", "3": { "queue": 1, "tasks": 2, "completed": 9 }, "unassigned": 4 }),
+    ]);
+    let status = asking.join().unwrap().unwrap();
+    let engine = &status.engines[&EngineId(3)];
+    assert_eq!((engine.running(), engine.queued()), (1, 2));
+    assert_eq!((engine.completed, engine.failed), (9, None));
+    assert_eq!(
+        (status.unassigned, status.controller),
+        (4, None),
+        "what ipyparallel does not tell is absent"
+    );
+}

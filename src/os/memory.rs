@@ -5,7 +5,7 @@
 
 /// Below this, nothing is worth the trouble.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGE: u64 = 32 << 20;
+const LARGE: usize = 32 << 20;
 
 /// Gives memory that is free back to the system, if this process has become large. Takes some milliseconds for each 100 MB
 /// that go, in which other threads may have to wait for the allocator; next to nothing when there is nothing to give.
@@ -20,19 +20,12 @@ pub fn give_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back() {}
 
-/// Bytes of this process that are in memory, where the system tells.
-#[cfg(not(target_os = "linux"))]
-pub fn resident() -> Option<u64> {
-    None
-}
-
-/// Bytes of this process that are in memory, where the system tells.
-#[cfg(target_os = "linux")]
-pub fn resident() -> Option<u64> {
+/// Bytes of this process that are in memory. Nothing where the system does not say so by a file (macOS).
+pub fn resident() -> Option<usize> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * u64::try_from(page).ok()?)
+    Some(pages * usize::try_from(page).ok()?)
 }
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
@@ -51,7 +44,7 @@ mod tests {
             .filter(|(n, _)| n % 1000 == 999)
             .collect();
         give_back();
-        assert!(resident().unwrap() < full - PIECES as u64 * 1000 / 2);
+        assert!(resident().unwrap() < full - PIECES * 1000 / 2);
         assert!(kept.iter().all(|(n, piece)| piece[0] == *n as u8));
     }
 }

@@ -79,6 +79,22 @@ impl<'a> ReplyMetadata<'a> {
     }
 }
 
+/// Does the metadata of an engine's reply say that the request failed? For counting: a look at the text, which costs a
+/// part of what parsing does.
+pub fn says_failed(metadata: &[u8]) -> bool {
+    const KEY: &[u8] = b"\"status\"";
+    let mut rest = metadata;
+    while let Some(at) = rest.windows(KEY.len()).position(|window| window == KEY) {
+        let escaped = at > 0 && rest[at - 1] == b'\\';
+        rest = &rest[at + KEY.len()..];
+        let value = rest.trim_ascii_start().strip_prefix(b":");
+        if let Some(value) = value.filter(|_| !escaped) {
+            return value.trim_ascii_start().starts_with(b"\"error\"");
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,5 +119,25 @@ mod tests {
                 .unwrap()
                 .is_unmet()
         );
+    }
+
+    #[test]
+    fn a_failure_is_seen_without_parsing() {
+        for (metadata, failed) in [
+            (&br#"{"status": "error"}"#[..], true),
+            (br#"{"engine":"e","status":"error","started":"x"}"#, true),
+            (br#"{"status": "ok", "why": "error"}"#, false),
+            (
+                br#"{"label": "\"status\": \"error\"", "status": "ok"}"#,
+                false,
+            ),
+            (br#"{"label": "status", "status" : "error"}"#, true),
+            (b"{}", false),
+            (b"\"status\"", false),
+            (b"", false),
+        ] {
+            let text = String::from_utf8_lossy(metadata);
+            assert_eq!(says_failed(metadata), failed, "{text}");
+        }
     }
 }

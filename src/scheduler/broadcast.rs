@@ -80,6 +80,7 @@ struct Engine {
     /// Requests that it has not answered yet, oldest first, and which of their parts is its own.
     pending: BTreeMap<Number, usize>,
     completed: u64,
+    failed: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +112,8 @@ pub struct BroadcastLoad {
     pub uuid: EngineUuid,
     pub pending: u64,
     pub completed: u64,
+    /// Those of them that failed.
+    pub failed: u64,
 }
 
 impl<H, R> Default for BroadcastScheduler<H, R> {
@@ -248,7 +251,15 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
             uuid: uuid.clone(),
             pending: engine.pending.len() as u64,
             completed: engine.completed,
+            failed: engine.failed,
         })
+    }
+
+    /// The reply that was just taken says that the engine's part failed.
+    pub fn on_failure(&mut self, engine: &EngineUuid) {
+        if let Some(engine) = self.engines.get_mut(engine) {
+            engine.failed += 1;
+        }
     }
 
     /// Requests, by their original ids, that an engine has not answered yet.

@@ -39,6 +39,8 @@ pub struct DirectLoad {
     pub uuid: EngineUuid,
     pub pending: u64,
     pub completed: u64,
+    /// Those of them that failed.
+    pub failed: u64,
 }
 
 /// `H` is what the caller needs to answer a request in its engine's place: its header.
@@ -56,6 +58,7 @@ struct Engine {
     queue: VecDeque<MsgId>,
     pending: u64,
     completed: u64,
+    failed: u64,
     /// Not only expected.
     is_here: bool,
 }
@@ -105,6 +108,7 @@ impl<H> DirectScheduler<H> {
             queue: VecDeque::new(),
             pending: 0,
             completed: 0,
+            failed: 0,
             is_here,
         };
         self.engines.insert(Identity::from(&uuid), engine);
@@ -210,6 +214,13 @@ impl<H> DirectScheduler<H> {
         true
     }
 
+    /// The reply that was just taken says that the request failed.
+    pub fn on_failure(&mut self, engine: &[u8]) {
+        if let Some(engine) = self.engines.get_mut(engine) {
+            engine.failed += 1;
+        }
+    }
+
     pub fn is_pending(&self, msg_id: &str) -> bool {
         self.pending.contains_key(msg_id)
     }
@@ -224,6 +235,7 @@ impl<H> DirectScheduler<H> {
             uuid: engine.uuid.clone(),
             pending: engine.pending,
             completed: engine.completed,
+            failed: engine.failed,
         })
     }
 

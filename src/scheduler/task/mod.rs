@@ -422,6 +422,7 @@ impl<P: Payload> TaskScheduler<P> {
     fn deliver(&mut self, job: JobIx, slot: Slot, outcome: Outcome) -> Verdict {
         let engine = &mut self.roster[slot];
         engine.completed += 1;
+        engine.failed += u64::from(outcome == Outcome::Failed);
         let end = Ended {
             ok: outcome == Outcome::Ok,
             engine: Some(engine.serial),
@@ -559,6 +560,7 @@ impl<P: Payload> TaskScheduler<P> {
                     uuid: engine.uuid.clone(),
                     pending: engine.load() as u64,
                     completed: engine.completed,
+                    failed: engine.failed,
                 })
                 .collect(),
             waiting: (self.jobs.len() - running) as u64,

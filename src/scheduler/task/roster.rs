@@ -42,6 +42,7 @@ pub(super) struct Engine {
     pub(super) serial: Serial,
     pub(super) presence: Presence,
     pub(super) completed: u64,
+    pub(super) failed: u64,
     /// In no order; each job knows its place.
     pub(super) running: Vec<JobIx>,
     /// Tasks that ended by another engine's late reply while this one was at work on them.
@@ -157,6 +158,7 @@ impl Roster {
                     serial,
                     presence,
                     completed: 0,
+                    failed: 0,
                     running: Vec::new(),
                     ghosts: HashSet::new(),
                     held: false,

@@ -114,4 +114,6 @@ pub struct EngineLoad {
     pub pending: u64,
     /// Tasks whose replies came from it, whether they succeeded or failed.
     pub completed: u64,
+    /// Those of them that failed.
+    pub failed: u64,
 }

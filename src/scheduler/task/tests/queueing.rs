@@ -283,7 +283,8 @@ fn what_is_where() {
                 .map(|uuid| EngineLoad {
                     uuid: uuid.into(),
                     pending: 1,
-                    completed: 1
+                    completed: 1,
+                    failed: 0
                 })
                 .to_vec(),
             waiting: 2
