@@ -284,6 +284,20 @@ def test_a_task_at_work_shows_and_is_interrupted(clusters, dashboard):  # noqa: 
         wait_until(lambda: not engine()["current"], "the end of the engine's task")
 
 
+def test_an_engine_is_restarted(clusters, dashboard):  # noqa: F811
+    def pids():
+        return {engine["id"]: engine["pid"] for engine in dashboard.state()["engines"] if engine["pid"]}
+
+    before = wait_until(lambda: len(pids()) == 2 and pids(), "the engines' own words")
+    status, _, text = dashboard.command(1, "restart")
+    assert status == 200, text
+    after = wait_until(lambda: len(pids()) == 2 and pids() != before and pids(), "the engine's return")
+    assert after[0] == before[0] and len(set(after.values()) - set(before.values())) == 1
+    with clusters.client() as client:
+        assert sorted(client.ids) == sorted(after)
+        assert client[:].apply_sync(work, 3) == [9, 9]
+
+
 def test_a_dead_engine_shows_and_so_does_why(clusters, dashboard):  # noqa: F811
     kernel = clusters.kernels()[0]
     with dashboard.events() as events:
