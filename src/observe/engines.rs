@@ -15,6 +15,9 @@ const LINES: usize = 20;
 /// Characters of a line.
 const LINE: usize = 300;
 
+/// Engines that have told what they use and are not registered yet.
+const EARLY: usize = 10_000;
+
 /// Engines that have left and are remembered.
 const DEPARTED: usize = 50;
 
@@ -106,6 +109,8 @@ pub(super) struct Departed {
 pub(super) struct Engines {
     rows: BTreeMap<EngineId, EngineRow>,
     by_uuid: HashMap<EngineUuid, EngineId>,
+    /// An engine tells what it uses as soon as its kernel runs, which is a moment before it is registered.
+    early: HashMap<EngineUuid, Usage>,
     departed: VecDeque<Departed>,
     pub(super) registered: u64,
     pub(super) left: u64,
@@ -118,7 +123,9 @@ impl Engines {
         // One that registers again goes on.
         if self.by_uuid.get(uuid) != Some(&id) {
             self.by_uuid.insert(uuid.clone(), id);
-            self.rows.insert(id, EngineRow::new(now, id, uuid.clone()));
+            let mut row = EngineRow::new(now, id, uuid.clone());
+            row.usage = self.early.remove(uuid).unwrap_or_default();
+            self.rows.insert(id, row);
             self.registered += 1;
         }
         self.gone.remove(&id);
@@ -126,6 +133,7 @@ impl Engines {
     }
 
     pub(super) fn on_left(&mut self, now: i64, id: EngineId, uuid: &EngineUuid, how: &str) {
+        self.early.remove(uuid);
         if self.by_uuid.get(uuid) != Some(&id) {
             return;
         }
@@ -149,9 +157,13 @@ impl Engines {
     }
 
     pub(super) fn on_usage(&mut self, uuid: &EngineUuid, usage: Usage) {
-        if let Some(row) = self.row(uuid)
-            && row.usage != usage
-        {
+        let Some(row) = self.row(uuid) else {
+            if self.early.len() < EARLY {
+                self.early.insert(uuid.clone(), usage);
+            }
+            return;
+        };
+        if row.usage != usage {
             row.usage = usage;
             let id = row.id;
             self.changed.insert(id);

@@ -310,6 +310,28 @@ fn a_flood_is_counted_and_not_followed() {
 }
 
 #[test]
+fn what_an_engine_uses_may_be_told_before_it_is_there() {
+    let mut world = World::new();
+    let usage = Usage {
+        pid: Some(7),
+        ..Usage::default()
+    };
+    world.board.on_usage(&World::uuid(1), usage.clone());
+    world.board.on_usage(&World::uuid(2), usage.clone());
+    world.register(1);
+    assert_eq!(world.board.engine(EngineId(1)).unwrap().usage, usage);
+    let left = World::uuid(2);
+    world
+        .board
+        .on_engine_left(world.now, EngineId(2), &left, "it died");
+    world.register(2);
+    assert_eq!(
+        world.board.engine(EngineId(2)).unwrap().usage,
+        Usage::default()
+    );
+}
+
+#[test]
 fn a_ring_keeps_the_newest() {
     let mut stream = Stream::new(3);
     let entry = |n: usize| Entry {

@@ -3,12 +3,14 @@
 import http.client
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import termios
 import time
 from contextlib import contextmanager
 from urllib.parse import parse_qs, quote, urlsplit
@@ -369,6 +371,29 @@ def test_top_tasks_and_report(clusters, dashboard, tmp_path):  # noqa: F811
         data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S).group(1))
         assert len(data["stream"]) == 31 and data["totals"]["task"]["ok"] == 30
         assert "http://" not in re.sub(r"http://www.w3.org\S*", "", html)
+
+
+def test_top_in_a_terminal(clusters, dashboard):  # noqa: F811
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (30, 110))
+    before = termios.tcgetattr(slave)
+    top = subprocess.Popen([BINARY, "top"], env=clusters.env, stdin=slave, stdout=slave, stderr=slave)
+    screen = b""
+    while b"WORKS ON" not in screen or b"engines" not in screen:
+        screen += os.read(master, 65536)
+    assert screen.startswith(b"\x1b[?1049h")
+    with clusters.client() as client:
+        client.load_balanced_view().map_sync(work, range(10))
+    while b"10 of 10" not in screen:
+        screen += os.read(master, 65536)
+    os.write(master, b"q")
+    while not screen.endswith(b"\x1b[?1049l"):
+        screen += os.read(master, 65536)
+    assert top.wait(PATIENCE) == 0
+    # The terminal is as it was.
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
 
 
 def test_a_page_that_is_left_open_hears_of_the_end(clusters):  # noqa: F811
