@@ -1,5 +1,7 @@
 //! Everything that is shown, put together from what the controller's threads tell.
 
+mod telling;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::clients::Clients;
 use super::engines::{Current, Engines, Usage};
@@ -21,12 +23,6 @@ use crate::protocol::{EngineId, EngineUuid, Header, MsgId, Timestamp};
 
 /// Ended requests that are kept.
 pub const STREAM: usize = 20_000;
-
-/// Of them, how many a page is sent when it opens.
-const STREAM_OF_A_PAGE: usize = 5_000;
-
-/// New ones that a page is sent at a time; it hears how many there were.
-const STREAM_AT_ONCE: usize = 1_000;
 
 /// Requests that were followed to an engine and have not ended.
 const RUNNING: usize = 100_000;
@@ -365,84 +361,6 @@ impl Board {
     /// When [`on_time`](Self::on_time) has something to do.
     pub fn next_deadline(&self) -> Instant {
         self.sampled.at + SAMPLE
-    }
-
-    /// Everything, for a page that opens. `stream`: how many ended requests at most; none for as many as a page takes.
-    pub fn state(&self, now: Instant, stream: Option<usize>) -> Map<String, Value> {
-        let stream = stream.unwrap_or(STREAM_OF_A_PAGE);
-        let mut state = self.figures(now);
-        let mut put = |key: &str, value: Value| state.insert(key.to_owned(), value);
-        put("kind", json!("state"));
-        put("started", json!(self.started.as_micros() as f64 / 1e3));
-        put(
-            "engines",
-            self.engines.all().map(|row| json!(row)).collect(),
-        );
-        put(
-            "departed",
-            self.engines.departed().map(|gone| json!(gone)).collect(),
-        );
-        put("clients", json!(self.clients.all()));
-        put("samples", self.history.all().map(Sample::to_json).collect());
-        put(
-            "stream",
-            self.stream.since(0, stream).map(Entry::to_json).collect(),
-        );
-        state
-    }
-
-    /// What has changed since the last call, if anything has. To be called by one alone.
-    pub fn changes(&mut self, now: Instant) -> Option<Map<String, Value>> {
-        if !std::mem::take(&mut self.has_news) {
-            return None;
-        }
-        let mut changes = self.figures(now);
-        let mut put = |key: &str, value: Value| changes.insert(key.to_owned(), value);
-        put("kind", json!("changes"));
-        let departed: Option<Value> = {
-            let (rows, gone) = self.engines.take_changes();
-            put("engines", json!(rows));
-            let any = !gone.is_empty();
-            put("gone", json!(gone));
-            any.then(|| self.engines.departed().map(|gone| json!(gone)).collect())
-        };
-        if let Some(departed) = departed {
-            put("departed", departed);
-        }
-        put("clients", json!(self.clients.take_changed()));
-        put(
-            "samples",
-            self.history
-                .last()
-                .map(Sample::to_json)
-                .into_iter()
-                .collect(),
-        );
-        let new = self.stream.since(self.told, STREAM_AT_ONCE);
-        put("stream", new.map(Entry::to_json).collect());
-        self.told = self.stream.total();
-        Some(changes)
-    }
-
-    fn figures(&self, now: Instant) -> Map<String, Value> {
-        let totals = Channel::ALL.iter().zip(&self.totals).map(|(channel, totals)| {
-            let Totals {
-                tally,
-                waiting,
-                running,
-            } = totals;
-            let value = json!({
-                "submitted": tally.submitted, "ok": tally.ok, "failed": tally.failed, "aborted": tally.aborted,
-                "waiting": waiting, "running": running,
-            });
-            (channel.name().to_owned(), value)
-        });
-        let mut figures = Map::new();
-        figures.insert("now".to_owned(), json!(self.micros(now)));
-        figures.insert("totals".to_owned(), totals.collect::<Map<_, _>>().into());
-        figures.insert("ended".to_owned(), json!(self.stream.total()));
-        figures.insert("unfollowed".to_owned(), json!(self.unfollowed));
-        figures
     }
 
     pub fn totals(&self) -> impl Iterator<Item = (Channel, Totals)> {
