@@ -37,11 +37,13 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`cli`] | parse, dispatch, map errors to exit codes; one file per verb |
+//! | [`web`] | the status page and the metrics, and asking for them |
 //! | [`controller`] | the threads and sockets of a controller |
 //! | [`engine`] | an engine's sockets, its kernel process, its queue of requests |
 //! | [`launch`] | starting, watching and stopping the processes of a cluster |
 //! | [`hubclient`] | asking a controller's hub, and hearing of its engines |
 //! | [`hub`] \[p\] | registry of engines, answers to queries |
+//! | [`observe`] \[p\] | figures and the last tasks, put together for those who look |
 //! | [`scheduler`] \[p\] | tasks, dependencies, policies; direct requests; broadcast fan-out |
 //! | [`heartbeat`] \[p\] | who answers pings, who has stopped |
 //! | [`taskdb`] | task records, queries, the stores that keep them |
@@ -72,6 +74,8 @@
 //!
 //! - **The schedulers know the queues, and the hub asks them** (`queue_status`, result status). So the hub is never
 //!   behind, and without a database nothing is told to anybody per task.
+//! - **To be seen costs next to nothing, and only when somebody asked for it** (`--dashboard`): schedulers count and
+//!   gather, and hand that over some times a second; what is too much to be followed is counted and not followed.
 //! - **Records are a thread's own affair** (the recorder). Schedulers hand it what happened in batches; when storage does
 //!   not keep up, new requests wait in their sockets and queued tasks in the scheduler, while replies, control and
 //!   heartbeats go on. What takes long to look up is asked of readers beside the recorder.
@@ -95,9 +99,11 @@ pub mod heartbeat;
 pub mod hub;
 pub mod hubclient;
 pub mod launch;
+pub mod observe;
 pub mod os;
 pub mod profile;
 pub mod protocol;
 pub mod scheduler;
 pub mod taskdb;
 pub mod transport;
+pub mod web;

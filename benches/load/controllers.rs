@@ -2,12 +2,15 @@
 
 use std::error::Error;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcluster::profile::connection::{ClientFile, EngineFile};
+use ipcluster::protocol::ClusterId;
+use ipcluster::web::AddressFile;
 
 use crate::measure;
 
@@ -25,6 +28,17 @@ pub(crate) struct Setup {
     pub(crate) hwm: u32,
     /// As it is called on the command line: nodb, dictdb, sqlitedb.
     pub(crate) database: &'static str,
+    pub(crate) dashboard: Dashboard,
+}
+
+/// Whether a controller serves a status page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dashboard {
+    Off,
+    /// And nobody looks at it.
+    Served,
+    /// And one page is open.
+    Open,
 }
 
 impl Default for Setup {
@@ -33,6 +47,7 @@ impl Default for Setup {
             scheme: "leastload",
             hwm: 1,
             database: "nodb",
+            dashboard: Dashboard::Off,
         }
     }
 }
@@ -69,6 +84,9 @@ impl Server {
                 let mut command = Command::new(&programs.ours);
                 command.args(["controller", "--log-level=error"]);
                 command.arg(format!("--hwm={}", setup.hwm));
+                if setup.dashboard != Dashboard::Off {
+                    command.arg("--dashboard");
+                }
                 command
             }
             Side::Stock => {
@@ -99,6 +117,9 @@ impl Server {
             let _ = child.kill();
         }
         let (client, engine) = files?;
+        if setup.dashboard == Dashboard::Open {
+            open_page(dir.path())?;
+        }
         Ok(Self {
             side,
             client,
@@ -132,6 +153,28 @@ impl Drop for Server {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Reads what a page is sent, until the controller ends.
+fn open_page(dir: &Path) -> Result<(), Box<dyn Error>> {
+    let address = AddressFile::read(&AddressFile::path(
+        &dir.join("security"),
+        &ClusterId::default(),
+    ))?;
+    let address = address.ok_or("the controller has left no address of its dashboard")?;
+    let mut stream = TcpStream::connect(address.authority())?;
+    let (authority, token) = (address.authority(), &address.token);
+    write!(
+        stream,
+        "GET /events HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    if &status != b"HTTP/1.1 200" {
+        return Err(String::from_utf8_lossy(&status).into());
+    }
+    std::thread::spawn(move || io::copy(&mut stream, &mut io::sink()));
+    Ok(())
 }
 
 fn signal(pid: u32, signal: nix::sys::signal::Signal) {

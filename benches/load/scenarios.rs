@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::clients::{Hub, Load, Queue};
-use crate::controllers::{Programs, Server, Setup, Side};
+use crate::controllers::{Dashboard, Programs, Server, Setup, Side};
 use crate::engines::{Connections, Engines};
 use crate::measure;
 use crate::report::Sample;
@@ -80,6 +80,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("depth", OURS, depth),
     scenario("memory", OURS, memory),
     scenario("idle", CONTROLLERS, idle),
+    slow(scenario("dashboard", OURS, dashboard)),
     on_request(scenario("soak", OURS, soak)),
 ];
 
@@ -396,6 +397,37 @@ fn with_database(plan: &Plan, side: Side, database: &'static str, goal: &'static
     if side == Side::Ours {
         let delay = cluster.longest_delay()?.as_secs_f64() * 1e3;
         samples.push(Sample::new("  database behind at most", "ms", delay).goal("<= 2000"));
+    }
+    Ok(samples)
+}
+
+/// What it costs to be seen: the same work without a status page, with one, and with one that is open.
+fn dashboard(plan: &Plan, side: Side) -> Samples {
+    let mut samples = Vec::new();
+    let watched = [
+        (Dashboard::Off, "no dashboard"),
+        (Dashboard::Served, "a dashboard"),
+        (Dashboard::Open, "an open page"),
+    ];
+    for (hwm, is_mux, what) in [
+        (1, false, "tasks, hwm 1"),
+        (0, false, "tasks, hwm 0"),
+        (1, true, "mux"),
+    ] {
+        for (dashboard, with) in watched {
+            let setup = Setup {
+                hwm,
+                dashboard,
+                ..Setup::default()
+            };
+            let mut cluster = Cluster::start(plan, side, setup, 4)?;
+            let queue = if is_mux { cluster.mux() } else { Queue::Task };
+            let mut load = cluster.load(CLIENTS, &queue, KB)?;
+            let count = plan.count(side, 200_000, 200_000);
+            let rate = cluster.throughput(&mut load, count, WINDOW)?;
+            let words = format!("{what}, {with}: CPU");
+            samples.push(Sample::new(words, "us", rate.cpu));
+        }
     }
     Ok(samples)
 }

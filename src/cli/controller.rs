@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::dashboard::{Served, parse_place};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, database, exit_code, lifeline};
@@ -26,6 +27,7 @@ use crate::profile::settings::{Edit, Scheme, Settings};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
+use crate::web::Place;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -106,6 +108,11 @@ pub(super) struct ControllerArgs {
     #[arg(long)]
     mongodb: bool,
 
+    /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          value_parser = parse_place)]
+    dashboard: Option<Place>,
+
     /// The Python that runs a dask.distributed scheduler when a client asks for one [default: of $VIRTUAL_ENV, beside
     /// this program, or on PATH]
     #[arg(long, value_name = "PYTHON")]
@@ -159,6 +166,11 @@ impl ControllerArgs {
                 edit("scheduler.scheme", "--scheme", self.scheme.clone()),
                 edit("engine.python", "--python", self.python.clone()),
                 edit("scheduler.hwm", "--hwm", self.hwm),
+                edit(
+                    "controller.dashboard",
+                    "--dashboard",
+                    self.dashboard.as_ref().map(Place::to_string),
+                ),
                 edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
                 edit(
                     "controller.restore",
@@ -200,8 +212,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         let _within = runtime.enter();
         Signals::new()?
     };
-    let controller = Controller::start(plan.config.clone(), store)
+    let mut dashboard = Served::prepare(&setup)?;
+    let sightings = dashboard.as_ref().map(Served::sightings);
+    let controller = Controller::start(plan.config.clone(), store, sightings)
         .map_err(|error| plan.explain(&error.to_string()))?;
+    if let Some(dashboard) = &mut dashboard {
+        dashboard.start(&controller)?;
+    }
     let (client, engine) = plan.connection_files(&controller.ports);
     let mut written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     if !plan.reuse {
@@ -216,9 +233,18 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         plan.config.client_interface.0,
         controller.ports.registration,
     );
+    if let Some(dashboard) = &dashboard {
+        let address = dashboard.address();
+        tracing::info!("the status page is at {address}");
+        starter.tell(&News::Dashboard(address));
+        dashboard.show_log();
+    }
     let named = setup.settings.controller.location.clone();
     let ended = until_the_end(controller, signals, lifeline, &mut starter, named);
     let (why, report) = runtime.block_on(ended);
+    if let Some(dashboard) = dashboard {
+        dashboard.stop();
+    }
     tracing::info!("the controller ends: {why}");
     drop(written);
     match report {

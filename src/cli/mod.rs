@@ -5,6 +5,7 @@ pub mod exit_code;
 
 mod clean;
 mod controller;
+mod dashboard;
 mod database;
 mod db;
 mod doctor;
@@ -17,6 +18,7 @@ mod logs;
 mod output;
 mod parts;
 mod profile;
+mod report;
 mod restart;
 mod setup;
 mod start;
@@ -24,6 +26,9 @@ mod status;
 mod stop;
 mod supervise;
 mod target;
+mod tasks;
+mod top;
+mod watched;
 mod written_files;
 
 use std::ffi::OsString;
@@ -72,6 +77,14 @@ enum Verb {
     Status(status::StatusArgs),
     /// Show what a cluster's programs have written
     Logs(logs::LogsArgs),
+    /// Print the address of a cluster's status page, or open it in a browser
+    Dashboard(dashboard::DashboardArgs),
+    /// Show in the terminal what a cluster does
+    Top(top::TopArgs),
+    /// List tasks that have ended, and go on as they end
+    Tasks(tasks::TasksArgs),
+    /// Write a page with the task stream and the figures of a run, for one that runs or has ended
+    Report(report::ReportArgs),
     /// Remove what clusters that have ended left behind: files and logs
     Clean(clean::CleanArgs),
     /// Look for what would keep a cluster from working, and say what to do
@@ -122,6 +135,10 @@ impl Verb {
             Self::List(args) => list::run(&args, rewritten),
             Self::Status(args) => status::run(&args, rewritten),
             Self::Logs(args) => logs::run(&args, rewritten),
+            Self::Dashboard(args) => dashboard::run(&args, rewritten),
+            Self::Top(args) => top::run(&args, rewritten),
+            Self::Tasks(args) => tasks::run(&args, rewritten),
+            Self::Report(args) => report::run(&args, rewritten),
             Self::Clean(args) => clean::run(&args, rewritten),
             Self::Doctor(args) => doctor::run(&args, rewritten),
             Self::Db(args) => db::run(&args, rewritten),

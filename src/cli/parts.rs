@@ -19,8 +19,8 @@ use crate::launch::local::Mpi;
 use crate::launch::ssh::hosts;
 use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
-use crate::os::log::LogLevel;
-use crate::profile::settings::Traits;
+use crate::os::log::{LogFormat, LogLevel};
+use crate::profile::settings::{LogSettings, Traits};
 use crate::profile::traitlets::{Action, Assignment, Program, Written, is_for};
 
 /// Processes are told to end, and killed when they have not after this time.
@@ -342,10 +342,7 @@ fn job(
         config.push(files::expand_path(file));
         argv.push(config);
     }
-    let level = setup.settings.log.level;
-    if level != LogLevel::default() {
-        argv.push(format!("--log-level={level}").into());
-    }
+    argv.extend(log_arguments(&setup.settings.log));
     argv.extend(arguments);
     let mut environment: Vec<(OsString, OsString)> = vec![
         ("IPP_PROFILE_DIR".into(), location.into()),
@@ -362,6 +359,18 @@ fn job(
         machine: None,
         connection: None,
     })
+}
+
+/// How the parts log, as far as it is not the default.
+fn log_arguments(log: &LogSettings) -> impl Iterator<Item = OsString> {
+    let common = (log.level != LogLevel::default()).then(|| log.level.to_string());
+    let components = log.components.iter();
+    let components = components.map(|(name, level)| format!("{name}={level}"));
+    let levels: Vec<String> = common.into_iter().chain(components).collect();
+    let levels = (!levels.is_empty()).then(|| format!("--log-level={}", levels.join(",")));
+    let format =
+        (log.format != LogFormat::default()).then(|| format!("--log-format={}", log.format.name()));
+    levels.into_iter().chain(format).map(OsString::from)
 }
 
 /// `--Class.trait=value` of the cluster's command line that this part understands. A key is not shown a second time.

@@ -2,7 +2,7 @@
 
 use crate::cli::Failure;
 use crate::cli::args::{Environment, ResolvedCommon, Rewritten};
-use crate::os::log::{self, LogOptions};
+use crate::os::log::{self, LogOptions, Rotation};
 use crate::os::{files, limits};
 use crate::profile::dir::ProfileDir;
 use crate::profile::settings::{Edit, Origin, Resolved, Settings, load};
@@ -91,7 +91,12 @@ fn start_log(
     let options = LogOptions {
         program,
         level: settings.log.level,
+        components: settings.log.components.clone(),
         format: settings.log.format,
+        rotation: Rotation {
+            max_size: settings.log.max_size.0,
+            keep: settings.log.keep,
+        },
         file,
     };
     Ok(log::start(&options)?)

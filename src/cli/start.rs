@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::dashboard::parse_place;
 use crate::cli::launch_args::LaunchArgs;
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::{
@@ -22,6 +23,7 @@ use crate::launch::ledger::Ledger;
 use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;
+use crate::web::Place;
 
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -65,6 +67,11 @@ pub(super) struct StartArgs {
     /// Name or address by which engines and clients elsewhere reach the controller [default: its host name]
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
+
+    /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          value_parser = parse_place)]
+    dashboard: Option<Place>,
 }
 
 impl StartArgs {
@@ -105,7 +112,14 @@ fn start(
     mut rewritten: Rewritten,
     background: &Background,
 ) -> Result<(), Failure> {
-    let rest = rewritten.rest.take().unwrap_or_default();
+    let mut rest = rewritten.rest.take().unwrap_or_default();
+    // What stands behind -- goes before it.
+    rest.splice(
+        0..0,
+        args.dashboard
+            .as_ref()
+            .map(|place| format!("--dashboard={place}").into()),
+    );
     let mut edits = args.edits();
     edits.extend(edit(
         "log.to_file",

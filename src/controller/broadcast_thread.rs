@@ -6,12 +6,15 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::controller::Witnesses;
 use crate::controller::endpoints::SocketPair;
+use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::observe::{Load, Status};
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
@@ -46,6 +49,7 @@ struct Desk {
     hosts: Hosts,
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
+    lookout: Option<Lookout>,
 }
 
 /// Processes that take broadcasts for their engines: to each of them a request goes once, however many of its engines
@@ -103,7 +107,7 @@ impl BroadcastThread {
         composer: Composer,
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
-        reporter: Option<Reporter>,
+        witnesses: Witnesses,
     ) -> Self {
         let desk = Desk {
             door,
@@ -112,7 +116,8 @@ impl BroadcastThread {
             outbox: Outbox::default(),
             hosts: Hosts::default(),
             outgoing: Vec::new(),
-            reporter,
+            reporter: witnesses.reporter,
+            lookout: witnesses.lookout,
         };
         Self {
             clients: sockets.clients,
@@ -131,6 +136,9 @@ impl BroadcastThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
+            if let Some(lookout) = &mut self.desk.lookout {
+                lookout.begin_round();
+            }
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -148,7 +156,12 @@ impl BroadcastThread {
                 reporter.hand_over();
             }
             self.desk.outbox.retry(&mut self.engines, Instant::now());
-            if let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+            self.desk.show();
+            let timeout = time_left([
+                self.desk.outbox.next_retry(),
+                self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
+            ]);
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("broadcast: cannot wait for messages: {error}");
                 return;
             }
@@ -164,6 +177,7 @@ impl BroadcastThread {
             } => {
                 self.desk.hosts.on_engine_registered(&engine, host);
                 self.desk.scheduler.on_engine_registered(engine);
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
@@ -183,6 +197,7 @@ impl BroadcastThread {
                 for end in ends {
                     self.desk.end(end, &mut self.clients);
                 }
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
@@ -194,6 +209,7 @@ impl BroadcastThread {
             | SchedulerMail::Ended(_)
             | SchedulerMail::Ends(_)
             | SchedulerMail::Resubmit(_)
+            | SchedulerMail::Command { .. }
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
@@ -303,6 +319,12 @@ impl Desk {
             });
         }
         metadata.insert("original_msg_id".to_owned(), json!(msg_id));
+        if let Some(lookout) = &mut self.lookout {
+            for (target, outgoing_id) in &fan_out.to {
+                lookout.on_submitted(outgoing_id.as_str());
+                lookout.on_sent(outgoing_id.as_str(), &target.uuid, frames);
+            }
+        }
         let (direct, delivered) = self.hosts.sort(fan_out.to);
         for (host, parts) in delivered {
             let parts: Vec<(&EngineUuid, &MsgId)> = parts
@@ -368,6 +390,7 @@ impl Desk {
             Ok(read) => read,
             Err(why) => return self.door.refuse(frames, why),
         };
+        let seen = self.lookout.as_ref().map(|_| frames.clone());
         let reply = Reply {
             frames: std::mem::take(frames),
             layout,
@@ -376,8 +399,14 @@ impl Desk {
         let verdict = self
             .scheduler
             .on_reply(&engine, &original, &outgoing, reply);
-        if failed && !matches!(verdict, BroadcastVerdict::Unknown) {
-            self.scheduler.on_failure(&engine);
+        if !matches!(verdict, BroadcastVerdict::Unknown) {
+            if failed {
+                self.scheduler.on_failure(&engine);
+            }
+            if let (Some(lookout), Some(seen)) = (&mut self.lookout, seen) {
+                let status = Wire::parse(&seen).map_or(Status::Failed, |wire| status_of(&wire));
+                lookout.on_ended(&outgoing, Some(engine.as_str()), status, &seen);
+            }
         }
         match verdict {
             BroadcastVerdict::Deliver { client, reply } => {
@@ -424,6 +453,10 @@ impl Desk {
                     Some(&target.uuid),
                     &error,
                 );
+                if let Some(lookout) = &mut self.lookout {
+                    let engine = Some(target.uuid.as_str());
+                    lookout.on_ended(msg_id.as_str(), engine, Status::Failed, &reply);
+                }
                 self.report_end(&reply, Some(target.uuid));
                 send_to_client(clients, &mut reply);
             }
@@ -435,6 +468,13 @@ impl Desk {
                 replies,
                 lost,
             } => {
+                if let Some(lookout) = &mut self.lookout {
+                    for (target, _) in &lost {
+                        let part = format!("{msg_id}_{}", target.uuid);
+                        let engine = Some(target.uuid.as_str());
+                        lookout.on_ended(&part, engine, Status::Failed, &[]);
+                    }
+                }
                 let (metadata, content, buffers) = coalesce(&msg_id, &targets, &replies, &lost);
                 let msg_type = reply_type_of(&header);
                 let mut frames = vec![Frame::from(client.as_bytes())];
@@ -454,6 +494,27 @@ impl Desk {
 }
 
 impl Desk {
+    /// Hands over what has been seen, if it is time.
+    fn show(&mut self) {
+        let scheduler = &self.scheduler;
+        if let Some(lookout) = &mut self.lookout {
+            lookout.hand_over(|| {
+                let loads = scheduler.snapshot().map(|engine| Load {
+                    engine: engine.uuid,
+                    pending: engine.pending,
+                    completed: engine.completed,
+                });
+                (0, loads.collect())
+            });
+        }
+    }
+
+    fn touch(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.touch();
+        }
+    }
+
     fn report_end(&mut self, frames: &[Frame], engine: Option<EngineUuid>) {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(frames)) {
             reporter.report(completed(engine, frames, wire.layout()));

@@ -3,16 +3,20 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::controller::Witnesses;
 use crate::controller::endpoints::SocketPair;
-use crate::controller::mail::{HubMail, SchedulerMail};
+use crate::controller::lookout::{Lookout, status_of};
+use crate::controller::mail::{Answer, HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
 use crate::hub::recorder::Traffic;
+use crate::observe::Load;
 use crate::protocol::header::{Brief, parent_id, reply_type};
 use crate::protocol::metadata::says_failed;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
@@ -42,6 +46,10 @@ struct Desk {
     task_scheduler: Option<Sender<SchedulerMail>>,
     /// On the mux channel, with a database.
     reporter: Option<Reporter>,
+    /// On the mux channel.
+    lookout: Option<Lookout>,
+    /// Who waits within this process for a reply to a message of these ids.
+    inside: HashMap<MsgId, Answer>,
 }
 
 impl DirectThread {
@@ -52,7 +60,7 @@ impl DirectThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         task_scheduler: Option<Sender<SchedulerMail>>,
-        reporter: Option<Reporter>,
+        witnesses: Witnesses,
     ) -> Self {
         let desk = Desk {
             door,
@@ -61,7 +69,9 @@ impl DirectThread {
             outbox: Outbox::default(),
             held: HashMap::new(),
             task_scheduler,
-            reporter,
+            reporter: witnesses.reporter,
+            lookout: witnesses.lookout,
+            inside: HashMap::new(),
         };
         Self {
             clients: sockets.clients,
@@ -80,6 +90,9 @@ impl DirectThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
+            if let Some(lookout) = &mut self.desk.lookout {
+                lookout.begin_round();
+            }
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -95,7 +108,12 @@ impl DirectThread {
             poller.want_read(clients, takes_requests);
             self.desk.hand_over();
             self.desk.outbox.retry(&mut self.engines, Instant::now());
-            if let Err(error) = poller.wait(time_left([self.desk.outbox.next_retry()])) {
+            self.desk.show();
+            let timeout = time_left([
+                self.desk.outbox.next_retry(),
+                self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
+            ]);
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("a direct queue cannot wait for messages: {error}");
                 return;
             }
@@ -109,12 +127,20 @@ impl DirectThread {
                 for mut held in self.desk.held.remove(&engine).unwrap_or_default() {
                     self.desk.outbox.send(&mut self.engines, &mut held);
                 }
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Expect(engine) => self.desk.scheduler.on_engine_expected(engine),
             SchedulerMail::Resubmit(mut again) => {
                 self.desk
                     .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
+            }
+            SchedulerMail::Command { mut frames, answer } => {
+                if let Some(msg_id) = id_of(&frames) {
+                    self.desk.inside.insert(msg_id, answer);
+                    self.desk
+                        .submit(&mut frames, Fresh::No, &mut self.clients, &mut self.engines);
+                }
             }
             SchedulerMail::LetGo {
                 token,
@@ -143,6 +169,7 @@ impl DirectThread {
                     let error = RemoteError::engine_died(id, failure.msg_id.as_str(), &how);
                     self.desk.fail(failure, &engine, &error, &mut self.clients);
                 }
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Inspect { token, what } => {
@@ -225,6 +252,13 @@ impl Desk {
                         message,
                     });
                 }
+                // Comm messages are not answered: nothing is known of them afterwards.
+                if let Some(lookout) = &mut self.lookout
+                    && !header.msg_type.starts_with("comm_")
+                {
+                    lookout.on_submitted(&header.msg_id);
+                    lookout.on_sent(&header.msg_id, &uuid, frames);
+                }
                 frames.swap(0, 1);
                 if route == Route::Hold {
                     let held = self.held.entry(uuid).or_default();
@@ -247,6 +281,9 @@ impl Desk {
                 let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
                 let evalue = format!("no engine {engine} is registered: it has left, or never was");
                 let error = RemoteError::new("EngineError", evalue);
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.on_submitted(&header.msg_id);
+                }
                 let failure = DirectFailure {
                     client,
                     msg_id: MsgId::from(&*header.msg_id),
@@ -281,6 +318,15 @@ impl Desk {
                     String::from_utf8_lossy(engine).into_owned(),
                 ));
                 reporter.report(completed(engine, frames, wire.layout()));
+            }
+            if let Some(lookout) = &mut self.lookout {
+                let engine = std::str::from_utf8(engine).ok();
+                lookout.on_ended(&msg_id, engine, status_of(&wire), frames);
+            }
+            if let Some(answer) = self.inside.remove(msg_id.as_str()) {
+                // Whoever asked may have gone.
+                let _ = answer.send(Bytes::copy_from_slice(wire.content()));
+                return;
             }
             frames.swap(0, 1);
             send_to_client(clients, frames);
@@ -338,7 +384,40 @@ impl Desk {
         if let (Some(reporter), Ok(wire)) = (&mut self.reporter, Wire::parse(&reply)) {
             reporter.report(completed(Some(engine.clone()), &reply, wire.layout()));
         }
+        if let Ok(wire) = Wire::parse(&reply)
+            && let Ok(Some(msg_id)) = parent_id(wire.parent_header())
+        {
+            if let Some(lookout) = &mut self.lookout {
+                let status = status_of(&wire);
+                lookout.on_ended(&msg_id, Some(engine.as_str()), status, &reply);
+            }
+            if let Some(answer) = self.inside.remove(&*msg_id) {
+                let _ = answer.send(Bytes::copy_from_slice(wire.content()));
+                return;
+            }
+        }
         send_to_client(clients, &mut reply);
+    }
+
+    /// Hands over what has been seen, if it is time.
+    fn show(&mut self) {
+        let scheduler = &self.scheduler;
+        if let Some(lookout) = &mut self.lookout {
+            lookout.hand_over(|| {
+                let loads = scheduler.snapshot().map(|engine| Load {
+                    engine: engine.uuid,
+                    pending: engine.pending,
+                    completed: engine.completed,
+                });
+                (0, loads.collect())
+            });
+        }
+    }
+
+    fn touch(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.touch();
+        }
     }
 
     fn hand_over(&mut self) {
@@ -369,6 +448,12 @@ impl Desk {
             task_scheduler.send(SchedulerMail::Abort(ids));
         }
     }
+}
+
+fn id_of(frames: &[Frame]) -> Option<MsgId> {
+    let wire = Wire::parse(frames).ok()?;
+    let header = Brief::parse(wire.header()).ok()?;
+    Some(MsgId::from(&*header.msg_id))
 }
 
 fn read_reply(wire: &Wire<'_, Frame>) -> Result<String, String> {

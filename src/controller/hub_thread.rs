@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -11,9 +12,10 @@ use crate::controller::dask::Dask;
 use crate::controller::endpoints::{HubSockets, Ports};
 use crate::controller::engine_state::{EngineState, EngineStateFile};
 use crate::controller::late_joiners::LateJoiners;
-use crate::controller::mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
+use crate::controller::lookout::Sighting;
+use crate::controller::mail::{Answer, HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use crate::controller::questions::Questions;
-use crate::controller::recorder_thread::RecorderMail;
+use crate::controller::recorder_thread::{NOBODY, RecorderMail};
 use crate::controller::replies::{compose, now};
 use crate::controller::this_process::ThisProcess;
 use crate::hub::{self, Action, Database, Event, Hub, Request};
@@ -44,6 +46,11 @@ struct Desk {
     request_shutdown: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
     answers: Vec<Answered>,
+    /// Who waits within this process, by the name under which the hub was asked.
+    inside: HashMap<Identity, Answer>,
+    asked: u64,
+    /// Who shows what happens.
+    sightings: Option<Sender<Sighting>>,
     log: HubLog,
     questions: Questions,
 }
@@ -73,6 +80,7 @@ impl HubThread {
         dask: Dask,
         mailbox: Mailbox<HubMail>,
         request_shutdown: oneshot::Sender<()>,
+        sightings: Option<Sender<Sighting>>,
     ) -> Self {
         let has_database = schedulers.recorder.is_some();
         let mut hub = Hub::new(hub::Config {
@@ -86,6 +94,7 @@ impl HubThread {
             } else {
                 Database::None
             },
+            wants_usage: sightings.is_some(),
         });
         if let Some(EngineState { engines, next_id }) = config.restored.clone() {
             hub.restore(Instant::now(), engines, next_id);
@@ -103,6 +112,9 @@ impl HubThread {
             request_shutdown: Some(request_shutdown),
             actions: Vec::new(),
             answers: Vec::new(),
+            inside: HashMap::new(),
+            asked: 0,
+            sightings,
             log: HubLog::default(),
             questions: Questions::default(),
         };
@@ -216,8 +228,56 @@ impl Desk {
                 });
             }
             HubMail::Storage(fault) => self.hub.on_storage(fault),
+            HubMail::Ask {
+                msg_type,
+                content,
+                answer,
+            } => self.ask_from_inside(now, msg_type, content, answer),
+            HubMail::Command {
+                engine,
+                msg_type,
+                content,
+                answer,
+            } => self.command(&engine, msg_type, content, answer),
             HubMail::Stop => {}
         }
+    }
+
+    fn ask_from_inside(&mut self, now: Instant, msg_type: &str, content: Bytes, answer: Answer) {
+        self.asked += 1;
+        // No client's routing id: those begin with a zero and a random number, or are of its own choice.
+        let name = format!("\0inside-{}", self.asked);
+        let from = Identity::from(name.as_bytes());
+        self.inside.insert(from.clone(), answer);
+        let request = Request {
+            from,
+            msg_type: msg_type.to_owned(),
+            header: Bytes::from_static(b"{}"),
+            content,
+        };
+        self.hub.on_request(now, request, &mut self.actions);
+    }
+
+    fn command(&mut self, engine: &EngineUuid, msg_type: &str, content: Value, answer: Answer) {
+        let mut frames = vec![Frame::from(NOBODY), Frame::from(engine.as_str().as_bytes())];
+        frames.extend(compose(
+            &mut self.composer,
+            msg_type,
+            b"{}",
+            json!({}),
+            content,
+        ));
+        let command = SchedulerMail::Command { frames, answer };
+        self.schedulers.control.send(command);
+    }
+
+    /// `true` if it was for somebody within this process, who may have gone.
+    fn answer_inside(&mut self, to: &Identity, content: impl FnOnce() -> Bytes) -> bool {
+        let Some(answer) = self.inside.remove(to) else {
+            return false;
+        };
+        let _ = answer.send(content());
+        true
     }
 
     /// `frames`: `sender, <IDS|MSG>, …`.
@@ -253,6 +313,9 @@ impl Desk {
         content: Value,
         queries: &mut Socket,
     ) {
+        if self.answer_inside(to, || content.to_string().into()) {
+            return;
+        }
         let mut frames = vec![Frame::from(to.as_bytes())];
         frames.extend(compose(
             &mut self.composer,
@@ -364,10 +427,20 @@ impl Desk {
                 Action::AskRecorder { request, engines } => {
                     self.ask_recorder(request, engines, queries);
                 }
+                Action::Usage { uuid, content } => {
+                    if let Some(sightings) = &self.sightings
+                        && let Ok(usage) = serde_json::from_slice(&content)
+                    {
+                        sightings.send(Sighting::Usage { uuid, usage });
+                    }
+                }
                 Action::SaveEngines => self.engine_state.on_change(),
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
-                Action::Log(event) => self.log.write(&event),
+                Action::Log(event) => {
+                    self.log.write(&event);
+                    self.show(event);
+                }
                 Action::ShutDown => {
                     if let Some(request) = self.request_shutdown.take() {
                         // Nobody listens when the controller is being stopped anyway.
@@ -382,6 +455,9 @@ impl Desk {
 
     fn send_answers(&mut self, queries: &mut Socket) {
         for answer in std::mem::take(&mut self.answers) {
+            if self.answer_inside(&answer.to, || answer.content.clone()) {
+                continue;
+            }
             let header = self.composer.header(answer.msg_type, now());
             let parts = self.composer.seal(
                 header,
@@ -396,6 +472,25 @@ impl Desk {
                 tracing::debug!("hub: a {} could not be sent: {error}", answer.msg_type);
             }
         }
+    }
+
+    fn show(&self, event: Event) {
+        let Some(sightings) = &self.sightings else {
+            return;
+        };
+        let at = Instant::now();
+        let sighting = match event {
+            Event::EngineRegistered { id, uuid, .. } => Sighting::EngineRegistered { at, id, uuid },
+            Event::EngineLeft { id, uuid, how } => Sighting::EngineLeft {
+                at,
+                id,
+                uuid,
+                how: printable(&how).to_string(),
+            },
+            Event::ClientConnected { .. } => Sighting::ClientConnected,
+            _ => return,
+        };
+        sightings.send(sighting);
     }
 
     fn publish(&mut self, msg_type: &str, content: Value, notifications: &mut Socket) {

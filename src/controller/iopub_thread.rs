@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::controller::endpoints::SocketPair;
+use crate::controller::lookout::OutputTap;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, stored};
 use crate::hub::recorder::Traffic;
@@ -26,6 +27,7 @@ pub(super) struct IopubThread {
     hub: Sender<HubMail>,
     mailbox: Mailbox<SchedulerMail>,
     reporter: Option<Reporter>,
+    tap: Option<OutputTap>,
     subscriptions: Subscriptions,
 }
 
@@ -36,6 +38,7 @@ impl IopubThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         reporter: Option<Reporter>,
+        tap: Option<OutputTap>,
     ) -> Self {
         Self {
             clients: sockets.clients,
@@ -44,6 +47,7 @@ impl IopubThread {
             hub,
             mailbox,
             reporter,
+            tap,
             subscriptions: Subscriptions::new(Instant::now()),
         }
     }
@@ -75,7 +79,13 @@ impl IopubThread {
             if let Some(reporter) = &mut self.reporter {
                 reporter.hand_over();
             }
-            let timeout = time_left([self.subscriptions.next_deadline()]);
+            if let Some(tap) = &mut self.tap {
+                tap.hand_over(Instant::now());
+            }
+            let timeout = time_left([
+                self.subscriptions.next_deadline(),
+                self.tap.as_ref().and_then(OutputTap::next_deadline),
+            ]);
             if let Err(error) = poller.wait(timeout) {
                 tracing::error!("iopub: cannot wait for messages: {error}");
                 return;
@@ -103,6 +113,7 @@ impl IopubThread {
             door,
             hub,
             reporter,
+            tap,
             ..
         } = self;
         drain(engines, frames, |_, frames| {
@@ -117,6 +128,12 @@ impl IopubThread {
                 hub.send(HubMail::EngineShutDown {
                     session: header.session.to_string(),
                 });
+            }
+            if let Some(tap) = tap
+                && header.msg_type == "stream"
+            {
+                let (metadata, content) = (wire.metadata(), wire.content());
+                tap.on_stream(Instant::now(), &header.session, metadata, content);
             }
             if let Some(reporter) = reporter
                 && leaves_a_trace(&header.msg_type)

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use super::recorder_thread::RecorderMail;
 use crate::hub::recorder::Ended;
 use crate::hub::{Inspection, Report, StorageFault, Token};
@@ -47,8 +49,24 @@ pub(super) enum HubMail {
     },
     /// The task database has a fault, or none any more.
     Storage(Option<StorageFault>),
+    /// A question from within this process; the content of the reply is its answer.
+    Ask {
+        msg_type: &'static str,
+        content: Bytes,
+        answer: Answer,
+    },
+    /// A control message to an engine from within this process; the content of its reply is the answer.
+    Command {
+        engine: EngineUuid,
+        msg_type: &'static str,
+        content: Value,
+        answer: Answer,
+    },
     Stop,
 }
+
+/// Where an answer goes that nobody waits for at a socket.
+pub(super) type Answer = UnboundedSender<Bytes>;
 
 /// To the heartbeat thread.
 #[derive(Debug)]
@@ -91,6 +109,11 @@ pub(super) enum SchedulerMail {
     /// A request that has its record already: a task that is to be queued again, or what a former controller left
     /// unfinished. Its frames are those that a client would send.
     Resubmit(Vec<Frame>),
+    /// The same for an engine's control channel; its reply is the answer.
+    Command {
+        frames: Vec<Frame>,
+        answer: Answer,
+    },
     /// Requests that were left in their sockets can be taken in again.
     StorageCaughtUp,
     /// A client was told which engines there are: its subscription is on its way.
@@ -104,6 +127,7 @@ pub(super) struct SchedulerSenders {
     /// Those that keep track of engines: each answers `TakeIn`, `LetGo` and `Inspect`.
     pub(super) all: Vec<Sender<SchedulerMail>>,
     pub(super) task: Sender<SchedulerMail>,
+    pub(super) control: Sender<SchedulerMail>,
     pub(super) iopub: Sender<SchedulerMail>,
     /// Only with a database.
     pub(super) recorder: Option<Sender<RecorderMail>>,

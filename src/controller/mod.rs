@@ -11,6 +11,9 @@
 //! | `recorder` | - | [`crate::hub::recorder::Recorder`], only with a database |
 //! | `results`, `queries` | - | [`crate::hub::recorder::Lookup`], only with a database on disk or on a server |
 //!
+//! With a dashboard, each of them tells what it sees ([`Sighting`]) to the thread that serves it, which is
+//! [`crate::web`]'s.
+//!
 //! They talk through mailboxes ([`mail`]); each message is verified once, at the [`Door`].
 
 mod backlog;
@@ -24,8 +27,10 @@ mod engine_state;
 mod heartbeat_thread;
 mod held;
 mod hub_thread;
+mod inside;
 mod iopub_thread;
 mod late_joiners;
+mod lookout;
 mod mail;
 mod questions;
 mod reader_thread;
@@ -46,6 +51,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::observe::Channel;
 use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
@@ -55,11 +61,14 @@ use crate::transport::{Context, Door, Sender, mailbox};
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
 pub use engine_state::{EngineState, EngineStateError};
+pub use inside::Inside;
+pub use lookout::Sighting;
 pub use storage_health::StorageReport;
 
 use backlog::Backlog;
 use endpoints::Endpoints;
 use held::HeldRequests;
+use lookout::{Lookout, OutputTap};
 use mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
 use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
@@ -102,8 +111,12 @@ const STILL_WRITING: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
-    /// `store` keeps task records; without one, nothing is recorded.
-    pub fn start(config: Config, store: Option<Box<dyn TaskStore>>) -> Result<Self, StartError> {
+    /// `store` keeps task records; without one, nothing is recorded. Whoever shows what happens is told by `sightings`.
+    pub fn start(
+        config: Config,
+        store: Option<Box<dyn TaskStore>>,
+        sightings: Option<Sender<Sighting>>,
+    ) -> Result<Self, StartError> {
         // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
         let context = Context::new(1);
         let endpoints = Endpoints::bind(&context, &config)?;
@@ -134,6 +147,7 @@ impl Controller {
                 broadcast.clone(),
             ],
             task,
+            control: control.clone(),
             iopub: iopub.clone(),
             recorder,
         };
@@ -181,9 +195,16 @@ impl Controller {
                 hub.clone(),
                 iopub_mailbox,
                 reporter.clone(),
+                sightings.clone().map(OutputTap::new),
             );
             move || relay.run()
         })?;
+        let witnesses = |channel: Option<Channel>| Witnesses {
+            reporter: reporter.clone().filter(|_| channel.is_some()),
+            lookout: channel
+                .zip(sightings.clone())
+                .map(|(channel, sightings)| Lookout::new(channel, sightings)),
+        };
         threads.spawn("heartbeat", &heartbeat, HeartbeatMail::Stop, {
             let pulse = heartbeat_thread::HeartbeatThread::new(
                 &context,
@@ -201,7 +222,6 @@ impl Controller {
             let door = parts.door(name);
             let is_control = name == "control";
             let abort = is_control.then(|| schedulers.task.clone());
-            let reporter = reporter.clone().filter(|_| !is_control);
             let relay = direct_thread::DirectThread::new(
                 pair,
                 door,
@@ -209,7 +229,7 @@ impl Controller {
                 hub.clone(),
                 mailbox,
                 abort,
-                reporter,
+                witnesses((!is_control).then_some(Channel::Mux)),
             );
             threads.spawn(name, mail, SchedulerMail::Stop, move || relay.run())?;
         }
@@ -221,7 +241,7 @@ impl Controller {
                 parts.composer(),
                 hub.clone(),
                 broadcast_mailbox,
-                reporter.clone(),
+                witnesses(Some(Channel::Broadcast)),
             );
             move || fan.run()
         })?;
@@ -234,7 +254,7 @@ impl Controller {
                 hub.clone(),
                 task_mailbox,
                 config.tasks.clone(),
-                reporter,
+                witnesses(Some(Channel::Task)),
                 held,
             );
             move || tasks.run()
@@ -261,6 +281,7 @@ impl Controller {
                 dask::Dask::new(config.python.clone(), hub.clone()),
                 hub_mailbox,
                 request_shutdown,
+                sightings,
             );
             move || hub.run()
         })?;
@@ -292,6 +313,11 @@ impl Controller {
         let reader = ReaderThread::new(reader, hub.clone(), mailbox);
         threads.spawn(name, &sender, ReaderMail::Stop, move || reader.run())?;
         Ok(Some(sender))
+    }
+
+    /// A way to ask the hub from within this process.
+    pub fn inside(&self) -> Inside {
+        Inside::new(self.hub.clone())
     }
 
     /// Ends all threads, after what is on its way to clients has been sent, and recorded. What is to be said of the task
@@ -331,6 +357,14 @@ fn join(threads: Vec<JoinHandle<()>>) {
         // A thread that panicked has said so; the others still end in order.
         let _ = thread.join();
     }
+}
+
+/// Whom a scheduler's thread tells of what passes it.
+struct Witnesses {
+    /// With a task database.
+    reporter: Option<Reporter>,
+    /// With a dashboard.
+    lookout: Option<Lookout>,
 }
 
 /// What every thread gets its own copy of.
@@ -498,7 +532,7 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_midway_leaves_no_thread() {
-        let controller = Controller::start(config(), None).unwrap();
+        let controller = Controller::start(config(), None, None).unwrap();
         let fixed_ports = Some(controller.ports.clone());
         controller.stop();
         let again = || Config {
@@ -509,15 +543,16 @@ mod tests {
             refuses_readers: true,
             ..Ids::default()
         };
-        assert!(Controller::start(again(), Some(Box::new(store))).is_err());
+        assert!(Controller::start(again(), Some(Box::new(store)), None).is_err());
         // A thread that went on would still have its sockets, and the ports would be in use.
-        Controller::start(again(), None).unwrap().stop();
+        Controller::start(again(), None, None).unwrap().stop();
     }
 
     #[test]
     fn what_a_scheduler_reports_as_it_ends_is_recorded() {
         let store = Ids::default();
-        let mut controller = Controller::start(config(), Some(Box::new(store.clone()))).unwrap();
+        let mut controller =
+            Controller::start(config(), Some(Box::new(store.clone())), None).unwrap();
         let recorder = controller.recording.as_ref().unwrap().recorder.clone();
         let hub = controller.hub.clone();
         let backlog = Arc::new(Backlog::new(Vec::new()));

@@ -3,8 +3,10 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::controller::Witnesses;
 use crate::controller::endpoints::SocketPair;
 use crate::controller::held::{HeldRequest, HeldRequests};
+use crate::controller::lookout::Lookout;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
@@ -14,11 +16,12 @@ use crate::controller::task_messages::{
 };
 use crate::hub::Token;
 use crate::hub::recorder::{Ended, Traffic};
+use crate::observe::{Load, Status};
 use crate::protocol::header::Brief;
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Wire};
 use crate::scheduler::{
-    JobKey, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
+    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
@@ -59,6 +62,7 @@ struct Desk {
     /// Engines that have said farewell, and that the hub has not let go of yet.
     farewells: HashSet<EngineUuid>,
     reporter: Option<Reporter>,
+    lookout: Option<Lookout>,
     /// Only with a database that outlives controllers.
     held: Option<HeldRequests>,
     /// What is to be sent to engines when the task database has caught up: what they do has to be recorded.
@@ -93,7 +97,7 @@ impl TaskThread {
         hub: Sender<HubMail>,
         mailbox: Mailbox<SchedulerMail>,
         config: TaskConfig,
-        reporter: Option<Reporter>,
+        witnesses: Witnesses,
         held: Option<HeldRequests>,
     ) -> Self {
         let desk = Desk {
@@ -104,7 +108,8 @@ impl TaskThread {
             actions: Vec::new(),
             outgoing: Vec::new(),
             farewells: HashSet::new(),
-            reporter,
+            reporter: witnesses.reporter,
+            lookout: witnesses.lookout,
             held,
             unsent: VecDeque::new(),
         };
@@ -126,6 +131,9 @@ impl TaskThread {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
+            if let Some(lookout) = &mut self.desk.lookout {
+                lookout.begin_round();
+            }
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -145,7 +153,9 @@ impl TaskThread {
             if let Some(reporter) = &mut self.desk.reporter {
                 reporter.hand_over();
             }
+            self.desk.show();
             let timeout = time_left([
+                self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
                 self.desk.scheduler.next_deadline(),
                 self.desk.outbox.next_retry(),
                 self.departures.iter().map(|left| left.until).min(),
@@ -165,6 +175,7 @@ impl TaskThread {
                     .scheduler
                     .on_engine_registered(now, engine, &mut self.desk.actions);
                 self.perform();
+                self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
@@ -233,7 +244,10 @@ impl TaskThread {
                 self.desk
                     .submit(&mut again, Fresh::No, Records::Unasked, clients, engines);
             }
-            SchedulerMail::StorageCaughtUp | SchedulerMail::ClientComes | SchedulerMail::Stop => {}
+            SchedulerMail::StorageCaughtUp
+            | SchedulerMail::Command { .. }
+            | SchedulerMail::ClientComes
+            | SchedulerMail::Stop => {}
         }
     }
 
@@ -251,6 +265,12 @@ impl TaskThread {
                 continue;
             }
             self.desk.outbox.forget(engine.as_str().as_bytes());
+            if let Some(lookout) = &mut self.desk.lookout {
+                for msg_id in self.desk.scheduler.pending_ids(engine) {
+                    lookout.on_returned(msg_id.as_str());
+                }
+                lookout.touch();
+            }
             self.desk
                 .scheduler
                 .on_engine_gone(now, engine, how, &mut self.desk.actions);
@@ -392,6 +412,9 @@ impl Desk {
                         .on_submit(now, client, &metadata, payload, &mut self.actions);
                 if is_new {
                     self.report_submitted(fresh, frames, layout);
+                    if let Some(lookout) = &mut self.lookout {
+                        lookout.on_submitted(&msg_id);
+                    }
                 }
                 self.perform(Some((&msg_id, frames)), clients, engines);
             }
@@ -402,6 +425,9 @@ impl Desk {
                     }
                     Some(TaskStatus::Finished { .. }) | None => {
                         self.report_submitted(fresh, frames, layout);
+                        if let Some(lookout) = &mut self.lookout {
+                            lookout.on_submitted(&msg_id);
+                        }
                         TaskError::BadRequest(why)
                     }
                 };
@@ -447,6 +473,17 @@ impl Desk {
         {
             reporter.report(completed(engine.cloned(), &reply, wire.layout()));
         }
+        if !is_duplicate
+            && let Some(lookout) = &mut self.lookout
+            && let Ok(header) = Brief::parse(header)
+        {
+            let status = match error.ename.as_str() {
+                "TaskAborted" => Status::Aborted,
+                _ => Status::Failed,
+            };
+            let engine = engine.map(EngineUuid::as_str);
+            lookout.on_ended(&header.msg_id, engine, status, &reply);
+        }
         send_to_client(clients, &mut reply);
     }
 
@@ -481,6 +518,9 @@ impl Desk {
             let engine = &frames[0];
             self.scheduler
                 .on_returned(now, engine, &msg_id, &mut self.actions);
+            if let Some(lookout) = &mut self.lookout {
+                lookout.on_returned(&msg_id);
+            }
             return self.perform(None, clients, engines);
         };
         let verdict = self
@@ -494,11 +534,24 @@ impl Desk {
                     ));
                     reporter.report(completed(engine, frames, layout));
                 }
+                if let Some(lookout) = &mut self.lookout {
+                    let status = match outcome {
+                        Outcome::Ok => Status::Ok,
+                        Outcome::Aborted => Status::Aborted,
+                        Outcome::Failed | Outcome::Unmet => Status::Failed,
+                    };
+                    let engine = std::str::from_utf8(&frames[0]).ok();
+                    lookout.on_ended(&msg_id, engine, status, frames);
+                }
                 let engine = std::mem::replace(&mut frames[0], Frame::from(client.as_bytes()));
                 frames[1] = engine;
                 send_to_client(clients, frames);
             }
-            Verdict::Requeued => {}
+            Verdict::Requeued => {
+                if let Some(lookout) = &mut self.lookout {
+                    lookout.on_returned(&msg_id);
+                }
+            }
             Verdict::Unknown => {
                 tracing::debug!("task: a reply to {msg_id}, which is nobody's task any more")
             }
@@ -590,8 +643,11 @@ impl Desk {
         if let (Some(reporter), Some(msg_id)) = (&mut self.reporter, self.scheduler.msg_id(job)) {
             reporter.report(Traffic::Assigned {
                 msg_id: MsgId::from(msg_id),
-                engine,
+                engine: engine.clone(),
             });
+        }
+        if let (Some(lookout), Some(msg_id)) = (&mut self.lookout, self.scheduler.msg_id(job)) {
+            lookout.on_sent(msg_id, &engine, &self.outgoing);
         }
         self.outbox.send(engines, &mut self.outgoing);
     }
@@ -619,6 +675,28 @@ impl Desk {
             Some(MsgId::from(msg_id))
         });
         ids.collect()
+    }
+
+    /// Hands over what has been seen, if it is time.
+    fn show(&mut self) {
+        let scheduler = &self.scheduler;
+        if let Some(lookout) = &mut self.lookout {
+            lookout.hand_over(|| {
+                let snapshot = scheduler.snapshot();
+                let loads = snapshot.engines.into_iter().map(|engine| Load {
+                    engine: engine.uuid,
+                    pending: engine.pending,
+                    completed: engine.completed,
+                });
+                (snapshot.waiting, loads.collect())
+            });
+        }
+    }
+
+    fn touch(&mut self) {
+        if let Some(lookout) = &mut self.lookout {
+            lookout.touch();
+        }
     }
 
     fn unpack(&mut self, job: JobKey) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::Config;
@@ -58,6 +58,8 @@ struct Registered {
     heartbeat_period: Duration,
     /// The task queue understands an engine's last word; ipyparallel's does not.
     farewells: bool,
+    /// The controller shows what engines use.
+    wants_usage: bool,
 }
 
 impl EngineThread {
@@ -128,6 +130,7 @@ impl EngineThread {
         let _ = self.host.send(HostMail::Registered {
             rank: self.rank,
             id,
+            wants_usage: registered.wants_usage,
         });
         let kernel = match self.await_kernel() {
             Ok(kernel) => kernel,
@@ -225,6 +228,7 @@ impl EngineThread {
                     EngineMail::KernelFailed(why) => return Err(Ending::Failed(why)),
                     EngineMail::Stop => return Err(Ending::Asked),
                     EngineMail::KernelExited { .. }
+                    | EngineMail::Usage(_)
                     | EngineMail::ControllerLost
                     | EngineMail::PingsMissed
                     | EngineMail::Delivered(_) => {}
@@ -256,6 +260,9 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
         evalue: Option<String>,
         #[serde(default)]
         farewells: bool,
+        /// Ours.
+        #[serde(default)]
+        wants_usage: bool,
     }
     let content: Content =
         serde_json::from_slice(wire.content()).map_err(|error| format!("no answer: {error}"))?;
@@ -265,6 +272,7 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
             id: Some(id),
             hb_period,
             farewells,
+            wants_usage,
             ..
         } if status == "ok" => {
             let heartbeat_period = Duration::from_millis(hb_period.unwrap_or(3000));
@@ -272,6 +280,7 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
                 id,
                 heartbeat_period,
                 farewells,
+                wants_usage,
             })
         }
         Content { evalue, .. } => Err(evalue.unwrap_or_default()),
@@ -301,6 +310,17 @@ fn registration(
         content["set"] = json!(set);
     }
     let message = Outgoing::new("registration_request", content);
+    composer
+        .compose(&message, now())
+        .into_iter()
+        .map(Frame::from)
+        .collect()
+}
+
+/// Tells the hub what this engine uses. It does not answer.
+fn usage(composer: &mut Composer, uuid: &EngineUuid, mut usage: Value) -> Vec<Frame> {
+    usage["uuid"] = json!(uuid);
+    let message = Outgoing::new("engine_usage", usage);
     composer
         .compose(&message, now())
         .into_iter()

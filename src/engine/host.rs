@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde_json::json;
 use thiserror::Error;
 use tokio::process::Child;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -26,16 +27,20 @@ use super::kernel::messages::{ExitStatus, FromForkServer};
 use super::kernel::pipes::OutputPipe;
 use super::kernel::spawn;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
-use super::memory::{IS_WATCHED, OomWatch, in_words, resident};
+use super::memory::{IS_WATCHED, OomWatch, Used, in_words, resident};
 use super::placement::{self, available_processors};
 use super::post::PostBox;
 use super::restarts::{RestartMode, Restarts};
 use super::starting::{LastWords, Late};
+use crate::os::host::hostname;
 use crate::os::process::child_ended;
 use crate::os::python::Python;
 use crate::profile::connection::Channel;
 use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{Context, Sender, mailbox};
+
+/// Between two reports of what kernels use, to a controller that wants them.
+const TELL_USAGE_EVERY: Duration = Duration::from_secs(3);
 
 /// Between two looks at the memory of kernels, when there are limits.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -126,6 +131,9 @@ pub struct EngineHost {
     /// How it would end if the engines that are left were asked to stop.
     outcome: Ended,
     stopping: bool,
+    /// A controller wants to hear what kernels use.
+    tells_usage: bool,
+    host_name: String,
 }
 
 #[derive(Debug)]
@@ -136,6 +144,10 @@ struct RunningEngine {
     pid: Option<i32>,
     /// Of a kernel that is interrupted by a message.
     interrupts: Option<Sender<BridgeMail>>,
+    /// Its controller wants to hear what the kernel uses.
+    wants_usage: bool,
+    /// What it had used when that was told last.
+    used: Option<Used>,
     /// It was said in the log that the kernel uses much memory.
     warned: bool,
     /// Why this process has killed the kernel.
@@ -149,6 +161,7 @@ enum Woken {
     ForkServer(ForkServerEvent),
     Comeback(Rank, Option<EngineId>),
     LookAtMemory,
+    TellUsage,
     Exited(Rank, io::Result<std::process::ExitStatus>),
 }
 
@@ -200,6 +213,8 @@ impl EngineHost {
             warned_of: HashSet::new(),
             outcome: Ended::Asked,
             stopping: false,
+            tells_usage: false,
+            host_name: hostname(),
         })
     }
 
@@ -244,9 +259,11 @@ impl EngineHost {
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut usage = tokio::time::interval(TELL_USAGE_EVERY);
+        usage.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.begin_next()?;
         while !self.is_done() {
-            match self.wait(commands, &mut look).await? {
+            match self.wait(commands, &mut look, &mut usage).await? {
                 Woken::Command(Some(Command::Interrupt)) => self.signal_all(Signal::SIGINT, true),
                 Woken::Command(Some(Command::Signal(signal))) => self.signal_all(signal, false),
                 // Whoever could have given commands is gone: nobody would ever stop this.
@@ -256,6 +273,12 @@ impl EngineHost {
                 Woken::Exited(rank, status) => self.on_kernel_exit(rank, status.ok().map(describe)),
                 Woken::Comeback(rank, id) => self.begin(rank, id)?,
                 Woken::LookAtMemory => self.look_at_memory(),
+                Woken::TellUsage => {
+                    let ranks: Vec<Rank> = self.engines.keys().copied().collect();
+                    for rank in ranks {
+                        self.tell_usage_of(rank);
+                    }
+                }
             }
         }
         Ok(())
@@ -270,6 +293,7 @@ impl EngineHost {
         &mut self,
         commands: &mut UnboundedReceiver<Command>,
         look: &mut tokio::time::Interval,
+        usage: &mut tokio::time::Interval,
     ) -> Result<Woken, HostError> {
         let Self {
             inbox,
@@ -277,6 +301,7 @@ impl EngineHost {
             spawned,
             comebacks,
             stopping,
+            tells_usage,
             ..
         } = self;
         let watches_memory = self.config.memory.any() && IS_WATCHED;
@@ -293,14 +318,21 @@ impl EngineHost {
             Some(Ok((rank, status))) = spawned.join_next() => Ok(Woken::Exited(rank, status)),
             Some(Ok((rank, id))) = comebacks.join_next() => Ok(Woken::Comeback(rank, id)),
             _ = look.tick(), if watches_memory => Ok(Woken::LookAtMemory),
+            _ = usage.tick(), if *tells_usage => Ok(Woken::TellUsage),
         }
     }
 
     fn on_mail(&mut self, mail: HostMail) -> Result<(), HostError> {
         match mail {
-            HostMail::Registered { rank, id } => {
+            HostMail::Registered {
+                rank,
+                id,
+                wants_usage,
+            } => {
+                self.tells_usage |= wants_usage;
                 if let Some(engine) = self.engines.get_mut(&rank) {
                     engine.id = Some(id);
+                    engine.wants_usage = wants_usage;
                 }
                 if let Err(error) = self.start_kernel(rank) {
                     self.tell(
@@ -321,6 +353,7 @@ impl EngineHost {
                     // In ipengine's words: scripts look for them.
                     tracing::info!("Completed registration with id {id}");
                 }
+                self.tell_usage_of(rank);
             }
             HostMail::Signal {
                 rank,
@@ -498,6 +531,8 @@ impl EngineHost {
                 uuid,
                 id: None,
                 pid: None,
+                wants_usage: false,
+                used: None,
                 interrupts: None,
                 warned: false,
                 killed: None,
@@ -748,6 +783,24 @@ impl EngineHost {
             None => None,
         };
         engine.mail.send(EngineMail::KernelExited { status, why });
+    }
+
+    /// Tells an engine's controller where its kernel runs and what it uses.
+    fn tell_usage_of(&mut self, rank: Rank) {
+        let Some(engine) = self.engines.get_mut(&rank) else {
+            return;
+        };
+        let (Some(pid), true) = (engine.pid, engine.wants_usage) else {
+            return;
+        };
+        let used = Used::of(pid);
+        let cpu = used
+            .zip(engine.used)
+            .and_then(|(now, before)| now.cpu_since(&before));
+        engine.used = used;
+        engine.mail.send(EngineMail::Usage(json!({
+            "host": self.host_name, "pid": pid, "memory": resident(pid), "cpu": cpu,
+        })));
     }
 
     fn look_at_memory(&mut self) {

@@ -1,5 +1,7 @@
 //! What the threads of an engine process tell each other.
 
+use serde_json::Value;
+
 use crate::protocol::EngineId;
 
 use super::engine_thread::requests::Request;
@@ -27,6 +29,8 @@ pub(super) enum EngineMail {
     PingsMissed,
     /// A request that this process has received for it.
     Delivered(Box<Request>),
+    /// What its kernel uses, to be told to the controller.
+    Usage(Value),
     /// End in order.
     Stop,
 }
@@ -46,6 +50,8 @@ pub(super) enum HostMail {
     Registered {
         rank: Rank,
         id: EngineId,
+        /// The controller wants to hear what its kernel uses.
+        wants_usage: bool,
     },
     /// Its kernel is ready and all its connections are there.
     Running {

@@ -1,6 +1,7 @@
 //! How much memory kernels use, and what is done about it.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// Bytes of resident memory that a kernel may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,42 @@ pub(super) fn resident(pid: i32) -> Option<u64> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn resident(_pid: i32) -> Option<u64> {
     None
+}
+
+/// Processor time that a process had used at some moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    at: Instant,
+    pid: i32,
+    ticks: u64,
+}
+
+impl Used {
+    /// What it has used by now.
+    #[cfg(target_os = "linux")]
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        // proc(5), stat: behind the name in brackets, which may hold anything, utime is the 12th field and stime the 13th.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+        let mut ticks = || fields.next()?.parse::<u64>().ok();
+        let ticks = ticks()? + ticks()?;
+        let at = Instant::now();
+        Some(Self { at, pid, ticks })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn of(_pid: i32) -> Option<Self> {
+        None
+    }
+
+    /// Processors that it has kept busy since.
+    pub(super) fn cpu_since(&self, before: &Self) -> Option<f64> {
+        let seconds = self.at.saturating_duration_since(before.at).as_secs_f64();
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+        let is_same = self.pid == before.pid && seconds > 0.0;
+        let used = self.ticks.saturating_sub(before.ticks) as f64 / per_second as f64;
+        is_same.then(|| (used / seconds * 100.0).round() / 100.0)
+    }
 }
 
 /// Are limits of memory watched on this system?

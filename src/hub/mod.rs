@@ -39,6 +39,8 @@ pub struct Config {
     /// What an engine's connection file says; part of the registration reply.
     pub connection_info: Value,
     pub database: Database,
+    /// Engines are asked to tell now and then what they use.
+    pub wants_usage: bool,
 }
 
 /// Who answers queries about task records.
@@ -125,6 +127,11 @@ pub enum Action {
         arguments: Map<String, Value>,
     },
     StopDask,
+    /// An engine tells what it uses, as JSON that nobody has looked at.
+    Usage {
+        uuid: EngineUuid,
+        content: Bytes,
+    },
     /// A line for the log.
     Log(Event),
     /// A client asked for the end of the controller.

@@ -18,6 +18,7 @@ impl Hub {
     pub(super) fn answer(&mut self, now: Instant, request: Request, out: &mut Vec<Action>) {
         let answered = match request.msg_type.as_str() {
             "registration_request" => self.registration(now, &request, out),
+            "engine_usage" => self.usage(&request, out),
             "unregistration_request" => self.unregistration(now, &request, out),
             "connection_request" => self.connection(&request, out),
             "queue_request" => self.queue_status(&request, out),
@@ -99,13 +100,16 @@ impl Hub {
                 self.registry.describe(id, Origin::read(&request.content));
                 out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering { id, uuid }));
-                let content = json!({
+                let mut content = json!({
                     "status": "ok",
                     "id": id,
                     "hb_period": self.config.heartbeat_period_ms,
                     "connection_info": self.config.connection_info,
                     "farewells": true,
                 });
+                if self.config.wants_usage {
+                    content["wants_usage"] = json!(true);
+                }
                 reply(request, "registration_reply", content, out);
             }
             None => {
@@ -143,6 +147,20 @@ impl Hub {
         }
         let how = content.reason.as_deref().unwrap_or("it unregistered");
         self.on_engine_gone(now, content.id, how, content.farewell, out);
+        Ok(())
+    }
+
+    /// Ours: what an engine uses, which it tells when the registration's reply asked for it. Nobody waits for an answer.
+    fn usage(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Content {
+            uuid: EngineUuid,
+        }
+        let Content { uuid } = parse(request)?;
+        if self.registry.id_of(&Identity::from(&uuid)).is_some() {
+            let content = request.content.clone();
+            out.push(Action::Usage { uuid, content });
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ impl World {
             schedulers: 2,
             connection_info: json!({}),
             database,
+            wants_usage: true,
         };
         Self {
             hub: Hub::new(config),

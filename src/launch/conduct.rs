@@ -298,6 +298,7 @@ impl Conductor {
                 self.supervisor
                     .on_engine_ended(engine, why, &mut self.actions);
             }
+            News::Dashboard(address) => self.supervisor.on_dashboard(address, &mut self.actions),
             News::Warning(text) => self.supervisor.on_warning(text, &mut self.actions),
         }
     }

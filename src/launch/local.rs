@@ -22,6 +22,7 @@ use super::child::{Logs, await_end, hear};
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
+use crate::os::log::ROTATED_VARIABLE;
 use crate::profile::connection::CONNECTION_INFO_VARIABLE;
 use crate::protocol::ClusterId;
 
@@ -181,6 +182,7 @@ fn command(argv: &[OsString], job: &Job, log: &std::fs::File) -> Result<Command,
                 .map(|content| (CONNECTION_INFO_VARIABLE, content)),
         )
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
+        .env(ROTATED_VARIABLE, "1")
         .stdin(Stdio::null())
         .stdout(output()?)
         .stderr(output()?);

@@ -145,6 +145,8 @@ pub enum LaunchEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum News {
+    /// The controller's status page is at this address. Told before it is ready.
+    Dashboard(String),
     /// A controller listens, and its connection files are there.
     Ready,
     /// An engine has ended by itself. It has no id if it was not registered.

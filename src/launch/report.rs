@@ -14,6 +14,7 @@ pub enum Report {
         place: String,
         took: Duration,
     },
+    Dashboard(String),
     EnginesStarting {
         count: u32,
         place: String,
@@ -167,6 +168,7 @@ impl fmt::Display for Report {
                 "the controller is ready ({place}, {:.2} s)",
                 took.as_secs_f64()
             ),
+            Self::Dashboard(address) => write!(f, "the status page is at {address}"),
             Self::EnginesStarting { count, place } => {
                 write!(f, "starting {} ({place})", engines(*count))
             }

@@ -290,6 +290,11 @@ impl Supervisor {
         }
     }
 
+    /// The controller serves a status page.
+    pub fn on_dashboard(&mut self, address: String, out: &mut Vec<Action>) {
+        out.push(Action::Report(Report::Dashboard(address)));
+    }
+
     /// Something that the user should know, from one of the programs.
     pub fn on_warning(&mut self, text: String, out: &mut Vec<Action>) {
         out.push(Action::Report(Report::Warning(text)));

@@ -4,131 +4,41 @@
 //! 2026-11-21 20:35:22.123 [ipcontroller] engine 0 registered
 //! 2026-11-21 20:35:24.008 [ipcontroller] WARNING | engine 0 has stopped answering
 //! ```
+//!
+//! Or a JSON object for each, with the component that it comes from ([`COMPONENTS`]). Files are rotated, and the last
+//! lines can be kept for the status page.
 
-use std::fmt::{self, Write as _};
+mod component;
+mod level;
+mod line;
+mod rotate;
+mod tail;
+
 use std::fs::{self, OpenOptions};
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Mutex;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use thiserror::Error;
-use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::registry::LookupSpan;
+use serde::{Deserialize, Serialize};
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::files::FileError;
 use super::process::is_pid_alive;
 use super::progress;
 
-/// How much is logged: the levels of Python's `logging`, of which each shows itself and those after it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    Trace,
-    Debug,
-    #[default]
-    Info,
-    Warning,
-    Error,
-    /// Nothing: what ends the program is said by the program itself.
-    Critical,
-}
+pub use component::COMPONENTS;
+pub use level::{ComponentLevels, Levels, LogLevel, UnknownLevel, checked_component};
+pub use line::warning_of;
+pub use rotate::{ROTATED_VARIABLE, Rotation};
+pub use tail::{Tail, TailLine, keep_tail, tail};
 
-/// Neither a level's name nor a number.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{0:?} is no log level: use debug, info, warning, error or critical, or Python's numbers 10 to 50"
-)]
-pub struct UnknownLevel(String);
-
-impl LogLevel {
-    /// Python's number: 10 is DEBUG, 50 is CRITICAL; what lies between counts as the next level, as in Python.
-    pub fn from_number(number: i64) -> Self {
-        match number {
-            ..=0 => Self::Trace,
-            1..=10 => Self::Debug,
-            11..=20 => Self::Info,
-            21..=30 => Self::Warning,
-            31..=40 => Self::Error,
-            41.. => Self::Critical,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Trace => "trace",
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Error => "error",
-            Self::Critical => "critical",
-        }
-    }
-
-    fn filter(self) -> LevelFilter {
-        match self {
-            Self::Trace => LevelFilter::TRACE,
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Info => LevelFilter::INFO,
-            Self::Warning => LevelFilter::WARN,
-            Self::Error => LevelFilter::ERROR,
-            Self::Critical => LevelFilter::OFF,
-        }
-    }
-}
-
-impl FromStr for LogLevel {
-    type Err = UnknownLevel;
-
-    /// Names in any case, and numbers.
-    fn from_str(text: &str) -> Result<Self, UnknownLevel> {
-        let text = text.trim();
-        if let Ok(number) = text.parse() {
-            return Ok(Self::from_number(number));
-        }
-        match text.to_ascii_lowercase().as_str() {
-            "trace" | "notset" => Ok(Self::Trace),
-            "debug" => Ok(Self::Debug),
-            "info" => Ok(Self::Info),
-            "warn" | "warning" => Ok(Self::Warning),
-            "error" => Ok(Self::Error),
-            "critical" | "fatal" => Ok(Self::Critical),
-            _ => Err(UnknownLevel(text.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for LogLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Serialize for LogLevel {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for LogLevel {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Spelling {
-            Number(i64),
-            Name(String),
-        }
-        match Spelling::deserialize(deserializer)? {
-            Spelling::Number(number) => Ok(Self::from_number(number)),
-            Spelling::Name(name) => name.parse().map_err(serde::de::Error::custom),
-        }
-    }
-}
+use level::Filter;
+use line::Line;
+use rotate::{LogFile, StderrFile};
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,8 +47,17 @@ pub enum LogFormat {
     /// For people, and for what reads ipyparallel's logs.
     #[default]
     Text,
-    /// One JSON object for each line: time, level, program, message, and the event's fields.
+    /// One JSON object for each line: time, level, program, component, message, and the event's fields.
     Json,
+}
+
+impl LogFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// What [`start`] needs to know.
@@ -147,7 +66,10 @@ pub struct LogOptions {
     /// Shown in each line: `ipcontroller`, `ipengine`, `ipcluster`.
     pub program: &'static str,
     pub level: LogLevel,
+    pub components: ComponentLevels,
     pub format: LogFormat,
+    /// Of the file, or of the file that stderr is if whoever started this process says so.
+    pub rotation: Rotation,
     /// Instead of stderr.
     pub file: Option<PathBuf>,
 }
@@ -166,7 +88,11 @@ pub fn clean(log_folder: &Path, program: &str, cluster_id: &str) -> usize {
         return 0;
     };
     let is_stale = |name: &str| {
-        let (stem, extension) = name.rsplit_once('.')?;
+        // Those of before the last rotation as well.
+        let (stem, extension) = match name.rsplit_once('.')? {
+            (before, number) if number.parse::<u32>().is_ok() => before.rsplit_once('.')?,
+            whole => whole,
+        };
         let pid = stem.strip_prefix(&prefix)?;
         let ours = matches!(extension, "log" | "err" | "out")
             && !pid.is_empty()
@@ -195,19 +121,23 @@ pub fn start(options: &LogOptions) -> Result<(), FileError> {
                     path: path.clone(),
                     source,
                 })?;
-            tracing::subscriber::set_global_default(subscriber(options, false, Mutex::new(file)))
+            let file = LogFile::new(file, path.clone(), options.rotation);
+            tracing::subscriber::set_global_default(subscriber(options, false, file))
         }
-        None => {
-            let is_seen = std::io::stderr().is_terminal()
-                && options.format == LogFormat::Text
-                && options.level <= LogLevel::Info;
-            progress::set_seen(is_seen);
-            tracing::subscriber::set_global_default(subscriber(
-                options,
-                wants_colour(),
-                std::io::stderr,
-            ))
-        }
+        None => match StderrFile::take(options.rotation) {
+            Some(file) => tracing::subscriber::set_global_default(subscriber(options, false, file)),
+            None => {
+                let is_seen = std::io::stderr().is_terminal()
+                    && options.format == LogFormat::Text
+                    && options.level <= LogLevel::Info;
+                progress::set_seen(is_seen);
+                tracing::subscriber::set_global_default(subscriber(
+                    options,
+                    wants_colour(),
+                    std::io::stderr,
+                ))
+            }
+        },
     };
     // Only tests start it twice.
     drop(started);
@@ -218,8 +148,9 @@ fn subscriber<W>(options: &LogOptions, colour: bool, writer: W) -> impl Subscrib
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt()
-        .with_max_level(options.level.filter())
+    let filter = Filter::new(options.level, &options.components);
+    let most = filter.most();
+    let lines = tracing_subscriber::fmt::layer()
         // It would use `eprintln!`, which panics when stderr is closed.
         .log_internal_errors(false)
         .event_format(Line {
@@ -228,7 +159,8 @@ where
             colour,
         })
         .with_writer(writer)
-        .finish()
+        .with_filter(filter_fn(move |metadata| filter.takes(metadata)).with_max_level_hint(most));
+    tracing_subscriber::registry().with(lines)
 }
 
 fn wants_colour() -> bool {
@@ -238,203 +170,10 @@ fn wants_colour() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Formats an event.
-struct Line {
-    program: &'static str,
-    format: LogFormat,
-    colour: bool,
-}
-
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut said = Said::default();
-        event.record(&mut said);
-        let now = jiff::Zoned::now();
-        let level = *event.metadata().level();
-        match self.format {
-            LogFormat::Text => {
-                if progress::take() {
-                    writer.write_str(progress::CLEAR)?;
-                }
-                let time = now.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string();
-                self.text(&mut writer, &time, level, &said)
-            }
-            LogFormat::Json => {
-                let time = now.timestamp().to_string();
-                self.json(&mut writer, &time, level, said)
-            }
-        }
-    }
-}
-
-impl Line {
-    fn text(&self, out: &mut dyn fmt::Write, time: &str, level: Level, said: &Said) -> fmt::Result {
-        write!(out, "{time} [{}] ", self.program)?;
-        if let Some((name, colour)) = shown_level(level) {
-            if self.colour {
-                write!(out, "\x1b[{colour}m{name}\x1b[0m | ")?;
-            } else {
-                write!(out, "{name} | ")?;
-            }
-        }
-        write_harmless(out, &said.message)?;
-        for (name, value) in &said.fields {
-            write!(out, " {name}=")?;
-            write_harmless(out, value)?;
-        }
-        out.write_char('\n')
-    }
-
-    fn json(&self, out: &mut dyn fmt::Write, time: &str, level: Level, said: Said) -> fmt::Result {
-        let mut object = serde_json::Map::new();
-        for (name, value) in said.fields {
-            object.insert(name.to_owned(), value.into());
-        }
-        object.insert("time".into(), time.into());
-        object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
-        object.insert("program".into(), self.program.into());
-        object.insert("message".into(), said.message.into());
-        writeln!(out, "{}", serde_json::Value::Object(object))
-    }
-}
-
-/// The level is shown from WARNING up, as traitlets' `LevelFormatter` does.
-fn shown_level(level: Level) -> Option<(&'static str, u8)> {
-    match level {
-        Level::ERROR => Some(("ERROR", 31)),
-        Level::WARN => Some(("WARNING", 33)),
-        _ => None,
-    }
-}
-
-/// What a line of a log says, if it is a warning or worse.
-pub fn warning_of(line: &str) -> Option<String> {
-    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
-        let is_grave = matches!(line["level"].as_str(), Some("warn" | "error"));
-        return line["message"]
-            .as_str()
-            .filter(|_| is_grave)
-            .map(str::to_owned);
-    }
-    let (_, rest) = line.split_once("] ")?;
-    let text = ["WARNING | ", "ERROR | "];
-    let text = text.iter().find_map(|level| rest.strip_prefix(level))?;
-    Some(text.to_owned())
-}
-
-/// Text from elsewhere must not steer the terminal that shows it.
-fn write_harmless(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
-    for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
-            write!(out, "{}", c.escape_default())?;
-        } else {
-            out.write_char(c)?;
-        }
-    }
-    Ok(())
-}
-
-#[derive(Default)]
-struct Said {
-    message: String,
-    fields: Vec<(&'static str, String)>,
-}
-
-impl Said {
-    fn record(&mut self, field: &Field, value: String) {
-        if field.name() == "message" {
-            self.message = value;
-        } else {
-            self.fields.push((field.name(), value));
-        }
-    }
-}
-
-impl Visit for Said {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.record(field, value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = String::new();
-        // A Debug implementation that fails is no reason to lose the event.
-        let _ = write!(text, "{value:?}");
-        self.record(field, text);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn levels_are_read_as_names_and_as_numbers() {
-        for (text, level) in [
-            ("10", LogLevel::Debug),
-            ("DEBUG", LogLevel::Debug),
-            ("Info", LogLevel::Info),
-            ("20", LogLevel::Info),
-            ("25", LogLevel::Warning),
-            ("WARN", LogLevel::Warning),
-            ("40", LogLevel::Error),
-            ("50", LogLevel::Critical),
-            ("CRITICAL", LogLevel::Critical),
-            ("0", LogLevel::Trace),
-            ("-3", LogLevel::Trace),
-        ] {
-            assert_eq!(text.parse(), Ok(level), "{text}");
-        }
-        for text in ["", "loud", "1e1"] {
-            let error = text.parse::<LogLevel>().unwrap_err();
-            assert!(error.to_string().contains("debug, info"), "{error}");
-        }
-        assert_eq!(
-            serde_json::from_str::<LogLevel>("30").unwrap(),
-            LogLevel::Warning
-        );
-        assert_eq!(
-            serde_json::to_string(&LogLevel::Warning).unwrap(),
-            "\"warning\""
-        );
-    }
-
-    fn line(colour: bool, level: Level, message: &str) -> String {
-        let line = Line {
-            program: "ipcontroller",
-            format: LogFormat::Text,
-            colour,
-        };
-        let said = Said {
-            message: message.to_owned(),
-            fields: vec![("engine", "0".to_owned())],
-        };
-        let mut out = String::new();
-        line.text(&mut out, "2026-11-21 20:35:22.123", level, &said)
-            .unwrap();
-        out
-    }
-
-    #[test]
-    fn lines_look_like_those_of_ipyparallel() {
-        assert_eq!(
-            line(false, Level::INFO, "hello"),
-            "2026-11-21 20:35:22.123 [ipcontroller] hello engine=0\n"
-        );
-        assert_eq!(
-            line(false, Level::WARN, "hello"),
-            "2026-11-21 20:35:22.123 [ipcontroller] WARNING | hello engine=0\n"
-        );
-        assert!(line(true, Level::ERROR, "hello").contains("\x1b[31mERROR\x1b[0m | "));
-    }
+    use std::sync::Mutex;
 
     /// What was written by `event`, at this level and in this format.
     fn logged(level: LogLevel, format: LogFormat, event: impl FnOnce()) -> String {
@@ -454,7 +193,9 @@ mod tests {
         let options = LogOptions {
             program: "ipengine",
             level,
+            components: ComponentLevels::from([("hub".to_owned(), LogLevel::Debug)]),
             format,
+            rotation: Rotation::default(),
             file: None,
         };
         let subscriber = subscriber(&options, false, move || writer.clone());
@@ -466,6 +207,7 @@ mod tests {
     fn events_below_the_level_are_left_out() {
         let both = || {
             tracing::debug!("small");
+            tracing::trace!(target: "ipcluster::hub", "too small");
             tracing::warn!(engine = 3, "large");
         };
         let text = logged(LogLevel::Info, LogFormat::Text, both);
@@ -481,10 +223,13 @@ mod tests {
             2
         );
         assert_eq!(logged(LogLevel::Critical, LogFormat::Text, both), "");
+        let of_hub = || tracing::debug!(target: "ipcluster::controller::hub_thread", "of the hub");
+        assert!(logged(LogLevel::Error, LogFormat::Text, of_hub).ends_with("of the hub\n"));
         let json = logged(LogLevel::Info, LogFormat::Json, both);
         let event: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(event["message"], "large");
-        assert_eq!(event["level"], "warn");
+        assert_eq!(event["level"], "warning");
+        assert_eq!(event["component"], "os");
         assert_eq!(event["engine"], "3");
     }
 
@@ -502,31 +247,13 @@ mod tests {
         let options = LogOptions {
             program: "ipengine",
             level: LogLevel::Info,
+            components: ComponentLevels::new(),
             format: LogFormat::Text,
+            rotation: Rotation::default(),
             file: None,
         };
         let subscriber = subscriber(&options, false, || Closed);
         tracing::subscriber::with_default(subscriber, || tracing::info!("unheard"));
-    }
-
-    #[test]
-    fn warnings_are_found_in_logs_of_both_formats() {
-        for format in [LogFormat::Text, LogFormat::Json] {
-            let log = logged(LogLevel::Debug, format, || {
-                tracing::info!("all [is] well");
-                tracing::warn!("take care: [a] ] b");
-                tracing::error!("it broke");
-            });
-            let found: Vec<String> = log.lines().filter_map(warning_of).collect();
-            assert_eq!(found, ["take care: [a] ] b", "it broke"]);
-        }
-        assert_eq!(warning_of("what a kernel wrote"), None);
-    }
-
-    #[test]
-    fn control_characters_do_not_reach_the_terminal() {
-        let line = line(false, Level::INFO, "a\x1b[2Jb\r\tc\nd");
-        assert!(line.contains("a\\u{1b}[2Jb\\r\tc\nd"), "{line}");
     }
 
     #[test]
@@ -537,6 +264,8 @@ mod tests {
         let names = [
             (format!("ipcontroller-{dead}.log"), false),
             (format!("ipcontroller-{dead}.err"), false),
+            (format!("ipcontroller-{dead}.log.2"), false),
+            (format!("ipcontroller-{alive}.log.1"), true),
             (file_name("ipcontroller", "", alive), true),
             (format!("ipcontroller-x-{dead}.log"), true),
             (format!("ipcontroller-{dead}.json"), true),
@@ -546,7 +275,7 @@ mod tests {
         for (name, _) in &names {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(clean(folder.path(), "ipcontroller", ""), 2);
+        assert_eq!(clean(folder.path(), "ipcontroller", ""), 3);
         for (name, stays) in &names {
             assert_eq!(folder.path().join(name).exists(), *stays, "{name}");
         }

@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
     ("taskdb", &["protocol"], false),
     ("heartbeat", &["protocol"], true),
     ("scheduler", &["protocol"], true),
+    ("observe", &["protocol"], true),
     ("hub", &["protocol", "taskdb"], true),
     (
         "hubclient",
@@ -31,7 +32,13 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "heartbeat",
             "scheduler",
             "hub",
+            "observe",
         ],
+        false,
+    ),
+    (
+        "web",
+        &["protocol", "os", "transport", "observe", "controller"],
         false,
     ),
     (
@@ -49,6 +56,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "launch",
             "engine",
             "controller",
+            "web",
         ],
         false,
     ),

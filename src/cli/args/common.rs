@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use super::levels::{boolean, log_level};
+use super::levels::{boolean, log_format, log_levels};
 use crate::os::files;
-use crate::os::log::LogLevel;
+use crate::os::log::{Levels, LogFormat};
 use crate::profile::dir::{Lookup, ProfileDir, ProfileError, checked_cluster_id};
 use crate::profile::settings::{Edit, Origin, Sources};
 use crate::profile::traitlets::{Assignment, Program};
@@ -44,9 +44,14 @@ pub struct CommonArgs {
     #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FOLDER")]
     pub work_dir: Option<PathBuf>,
 
-    /// How much to log: debug, info, warning, error, critical, or Python's number
-    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "LEVEL", value_parser = log_level)]
-    pub log_level: Option<LogLevel>,
+    /// How much to log: debug, info, warning, error, critical, or Python's number; of single components by name, as in
+    /// info,task=debug,hub=warning
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "LEVEL", value_parser = log_levels)]
+    pub log_level: Option<Levels>,
+
+    /// How lines of the log look: text, or json for one object on each line
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FORMAT", value_parser = log_format)]
+    pub log_format: Option<LogFormat>,
 
     /// Log as much as possible, as --log-level=debug
     #[arg(long, help_heading = PROFILE_AND_LOG)]
@@ -208,7 +213,21 @@ impl CommonArgs {
         set(
             "log.level",
             "--log-level",
-            self.log_level.map(|level| level.name().into()),
+            self.log_level
+                .as_ref()
+                .and_then(|levels| Some(levels.common?.name().into())),
+        );
+        for (component, level) in self.log_level.iter().flat_map(|levels| &levels.components) {
+            set(
+                &format!("log.components.{component}"),
+                "--log-level",
+                Some(level.name().into()),
+            );
+        }
+        set(
+            "log.format",
+            "--log-format",
+            self.log_format.map(|format| format.name().into()),
         );
         // Flags go before aliases, in whatever order they stand, as in traitlets.
         set(
@@ -348,6 +367,17 @@ mod tests {
                 ("session.key".into(), json!("").to_string()),
                 ("session.key_file".into(), "null".into())
             ]
+        );
+        assert_eq!(
+            edits(&["--log-level=info,task=10"]),
+            [
+                ("log.level".into(), "\"info\"".into()),
+                ("log.components.task".into(), "\"debug\"".into())
+            ]
+        );
+        assert_eq!(
+            edits(&["--log-format=JSON"]),
+            [("log.format".into(), "\"json\"".into())]
         );
         assert!(edits(&[]).is_empty());
     }

@@ -1,11 +1,19 @@
 //! Values of arguments as ipyparallel's programs spell them.
 
-use crate::os::log::LogLevel;
+use crate::os::log::{Levels, LogFormat};
 use crate::profile::traitlets::python_bool;
 
-/// `--log-level`: names in any case, or Python's numbers.
-pub fn log_level(text: &str) -> Result<LogLevel, String> {
-    text.parse::<LogLevel>().map_err(|error| error.to_string())
+/// `--log-level`: names in any case, or Python's numbers, of everything or of components.
+pub fn log_levels(text: &str) -> Result<Levels, String> {
+    text.parse()
+}
+
+/// `--log-format`, in any case.
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    let formats = [LogFormat::Text, LogFormat::Json];
+    let mut formats = formats.into_iter();
+    let found = formats.find(|format| format.name().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| "it must be text or json".to_owned())
 }
 
 /// `True`, `False`, `1` or `0`, in any case.
@@ -16,12 +24,16 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::log::LogLevel;
 
     #[test]
     fn values_are_read_as_python_spells_them() {
-        assert_eq!(log_level("10"), Ok(LogLevel::Debug));
-        assert_eq!(log_level("WARN"), Ok(LogLevel::Warning));
-        assert!(log_level("loud").unwrap_err().contains("debug, info"));
+        let common = |text| log_levels(text).map(|levels| levels.common);
+        assert_eq!(common("10"), Ok(Some(LogLevel::Debug)));
+        assert_eq!(common("WARN"), Ok(Some(LogLevel::Warning)));
+        assert!(common("loud").unwrap_err().contains("debug, info"));
+        assert_eq!(log_format("JSON"), Ok(LogFormat::Json));
+        assert!(log_format("xml").is_err());
         assert_eq!(boolean("True"), Ok(true));
         assert_eq!(boolean("0"), Ok(false));
         assert!(boolean("yes").is_err());

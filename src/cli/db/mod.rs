@@ -2,7 +2,7 @@
 //! that has ended, from its database.
 
 mod output;
-mod source;
+pub(in crate::cli) mod source;
 
 use std::io::Write;
 use std::path::PathBuf;

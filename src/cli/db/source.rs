@@ -17,7 +17,7 @@ use crate::profile::settings::Database;
 use crate::protocol::{MsgId, Timestamp};
 use crate::taskdb::TaskStore;
 
-pub(super) struct Source {
+pub(in crate::cli) struct Source {
     name: String,
     kind: Kind,
 }
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// A file that is named; else the cluster, if it runs; else the database that it would use.
-pub(super) fn open(
+pub(in crate::cli) fn open(
     setup: Option<&Setup>,
     file: Option<&Path>,
     table: Option<&str>,
@@ -104,12 +104,12 @@ impl Source {
     }
 
     /// In words for the user.
-    pub(super) fn name(&self) -> &str {
+    pub(in crate::cli) fn name(&self) -> &str {
         &self.name
     }
 
     /// The content of the answer.
-    pub(super) fn ask(&mut self, msg_type: &str, content: Value) -> Result<Value, Failure> {
+    pub(in crate::cli) fn ask(&mut self, msg_type: &str, content: Value) -> Result<Value, Failure> {
         match &mut self.kind {
             Kind::Hub { client, timeout } => Ok(client.request(msg_type, content, *timeout)?),
             Kind::Store(recorder) => {
@@ -133,7 +133,7 @@ impl Source {
     }
 
     /// The ids of matching records, in the order in which they were added.
-    pub(super) fn ids(&mut self, query: &Value) -> Result<Vec<String>, Failure> {
+    pub(in crate::cli) fn ids(&mut self, query: &Value) -> Result<Vec<String>, Failure> {
         let mut content = self.ask("db_request", json!({"query": query, "keys": ["msg_id"]}))?;
         let records = content["records"].take();
         let ids = records.as_array().into_iter().flatten();
@@ -144,7 +144,7 @@ impl Source {
     }
 
     /// Fields of these records, in the same order; all of them where no keys are given.
-    pub(super) fn records(
+    pub(in crate::cli) fn records(
         &mut self,
         ids: &[String],
         keys: &[String],
@@ -159,7 +159,7 @@ impl Source {
         Ok(serde_json::from_value(content["records"].take())?)
     }
 
-    pub(super) fn close(self) -> Result<(), Failure> {
+    pub(in crate::cli) fn close(self) -> Result<(), Failure> {
         match self.kind {
             Kind::Hub { .. } => Ok(()),
             Kind::Store(mut recorder) => Ok(recorder.store().close()?),

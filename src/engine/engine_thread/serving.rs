@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::requests::Request;
-use super::{EngineThread, Registered, is_registration_reply, read_registration, registration};
+use super::{
+    EngineThread, Registered, is_registration_reply, read_registration, registration, usage,
+};
 use crate::engine::config::Config;
 use crate::engine::heart::HeartMail;
 use crate::engine::kernel::link::Link;
@@ -293,6 +296,7 @@ impl Serving {
             EngineMail::PingsMissed => self.register_again(),
             EngineMail::Delivered(request) => self.on_shell_request(*request),
             EngineMail::Stop => self.stop(),
+            EngineMail::Usage(usage) => self.tell_usage(usage),
             EngineMail::KernelStarted(_) => {}
         }
     }
@@ -342,6 +346,13 @@ impl Serving {
         );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
+        }
+    }
+
+    fn tell_usage(&mut self, used: Value) {
+        let mut message = usage(&mut self.composer, &self.who.uuid, used);
+        if let Err(error) = self.registrar.socket.send(&mut message) {
+            tracing::debug!("engine {}: its usage is not told: {error}", self.who.id);
         }
     }
 

@@ -373,7 +373,10 @@ class LinkKernel(BaseKernel):
     def _metadata(self, message, content):
         # ipyparallel asks with get(), which does not load what an ApplyMessage has not been asked for yet.
         message["metadata"] = message["metadata"]
-        return self.finish_metadata(message, self.init_metadata(message), content)
+        metadata = self.finish_metadata(message, self.init_metadata(message), content)
+        # Of now; the engine knows when the request began.
+        metadata.pop("started", None)
+        return metadata
 
 
 def _writable(buffers):

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::ports::Ports;
 use super::seconds::Seconds;
 use super::size::Size;
-use crate::os::log::{LogFormat, LogLevel};
+use crate::os::log::{ComponentLevels, LogFormat, LogLevel, checked_component};
 
 /// Values of a class's traits, by name.
 pub type Traits = BTreeMap<String, Value>;
@@ -74,6 +74,10 @@ pub struct ControllerSettings {
     /// In seconds; else the larger of 30 s and ten heartbeats.
     pub registration_timeout: Option<Seconds>,
     pub enable_curve: bool,
+    /// Where the status page and the metrics are: `ADDRESS:PORT`; nowhere when absent.
+    pub dashboard: Option<String>,
+    /// By which they are reached; a random one when absent.
+    pub dashboard_token: Option<String>,
     pub db: Database,
     pub memory: MemorySettings,
     pub sqlite: SqliteSettings,
@@ -100,6 +104,8 @@ impl Default for ControllerSettings {
             restore: false,
             registration_timeout: None,
             enable_curve: false,
+            dashboard: None,
+            dashboard_token: None,
             db: Database::default(),
             memory: MemorySettings::default(),
             sqlite: SqliteSettings::default(),
@@ -521,15 +527,46 @@ impl fmt::Debug for CurveSettings {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
     pub level: LogLevel,
     /// Into a file of the profile's log folder in place of stderr.
     pub to_file: bool,
     pub format: LogFormat,
+    /// Of single components; what is not named has `level`.
+    #[serde(deserialize_with = "known_components")]
+    pub components: ComponentLevels,
+    /// Bytes of a log file, after which the next begins; 0 for any number.
+    pub max_size: Size,
+    /// Files that are kept beside it.
+    pub keep: u32,
     /// Remove the logs of processes that are gone; else only `ipcluster start` does.
     pub clean: Option<bool>,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::default(),
+            to_file: false,
+            format: LogFormat::default(),
+            components: ComponentLevels::new(),
+            max_size: Size(100 << 20),
+            keep: 4,
+            clean: None,
+        }
+    }
+}
+
+fn known_components<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ComponentLevels, D::Error> {
+    let levels = ComponentLevels::deserialize(deserializer)?;
+    for name in levels.keys() {
+        checked_component(name).map_err(serde::de::Error::custom)?;
+    }
+    Ok(levels)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

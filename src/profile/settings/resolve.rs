@@ -38,6 +38,7 @@ impl Key {
             ["kernel" | "launcher"]
                 | ["kernel" | "launcher", _]
                 | ["engine", "env"]
+                | ["log", "components"]
                 | ["controller", "mongodb", "connection_kwargs"]
         )
     }
@@ -48,6 +49,7 @@ impl Key {
         match self.0.first().map(String::as_str) {
             Some("session") => name == Some("key"),
             Some("curve") => name == Some("secret_key"),
+            Some("controller") if name == Some("dashboard_token") => true,
             Some("controller") => {
                 self.0.get(1).is_some_and(|part| part == "mongodb")
                     && !matches!(name, Some("database" | "collection"))
