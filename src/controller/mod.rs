@@ -90,8 +90,7 @@ impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
     /// `store` keeps task records; without one, nothing is recorded.
     pub fn start(config: Config, store: Option<Box<dyn TaskStore>>) -> Result<Self, StartError> {
-        // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
-        let context = Context::new(1);
+        let context = Context::new();
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 
@@ -157,12 +156,11 @@ impl Controller {
         })?;
         threads.spawn("heartbeat", {
             let pulse = heartbeat_thread::HeartbeatThread::new(
-                &context,
                 endpoints.heartbeat,
                 &config,
                 hub.clone(),
                 heartbeat_mailbox,
-            )?;
+            );
             move || pulse.run()
         })?;
         for (name, pair, mailbox) in [

@@ -152,7 +152,7 @@ impl EngineHost {
             .url(Channel::HeartbeatPing)
             .zip(connection.url(Channel::HeartbeatPong))
             .ok_or(HostError::NoHeartbeat)?;
-        let context = Context::new(1);
+        let context = Context::new();
         let (mail, inbox) = mpsc::unbounded_channel();
         let (hearts, heart_mailbox) = mailbox()?;
         let beating = Hearts::new(

@@ -58,8 +58,6 @@ pub struct HubClient {
     connections: Monitor,
     composer: Composer,
     frames: Vec<Frame>,
-    // Dropped after its sockets.
-    _context: Context,
 }
 
 impl HubClient {
@@ -71,7 +69,7 @@ impl HubClient {
         let file = file.connectable();
         let registration = endpoint(&file, Channel::Registration);
         let notification = endpoint(&file, Channel::Notification);
-        let context = Context::new(1);
+        let context = Context::new();
         let opened = open(&context, &registration, &notification);
         let (queries, notifications, connections) = opened.map_err(|source| HubError::System {
             url: registration.clone(),
@@ -90,7 +88,6 @@ impl HubClient {
             connections,
             composer,
             frames: Vec::new(),
-            _context: context,
         })
     }
 
@@ -114,11 +111,7 @@ impl HubClient {
             return Err(self.failed(io::Error::other(error)));
         }
         loop {
-            while self
-                .queries
-                .receive(&mut self.frames)
-                .map_err(|error| self.failed(error))?
-            {
+            while self.queries.receive(&mut self.frames) {
                 if let Some(content) = self.answer_to(&asked) {
                     return self.content_of_reply(content);
                 }
@@ -167,20 +160,12 @@ impl HubClient {
     ) -> Result<Option<Notification>, HubError> {
         let deadline = Instant::now() + timeout;
         loop {
-            while self
-                .notifications
-                .receive(&mut self.frames)
-                .map_err(|error| self.failed(error))?
-            {
+            while self.notifications.receive(&mut self.frames) {
                 if let Some(notification) = self.notification() {
                     return Ok(Some(notification));
                 }
             }
-            while let Some(event) = self
-                .connections
-                .receive()
-                .map_err(|error| self.failed(error))?
-            {
+            while let Some(event) = self.connections.receive() {
                 if matches!(event, ConnectionEvent::Ended(_)) {
                     return Ok(Some(Notification::Disconnected));
                 }
@@ -191,7 +176,7 @@ impl HubClient {
             }
             let mut poller = Poller::new();
             poller.add_socket(&mut self.notifications);
-            poller.add_socket(self.connections.socket());
+            poller.add_socket(&mut self.queries);
             poller
                 .wait(Some(left))
                 .map_err(|error| self.failed(error))?;
@@ -271,10 +256,9 @@ fn open(
     notification: &str,
 ) -> io::Result<(Socket, Socket, Monitor)> {
     let notifications = context.socket(Kind::Sub)?;
-    notifications.subscribe_to_all()?;
     notifications.connect(notification)?;
     let queries = context.socket(Kind::Dealer)?;
-    let connections = Monitor::new(context, &queries, "hub-queries")?;
+    let connections = Monitor::new(&queries);
     queries.connect(registration)?;
     Ok((queries, notifications, connections))
 }
