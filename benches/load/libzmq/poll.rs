@@ -1,4 +1,4 @@
-//! Waiting for sockets and descriptors.
+//! Waiting for sockets.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -14,27 +14,26 @@ use super::socket::Watched;
 /// In place of `zmq_poll`, which asks every socket twice and the system twice for each wait. A socket's descriptor only
 /// tells of what happens after the socket was last asked; so those that were used since then are asked, and no others.
 #[derive(Default)]
-pub struct Poller {
+pub(crate) struct Poller {
     fds: Vec<pollfd>,
     /// Of the entries that are sockets.
     sockets: Vec<(usize, Watched)>,
 }
 
 impl Poller {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Waits for messages on a socket. The socket must outlive the poller.
-    pub fn add_socket(&mut self, socket: &mut Socket) -> usize {
+    pub(crate) fn add_socket(&mut self, socket: &mut Socket) -> usize {
         let watched = socket.watch();
         let entry = self.add_fd(watched.fd());
         self.sockets.push((entry, watched));
         entry
     }
 
-    /// Waits for a descriptor to become readable. It must stay open as long as it is watched.
-    pub fn add_fd(&mut self, fd: RawFd) -> usize {
+    fn add_fd(&mut self, fd: RawFd) -> usize {
         self.fds.push(pollfd {
             fd,
             events: libc::POLLIN,
@@ -43,36 +42,8 @@ impl Poller {
         self.fds.len() - 1
     }
 
-    /// Also waits until `entry`, a descriptor, can be written to, or no longer.
-    pub fn want_write(&mut self, entry: usize, wanted: bool) {
-        self.set(entry, libc::POLLOUT, wanted);
-    }
-
-    /// Stops or resumes waiting for `entry` to become readable.
-    pub fn want_read(&mut self, entry: usize, wanted: bool) {
-        self.set(entry, libc::POLLIN, wanted);
-    }
-
-    fn set(&mut self, entry: usize, event: i16, wanted: bool) {
-        let events = &mut self.fds[entry].events;
-        *events = if wanted {
-            *events | event
-        } else {
-            *events & !event
-        };
-    }
-
-    /// Puts another descriptor in the place of `entry`; -1 watches nothing.
-    pub fn replace_fd(&mut self, entry: usize, fd: RawFd) {
-        self.fds[entry] = pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-    }
-
     /// Waits for any entry, for `timeout` (none: for ever). An interrupting signal ends the wait early.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         // Rounded up: a deadline that is still half a millisecond away must not be polled for in a loop.
         let mut millis = timeout.map_or(-1, |timeout| {
             i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
