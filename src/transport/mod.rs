@@ -17,6 +17,7 @@ mod peer_log;
 mod poll;
 mod socket;
 mod wake;
+mod z85;
 mod zmtp;
 
 pub use burst::{drain, drain_turns, time_left};
@@ -29,3 +30,4 @@ pub use packed::Packed;
 pub use peer_log::{PeerLog, printable};
 pub use poll::Poller;
 pub use socket::{BindError, Context, Kind, SendError, Socket};
+pub use zmtp::curve::{KeyPair, Security, ServerKey};

@@ -23,6 +23,7 @@ use super::frame::{ConnectionId, PeerName};
 use super::monitor::ConnectionEvent;
 use super::peer_log::PeerLog;
 use super::zmtp::Violation;
+use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
 use super::Frame;
 use crate::protocol::Identity;
@@ -53,17 +54,24 @@ const LISTENER: usize = 1 << 40;
 
 /// What the sockets of a program have in common.
 #[derive(Clone, Debug, Default)]
-pub struct Context {}
+pub struct Context {
+    security: Security,
+}
 
 impl Context {
+    /// Of connections that are not encrypted.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    pub fn secured(security: Security) -> Self {
+        Self { security }
     }
 
     /// A socket that nothing lingers for: what is unsent when it closes is dropped.
     pub fn socket(&self, kind: Kind) -> io::Result<Socket> {
         Ok(Socket {
-            shared: Arc::new(Mutex::new(Shared::new(kind)?)),
+            shared: Arc::new(Mutex::new(Shared::new(kind, self.security.clone())?)),
         })
     }
 }
@@ -243,13 +251,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(kind: Kind) -> io::Result<Self> {
+    fn new(kind: Kind, security: Security) -> io::Result<Self> {
         Ok(Self {
             kind,
             ours: Arc::new(Ours {
                 socket_type: kind.of_zmtp(),
                 identity: Vec::new(),
                 limit: u64::MAX,
+                security,
             }),
             poll: Poll::new()?,
             events: Some(Events::with_capacity(EVENTS)),

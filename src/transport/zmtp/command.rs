@@ -88,18 +88,29 @@ fn property(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 /// A command as a frame.
 pub(in crate::transport) fn compose(name: &str, data: &[u8]) -> Vec<u8> {
-    let len = 1 + name.len() + data.len();
-    let mut frame = Vec::with_capacity(9 + len);
-    match u8::try_from(len) {
+    frame(&body(name, data))
+}
+
+/// What a frame that is a command holds.
+pub(in crate::transport) fn body(name: &str, data: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(1 + name.len() + data.len());
+    body.push(name.len() as u8);
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(data);
+    body
+}
+
+/// The frame of a command's body.
+pub(in crate::transport) fn frame(body: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(9 + body.len());
+    match u8::try_from(body.len()) {
         Ok(len) => frame.extend_from_slice(&[COMMAND, len]),
         Err(_) => {
             frame.push(COMMAND | LONG);
-            frame.extend_from_slice(&(len as u64).to_be_bytes());
+            frame.extend_from_slice(&(body.len() as u64).to_be_bytes());
         }
     }
-    frame.push(name.len() as u8);
-    frame.extend_from_slice(name.as_bytes());
-    frame.extend_from_slice(data);
+    frame.extend_from_slice(body);
     frame
 }
 

@@ -13,12 +13,14 @@ const AS_SERVER: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) enum Mechanism {
     Null,
+    Curve,
 }
 
 impl Mechanism {
     fn name(self) -> &'static str {
         match self {
             Self::Null => "NULL",
+            Self::Curve => "CURVE",
         }
     }
 }

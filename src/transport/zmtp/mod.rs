@@ -1,4 +1,5 @@
-//! ZMTP 3, the protocol of ZeroMQ's connections (<https://rfc.zeromq.org/spec/23/>): bytes to messages and back. Pure.
+//! ZMTP 3, the protocol of ZeroMQ's connections (<https://rfc.zeromq.org/spec/23/>): bytes to messages and back. Pure, but for
+//! the random numbers of [`curve`].
 //!
 //! ```text
 //! greeting (64 bytes)   version, security mechanism                       greeting
@@ -9,6 +10,7 @@
 //! [`Peer`](peer::Peer) puts them together: the state of one connection.
 
 pub(super) mod command;
+pub(super) mod curve;
 pub(super) mod decoder;
 pub(super) mod encoder;
 pub(super) mod greeting;
@@ -45,6 +47,8 @@ pub(super) enum Violation {
     TooManyFrames { limit: usize },
     #[error("its subscriptions take too much memory")]
     Subscriptions,
+    #[error("it cannot be decrypted")]
+    Encryption,
     #[error("it refuses the connection: {0}")]
     Refused(String),
     #[error("another connection has its identity")]

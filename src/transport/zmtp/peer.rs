@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::command::{self, Command, Properties};
+use super::curve::{self, Handshake, Security, Session, Step};
 use super::decoder::Decoder;
 use super::greeting::{self, Mechanism};
 use super::outgoing::Outgoing;
@@ -23,6 +24,24 @@ pub(in crate::transport) struct Ours {
     pub(in crate::transport) identity: Vec<u8>,
     /// Bytes of the largest frame that is taken.
     pub(in crate::transport) limit: u64,
+    pub(in crate::transport) security: Security,
+}
+
+impl Ours {
+    fn mechanism(&self) -> Mechanism {
+        match self.security {
+            Security::Null => Mechanism::Null,
+            Security::Server(_) | Security::Client { .. } => Mechanism::Curve,
+        }
+    }
+
+    fn properties(&self) -> Vec<u8> {
+        let properties = Properties {
+            socket_type: self.socket_type.name().as_bytes(),
+            identity: &self.identity,
+        };
+        properties.compose()
+    }
 }
 
 /// The socket types that this project uses, and those that they talk to.
@@ -61,8 +80,18 @@ impl SocketType {
 
 #[derive(Debug)]
 pub(in crate::transport) struct Peer {
-    state: State,
     decoder: Decoder,
+    talk: Talk,
+}
+
+/// All but the bytes.
+#[derive(Debug)]
+struct Talk {
+    state: State,
+    /// Of a connection that is to be encrypted, until it is.
+    handshake: Option<Box<Handshake>>,
+    /// Of one that is.
+    session: Option<Box<Session>>,
     /// The message that is coming in.
     message: Vec<Frame>,
 }
@@ -90,28 +119,48 @@ pub(in crate::transport) struct Io<'a> {
 impl Peer {
     /// A new connection; `out` gets what is said first.
     pub(in crate::transport) fn new(ours: &Ours, out: &mut Outgoing) -> Self {
-        out.push(&greeting::compose(Mechanism::Null, false));
-        let properties = Properties {
-            socket_type: ours.socket_type.name().as_bytes(),
-            identity: &ours.identity,
+        let is_server = matches!(ours.security, Security::Server(_));
+        out.push(&greeting::compose(ours.mechanism(), is_server));
+        let handshake = match &ours.security {
+            Security::Null => {
+                // Both ends say it whatever the other says, so it need not be waited for.
+                out.push(&command::compose("READY", &ours.properties()));
+                None
+            }
+            Security::Server(keys) => Some(Handshake::Hello(keys.clone())),
+            Security::Client { server, keys } => {
+                let (handshake, hello) = Handshake::greet(server, keys);
+                encoder::command(&hello, out);
+                Some(handshake)
+            }
         };
-        // Both ends say it whatever the other says, so it need not be waited for.
-        out.push(&command::compose("READY", &properties.compose()));
         Self {
-            state: State::Greeting(Vec::new()),
             decoder: Decoder::new(HANDSHAKE_LIMIT),
-            message: Vec::new(),
+            talk: Talk {
+                state: State::Greeting(Vec::new()),
+                handshake: handshake.map(Box::new),
+                session: None,
+                message: Vec::new(),
+            },
         }
     }
 
     /// Messages may be sent.
     pub(in crate::transport) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Traffic)
+        matches!(self.talk.state, State::Traffic)
     }
 
     /// Puts a message behind what is to be written. Only once the peer is ready.
     pub(in crate::transport) fn send(&mut self, frames: &[Frame], out: &mut Outgoing) {
-        encoder::message(frames, out);
+        match &mut self.talk.session {
+            None => encoder::message(frames, out),
+            Some(session) => {
+                let last = frames.len().saturating_sub(1);
+                for (index, frame) in frames.iter().enumerate() {
+                    encoder::encrypted(session.encrypt(index < last, false, frame), out);
+                }
+            }
+        }
     }
 
     pub(in crate::transport) fn receive(
@@ -119,7 +168,8 @@ impl Peer {
         mut input: &[u8],
         io: &mut Io<'_>,
     ) -> Result<(), Violation> {
-        if let State::Greeting(received) = &mut self.state {
+        let Self { decoder, talk } = self;
+        if let State::Greeting(received) = &mut talk.state {
             let missing = greeting::LEN - received.len();
             let (here, rest) = input.split_at(missing.min(input.len()));
             received.extend_from_slice(here);
@@ -130,28 +180,24 @@ impl Peer {
             let Some(greeting) = received.first_chunk() else {
                 return Ok(());
             };
-            greeting::check(greeting, Mechanism::Null)?;
-            self.state = State::Handshake;
+            greeting::check(greeting, io.ours.mechanism())?;
+            talk.state = State::Handshake;
         }
-        let Self {
-            state,
-            decoder,
-            message,
-        } = self;
         // The limit of a frame changes with the handshake's last one; what came with that is decoded anew.
-        while matches!(state, State::Handshake) && !input.is_empty() {
+        while matches!(talk.state, State::Handshake) && !input.is_empty() {
             let (byte, rest) = input.split_at(1);
             input = rest;
-            decoder.feed(byte, &mut |flags, frame| {
-                on_frame(state, message, flags, frame, io)
-            })?;
-            if matches!(state, State::Traffic) {
-                decoder.set_limit(io.ours.limit);
+            decoder.feed(byte, &mut |flags, frame| talk.on_frame(flags, frame, io))?;
+            if matches!(talk.state, State::Traffic) {
+                let overhead = if talk.session.is_some() {
+                    curve::OVERHEAD as u64
+                } else {
+                    0
+                };
+                decoder.set_limit(io.ours.limit.saturating_add(overhead));
             }
         }
-        decoder.feed(input, &mut |flags, frame| {
-            on_frame(state, message, flags, frame, io)
-        })
+        decoder.feed(input, &mut |flags, frame| talk.on_frame(flags, frame, io))
     }
 
     /// Where the next bytes can be put without a copy, and how many.
@@ -165,82 +211,124 @@ impl Peer {
         count: usize,
         io: &mut Io<'_>,
     ) -> Result<(), Violation> {
-        let Self {
-            state,
-            decoder,
-            message,
-        } = self;
-        decoder.filled(count, &mut |flags, frame| {
-            on_frame(state, message, flags, frame, io)
-        })
+        let Self { decoder, talk } = self;
+        decoder.filled(count, &mut |flags, frame| talk.on_frame(flags, frame, io))
     }
 }
 
-fn on_frame(
-    state: &mut State,
-    message: &mut Vec<Frame>,
-    flags: u8,
-    frame: Frame,
-    io: &mut Io<'_>,
-) -> Result<(), Violation> {
-    if flags & COMMAND != 0 {
-        return on_command(state, &frame, io);
-    }
-    if !matches!(state, State::Traffic) {
-        return Err(Violation::Handshake);
-    }
-    on_message_frame(message, flags, frame, io)
-}
-
-fn on_message_frame(
-    message: &mut Vec<Frame>,
-    flags: u8,
-    frame: Frame,
-    io: &mut Io<'_>,
-) -> Result<(), Violation> {
-    if message.capacity() == 0 {
-        *message = io.spare.pop().unwrap_or_default();
-    }
-    if message.is_empty() && io.ours.socket_type == SocketType::Router {
-        message.push(Frame::empty());
-    }
-    message.push(frame);
-    if message.len() > FRAMES {
-        return Err(Violation::TooManyFrames { limit: FRAMES });
-    }
-    if flags & MORE == 0 {
-        io.incoming.push_back(std::mem::take(message));
-    }
-    Ok(())
-}
-
-fn on_command(state: &mut State, body: &[u8], io: &mut Io<'_>) -> Result<(), Violation> {
-    match (Command::parse(body)?, &*state) {
-        (Command::Ready(properties), State::Handshake) => {
-            let ours = io.ours.socket_type;
-            if !ours.talks_to(properties.socket_type) {
-                let theirs = properties.socket_type.escape_ascii().to_string();
-                return Err(Violation::SocketType(theirs));
+impl Talk {
+    fn on_frame(&mut self, flags: u8, frame: Frame, io: &mut Io<'_>) -> Result<(), Violation> {
+        match (&self.state, &mut self.session) {
+            (State::Traffic, None) if flags & COMMAND == 0 => {
+                self.on_message_frame(flags & MORE != 0, frame, io)
             }
-            let identity = if ours.has_identity() {
-                properties.identity
-            } else {
-                &[]
-            };
-            *io.ready = Some(identity.to_vec());
-            *state = State::Traffic;
+            // Whether an encrypted frame is a command is said inside.
+            (State::Traffic, Some(session)) => {
+                let (more, command, payload) = session.decrypt(&frame)?;
+                if command {
+                    return self.on_command(&payload, io);
+                }
+                self.on_message_frame(more, Frame::from(payload), io)
+            }
+            (State::Traffic, None) => self.on_command(&frame, io),
+            _ if flags & COMMAND != 0 => self.on_handshake(&frame, io),
+            _ => Err(Violation::Handshake),
         }
-        (Command::Error(reason), _) => {
+    }
+
+    fn on_message_frame(
+        &mut self,
+        more: bool,
+        frame: Frame,
+        io: &mut Io<'_>,
+    ) -> Result<(), Violation> {
+        let message = &mut self.message;
+        if message.capacity() == 0 {
+            *message = io.spare.pop().unwrap_or_default();
+        }
+        if message.is_empty() && io.ours.socket_type == SocketType::Router {
+            message.push(Frame::empty());
+        }
+        message.push(frame);
+        if message.len() > FRAMES {
+            return Err(Violation::TooManyFrames { limit: FRAMES });
+        }
+        if !more {
+            io.incoming.push_back(std::mem::take(message));
+        }
+        Ok(())
+    }
+
+    fn on_handshake(&mut self, body: &[u8], io: &mut Io<'_>) -> Result<(), Violation> {
+        if let Ok(Command::Error(reason)) = Command::parse(body) {
             return Err(Violation::Refused(reason.escape_ascii().to_string()));
         }
-        (_, State::Handshake) => return Err(Violation::Handshake),
-        (Command::Ping { context }, _) => io.out.push(&command::compose("PONG", context)),
-        // As ZMTP 3.1 has them; as messages they are told on.
-        (Command::Subscribe(topic), _) => io.incoming.push_back(vec![subscription(1, topic)]),
-        (Command::Cancel(topic), _) => io.incoming.push_back(vec![subscription(0, topic)]),
-        (Command::Ready(_) | Command::Other, _) => {}
+        let Some(handshake) = self.handshake.take() else {
+            return match Command::parse(body)? {
+                Command::Ready(properties) => self.on_properties(&properties, io),
+                _ => Err(Violation::Handshake),
+            };
+        };
+        match handshake.on_command(body, &io.ours.properties())? {
+            Step::Answer(answer, next) => {
+                encoder::command(&answer, io.out);
+                self.handshake = Some(Box::new(next));
+                Ok(())
+            }
+            Step::Done {
+                mut session,
+                properties,
+                is_server,
+            } => {
+                if is_server {
+                    encoder::command(&session.ready(&io.ours.properties()), io.out);
+                }
+                self.session = Some(Box::new(session));
+                self.on_properties(&Properties::parse(&properties)?, io)
+            }
+        }
     }
-    Ok(())
+
+    /// The peer has said what it is: it is ready.
+    fn on_properties(
+        &mut self,
+        properties: &Properties<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<(), Violation> {
+        let ours = io.ours.socket_type;
+        if !ours.talks_to(properties.socket_type) {
+            let theirs = properties.socket_type.escape_ascii().to_string();
+            return Err(Violation::SocketType(theirs));
+        }
+        let identity = if ours.has_identity() {
+            properties.identity
+        } else {
+            &[]
+        };
+        *io.ready = Some(identity.to_vec());
+        self.state = State::Traffic;
+        Ok(())
+    }
+
+    fn on_command(&mut self, body: &[u8], io: &mut Io<'_>) -> Result<(), Violation> {
+        match Command::parse(body)? {
+            Command::Error(reason) => {
+                return Err(Violation::Refused(reason.escape_ascii().to_string()));
+            }
+            Command::Ping { context } => match &mut self.session {
+                None => io.out.push(&command::compose("PONG", context)),
+                Some(session) => {
+                    let pong = command::body("PONG", context);
+                    encoder::encrypted(session.encrypt(false, true, &pong), io.out);
+                }
+            },
+            // As ZMTP 3.1 has them; as messages they are told on.
+            Command::Subscribe(topic) => io.incoming.push_back(vec![subscription(1, topic)]),
+            Command::Cancel(topic) => io.incoming.push_back(vec![subscription(0, topic)]),
+            Command::Ready(_) | Command::Other => {}
+        }
+        Ok(())
+    }
 }
 
 /// A message that subscribes (1) or unsubscribes (0).

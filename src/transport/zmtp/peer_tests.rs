@@ -13,10 +13,15 @@ struct End {
 
 impl End {
     fn new(socket_type: SocketType, identity: &[u8]) -> Self {
+        Self::secured(socket_type, identity, Security::Null)
+    }
+
+    fn secured(socket_type: SocketType, identity: &[u8], security: Security) -> Self {
         let ours = Arc::new(Ours {
             socket_type,
             identity: identity.to_vec(),
             limit: 1 << 20,
+            security,
         });
         let mut out = Outgoing::default();
         let peer = Peer::new(&ours, &mut out);
@@ -91,6 +96,49 @@ fn two_ends_become_ready_and_know_each_other() {
     // A router's messages begin with a place for the sender's name.
     let got: Vec<&[u8]> = router.incoming[0].iter().map(|f| &f[..]).collect();
     assert_eq!(got, [b"", &b"a"[..], b"", &[7; 300]]);
+}
+
+/// What two ends need that are to talk in secret.
+fn secrets() -> (Security, Security) {
+    let keys = Arc::new(curve::KeyPair::generate());
+    let server = curve::ServerKey::parse(&keys.public()).unwrap();
+    let client = Security::Client {
+        server,
+        keys: Arc::new(curve::KeyPair::generate()),
+    };
+    (Security::Server(keys), client)
+}
+
+#[test]
+fn two_ends_talk_in_secret() {
+    let (server, client) = secrets();
+    let mut router = End::secured(SocketType::Router, b"task_out", server);
+    let mut dealer = End::secured(SocketType::Dealer, b"engine", client);
+    exchange(&mut router, &mut dealer).unwrap();
+    assert_eq!(router.identity.as_deref(), Some(&b"engine"[..]));
+    assert_eq!(dealer.identity.as_deref(), Some(&b"task_out"[..]));
+    let large = vec![7; 100_000];
+    dealer.send(&[b"secret", &large]);
+    let wire = dealer.written();
+    assert!(!wire.windows(6).any(|part| part == b"secret"));
+    router.receive(&wire).unwrap();
+    assert_eq!(&router.incoming[0][1][..], b"secret");
+    assert_eq!(&router.incoming[0][2][..], large);
+    // What was heard is of no use to another.
+    assert_eq!(router.receive(&wire), Err(Violation::Encryption));
+}
+
+#[test]
+fn who_does_not_encrypt_is_not_talked_to() {
+    let (server, client) = secrets();
+    let mut plain = End::new(SocketType::Dealer, b"");
+    let mut router = End::secured(SocketType::Router, b"", server);
+    let refused = exchange(&mut router, &mut plain).unwrap_err();
+    assert!(matches!(refused, Violation::Mechanism { .. }));
+    let mut plain = End::new(SocketType::Router, b"");
+    let mut dealer = End::secured(SocketType::Dealer, b"", client);
+    let refused = exchange(&mut dealer, &mut plain).unwrap_err();
+    assert!(matches!(refused, Violation::Mechanism { .. }));
 }
 
 #[test]
