@@ -127,7 +127,8 @@ impl Endpoints {
         let (control_clients, control_in) = binder.clients_router("control", client.control)?;
         let (mux_clients, mux_in) = binder.clients_router("mux", client.mux)?;
         let (task_clients, task_in) = binder.clients_router("task", client.task)?;
-        let (iopub_clients, iopub_in) = binder.publisher("iopub", client.iopub, Some(IOPUB_BACKLOG))?;
+        let (iopub_clients, iopub_in) =
+            binder.publisher("iopub", client.iopub, Some(IOPUB_BACKLOG))?;
         // A client that misses a notification would miss an engine, so none is dropped; there are few.
         let (notifications, notification) =
             binder.publisher("notification", client.notification, None)?;

@@ -44,7 +44,7 @@ use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
 use crate::taskdb::{StoreError, TaskStore};
-use crate::transport::{Context, Door, Sender, mailbox};
+use crate::transport::{Context, Door, Security, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
@@ -90,7 +90,10 @@ impl Controller {
     /// Binds every port, then starts the threads. When it fails, nothing is left behind.
     /// `store` keeps task records; without one, nothing is recorded.
     pub fn start(config: Config, store: Option<Box<dyn TaskStore>>) -> Result<Self, StartError> {
-        let context = Context::new();
+        let context = Context::secured(match &config.curve {
+            Some(keys) => Security::Server(keys.clone()),
+            None => Security::Null,
+        });
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 
@@ -359,6 +362,7 @@ mod tests {
             tasks: TaskConfig::default(),
             restored: None,
             python: None,
+            curve: None,
             restore_tasks: false,
             engine_state_file: None,
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
@@ -15,7 +16,9 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::profile::connection::{Channel, ClientFile};
 use crate::protocol::{Composer, EngineId, Header, Outgoing, Signer, Timestamp, Wire};
-use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Poller, Socket};
+use crate::transport::{
+    ConnectionEvent, Context, Frame, KeyPair, Kind, Monitor, Poller, Security, ServerKey, Socket,
+};
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -33,7 +36,7 @@ pub enum HubError {
     },
     #[error("the controller at {url} gave an answer that is none: {reason}")]
     Malformed { url: String, reason: String },
-    #[error("the controller wants CURVE encryption, which this version does not have")]
+    #[error("the controller's CURVE key in the connection file is none")]
     Curve,
     #[error("cannot connect to the controller at {url}: {source}")]
     System { url: String, source: io::Error },
@@ -63,13 +66,17 @@ pub struct HubClient {
 impl HubClient {
     /// Begins to connect. Whether anybody listens shows the first request.
     pub fn connect(file: ClientFile) -> Result<Self, HubError> {
-        if file.common.curve_serverkey.is_some() {
-            return Err(HubError::Curve);
-        }
+        let security = match &file.common.curve_serverkey {
+            None => Security::Null,
+            Some(key) => Security::Client {
+                server: ServerKey::parse(key).ok_or(HubError::Curve)?,
+                keys: Arc::new(KeyPair::generate()),
+            },
+        };
         let file = file.connectable();
         let registration = endpoint(&file, Channel::Registration);
         let notification = endpoint(&file, Channel::Notification);
-        let context = Context::new();
+        let context = Context::secured(security);
         let opened = open(&context, &registration, &notification);
         let (queries, notifications, connections) = opened.map_err(|source| HubError::System {
             url: registration.clone(),

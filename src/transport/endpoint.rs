@@ -196,10 +196,7 @@ mod tests {
         let resolve = |text| Address::resolve(text).unwrap();
         assert_eq!(resolve("tcp://127.0.0.1:80"), tcp("127.0.0.1:80"));
         assert_eq!(resolve("tcp://[::1]:80"), tcp("[::1]:80"));
-        assert_eq!(
-            resolve("ipc:///tmp/x-80"),
-            Address::Ipc("/tmp/x-80".into())
-        );
+        assert_eq!(resolve("ipc:///tmp/x-80"), Address::Ipc("/tmp/x-80".into()));
         for wrong in [
             "127.0.0.1:80",
             "tcp://127.0.0.1",

@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use thiserror::Error;
 
+use super::Frame;
 use super::connection::{Connection, Connector, State};
 use super::endpoint::{self, Address, Stream};
 use super::frame::{ConnectionId, PeerName};
@@ -25,7 +26,6 @@ use super::peer_log::PeerLog;
 use super::zmtp::Violation;
 use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
-use super::Frame;
 use crate::protocol::Identity;
 
 /// A connection that has not shown by then that it speaks ZMTP is ended.

@@ -274,5 +274,9 @@ fn what_was_sent_last_arrives_when_the_socket_is_closed_at_once() {
 
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection>() <= 500, "{}", size_of::<Connection>());
+    assert!(
+        size_of::<Connection>() <= 500,
+        "{}",
+        size_of::<Connection>()
+    );
 }

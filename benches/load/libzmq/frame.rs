@@ -73,4 +73,3 @@ impl Deref for Frame {
         }
     }
 }
-

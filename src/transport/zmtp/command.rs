@@ -10,7 +10,9 @@ pub(in crate::transport) enum Command<'a> {
     Subscribe(&'a [u8]),
     Cancel(&'a [u8]),
     /// To be answered with a PONG that holds the same context.
-    Ping { context: &'a [u8] },
+    Ping {
+        context: &'a [u8],
+    },
     Other,
 }
 

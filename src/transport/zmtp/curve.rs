@@ -330,12 +330,7 @@ impl Session {
         let nonce = self.sent.to_be_bytes();
         let mut ready = READY.to_vec();
         ready.extend_from_slice(&nonce);
-        ready.extend_from_slice(&seal(
-            &self.secret,
-            b"CurveZMQREADY---",
-            &nonce,
-            properties,
-        ));
+        ready.extend_from_slice(&seal(&self.secret, b"CurveZMQREADY---", &nonce, properties));
         ready
     }
 
@@ -471,10 +466,7 @@ mod tests {
         let key = ServerKey::parse(&server.public()).unwrap();
         let (mut ours, mut theirs) = shake(&server, &key).unwrap();
         let first = theirs.encrypt(true, false, b"payload");
-        assert_eq!(
-            ours.decrypt(&first),
-            Ok((true, false, b"payload".to_vec()))
-        );
+        assert_eq!(ours.decrypt(&first), Ok((true, false, b"payload".to_vec())));
         // Nothing counts twice, nothing that was changed, nothing from another connection.
         assert_eq!(ours.decrypt(&first), Err(Violation::Encryption));
         let mut second = ours.encrypt(false, true, b"");

@@ -31,10 +31,7 @@ pub(super) enum Violation {
     #[error("it does not speak ZMTP 3")]
     NotZmtp,
     #[error("it wants the security mechanism {theirs}, and this end {ours}")]
-    Mechanism {
-        theirs: String,
-        ours: &'static str,
-    },
+    Mechanism { theirs: String, ours: &'static str },
     #[error("a {0} is of no use here")]
     SocketType(String),
     #[error("the handshake is malformed")]

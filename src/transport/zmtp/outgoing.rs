@@ -50,7 +50,9 @@ impl Outgoing {
     pub(in crate::transport) fn reserve(&mut self, len: usize) {
         match self.pieces.back_mut() {
             Some(Piece::Gathered(bytes)) if bytes.len() < BLOCK => bytes.reserve(len),
-            _ => self.pieces.push_back(Piece::Gathered(Vec::with_capacity(len))),
+            _ => self
+                .pieces
+                .push_back(Piece::Gathered(Vec::with_capacity(len))),
         }
     }
 
