@@ -43,8 +43,8 @@ pub enum Action {
     Stopped(Identity, String),
 }
 
-/// What a heart's connection is known by: its descriptor in this process.
-pub type Connection = i32;
+/// What a heart's connection is known by: a number that no other has.
+pub type Connection = u64;
 
 #[derive(Debug)]
 struct Heart {
@@ -112,7 +112,7 @@ impl HeartMonitor {
                 }
                 heart.connection = connection;
                 self.by_connection
-                    .extend(connection.map(|fd| (fd, identity)));
+                    .extend(connection.map(|connection| (connection, identity)));
             }
             return;
         }
@@ -121,7 +121,7 @@ impl HeartMonitor {
         }
         self.strangers += 1;
         self.by_connection
-            .extend(connection.map(|fd| (fd, identity.clone())));
+            .extend(connection.map(|connection| (connection, identity.clone())));
         let heart = Heart {
             accepted: false,
             responded: true,
@@ -439,7 +439,7 @@ mod tests {
     fn strangers_are_bounded() {
         let mut world = World::new();
         world.step();
-        for n in 0..2 * MAX_STRANGERS as i32 {
+        for n in 0..2 * MAX_STRANGERS as u64 {
             world.pong(&n.to_string(), n);
         }
         assert_eq!(world.monitor.hearts.len(), MAX_STRANGERS);

@@ -55,8 +55,7 @@ impl Client {
         };
         let session = uuid::Uuid::new_v4().to_string();
         let socket = context.socket(Kind::Dealer)?;
-        socket.set_high_water_marks(0, 0)?;
-        socket.set_identity(session.as_bytes())?;
+        socket.set_identity(session.as_bytes());
         socket.connect(&url.ok_or("the controller has no such queue")?)?;
         let metadata = match &queue {
             Queue::Task => json!({
@@ -102,7 +101,7 @@ impl Client {
 
     /// The number of the request that is answered by the next reply, if there is one.
     fn receive(&mut self) -> Result<Option<u64>, Box<dyn Error>> {
-        if !self.socket.receive(&mut self.frames)? {
+        if !self.socket.receive(&mut self.frames) {
             return Ok(None);
         }
         let wire = Wire::parse(&self.frames)?;
@@ -146,7 +145,6 @@ pub(crate) struct Load {
     clients: Vec<Client>,
     poller: Poller,
     payload: usize,
-    _context: Context,
 }
 
 /// Without any reply for so long, something is lost.
@@ -162,7 +160,7 @@ impl Load {
         queue: &Queue,
         payload: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new(1);
+        let context = Context::new();
         let mut clients = (0..clients)
             .map(|_| Client::connect(&context, file, queue.clone(), payload))
             .collect::<Result<Vec<_>, _>>()?;
@@ -174,7 +172,6 @@ impl Load {
             clients,
             poller,
             payload,
-            _context: context,
         })
     }
 
@@ -310,19 +307,16 @@ pub(crate) struct Hub {
     signer: Signer,
     session: String,
     frames: Vec<Frame>,
-    _context: Context,
 }
 
 impl Hub {
     pub(crate) fn connect(file: &ClientFile) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new(1);
+        let context = Context::new();
         let session = uuid::Uuid::new_v4().to_string();
         let mut queries = context.socket(Kind::Dealer)?;
-        queries.set_identity(session.as_bytes())?;
+        queries.set_identity(session.as_bytes());
         queries.connect(&file.url(Channel::Registration).ok_or("no hub")?)?;
         let mut news = context.socket(Kind::Sub)?;
-        news.set_high_water_marks(0, 0)?;
-        news.subscribe_to_all()?;
         let interface = &file.interface;
         news.connect(&format!("{interface}:{}", file.notification))?;
         let mut poller = Poller::new();
@@ -336,7 +330,6 @@ impl Hub {
             signer: Signer::new(file.common.key.as_bytes()),
             session,
             frames: Vec::new(),
-            _context: context,
         })
     }
 
@@ -357,7 +350,7 @@ impl Hub {
         );
         self.queries.send(&mut frames)?;
         let deadline = Instant::now() + PATIENCE;
-        while !self.queries.receive(&mut self.frames)? {
+        while !self.queries.receive(&mut self.frames) {
             if Instant::now() > deadline {
                 return Err(format!("no answer to a {msg_type}").into());
             }
@@ -379,7 +372,7 @@ impl Hub {
         let deadline = Instant::now() + limit;
         let mut seen = 0;
         while seen < count {
-            if self.news.receive(&mut self.frames)? {
+            if self.news.receive(&mut self.frames) {
                 let wire = Wire::parse(&self.frames)?;
                 seen += usize::from(
                     Header::parse(wire.header())?.msg_type == "registration_notification",

@@ -140,16 +140,12 @@ struct Pool {
     next_heart: usize,
     /// Routing ids of those that have registered.
     hearts: Vec<Frame>,
-    _context: Context,
 }
 
 const TASK: usize = 0;
 const MUX: usize = 1;
 const BROADCAST: usize = 2;
 const CONTROL: usize = 3;
-
-/// To everything (ZMTP, "subscribe").
-const SUBSCRIBE: &[u8] = &[1];
 
 /// How often the thread looks whether it shall end, or answer what it holds.
 const LOOK: Duration = Duration::from_millis(20);
@@ -161,12 +157,8 @@ impl Pool {
         connections: Connections,
         shared: Arc<Shared>,
     ) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new(1);
-        let socket = |kind| -> io::Result<Socket> {
-            let socket = context.socket(kind)?;
-            socket.set_high_water_marks(0, 0)?;
-            Ok(socket)
-        };
+        let context = Context::new();
+        let socket = |kind| context.socket(kind);
         let shells = (0..4)
             .map(|_| socket(Kind::Router))
             .collect::<Result<_, _>>()?;
@@ -174,10 +166,8 @@ impl Pool {
             Side::Relay => None,
             Side::Ours | Side::Stock => Some(socket(Kind::Router)?),
         };
-        // libzmq makes one connection of several that are wanted to the same place, except from these types.
         let iopub = socket(Kind::XPub)?;
-        let mut ping = socket(Kind::XSub)?;
-        ping.send(&mut vec![Frame::from(SUBSCRIBE)])?;
+        let ping = socket(Kind::Sub)?;
         let file = server.engine.clone();
         let replier = Replier::new(Signer::new(file.common.key.as_bytes()));
         Ok(Self {
@@ -196,7 +186,6 @@ impl Pool {
             next_heart: 0,
             hearts: Vec::new(),
             file,
-            _context: context,
         })
     }
 
@@ -217,16 +206,15 @@ impl Pool {
             }
             busy |= self.answer_requests(&mut frames)?;
             busy |= self.echo_pings(&mut frames)?;
-            if !busy {
-                poller.wait(Some(LOOK))?;
-            }
+            poller.wait(Some(if busy { Duration::ZERO } else { LOOK }))?;
         }
         Ok(())
     }
 
     fn poller(&mut self) -> Poller {
         let mut poller = Poller::new();
-        let sockets = self.shells.iter_mut().chain([&mut self.ping]);
+        let others = [&mut self.ping, &mut self.pong, &mut self.iopub];
+        let sockets = self.shells.iter_mut().chain(others);
         for socket in sockets.chain(&mut self.registrar) {
             poller.add_socket(socket);
         }
@@ -241,7 +229,7 @@ impl Pool {
         let signer = self.replier.signer.clone();
         let empty = Frame::from(&b"{}"[..]);
         for uuid in &self.uuids {
-            registrar.set_identity(uuid.as_bytes())?;
+            registrar.set_identity(uuid.as_bytes());
             registrar.connect_known_as(&url, uuid.as_bytes())?;
             let content = Frame::from(json!({ "uuid": uuid }).to_string().into_bytes());
             let mut frames = vec![Frame::from(uuid.as_bytes())];
@@ -384,7 +372,7 @@ impl Pool {
 
 /// Connects as the engine `uuid`; here the connection goes by the same name.
 fn connect(socket: &mut Socket, url: &str, uuid: &str) -> io::Result<()> {
-    socket.set_identity(uuid.as_bytes())?;
+    socket.set_identity(uuid.as_bytes());
     socket.connect_known_as(url, uuid.as_bytes())
 }
 

@@ -10,6 +10,7 @@
 mod clients;
 mod controllers;
 mod engines;
+mod libzmq;
 mod measure;
 mod messages;
 mod relay;

@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use ipcluster::profile::connection::{ClientFile, Common, EngineFile};
-use ipcluster::transport::{Context, Frame, Kind, Poller, Socket, drain};
+
+use crate::libzmq::{Context, Frame, Poller, Socket, drain};
 
 const INTERFACE: &str = "tcp://127.0.0.1";
 
@@ -28,13 +29,8 @@ struct Queue {
 pub(crate) fn run(dir: &Path, hwm: u32) -> Result<(), Box<dyn Error>> {
     let context = Context::new(1);
     let bind = || -> Result<(Queue, u16, u16), Box<dyn Error>> {
-        let socket = || {
-            let socket = context.socket(Kind::Router)?;
-            socket.set_high_water_marks(0, 0)?;
-            Ok::<_, std::io::Error>(socket)
-        };
-        let (clients, engines) = (socket()?, socket()?);
-        let ports = (clients.bind(INTERFACE, 0)?, engines.bind(INTERFACE, 0)?);
+        let (clients, engines) = (context.router()?, context.router()?);
+        let ports = (clients.bind(INTERFACE)?, engines.bind(INTERFACE)?);
         Ok((Queue { clients, engines }, ports.0, ports.1))
     };
     let (tasks, task_in, task_out) = bind()?;
@@ -96,11 +92,11 @@ fn relay_direct(mut queue: Queue) {
         let Queue { clients, engines } = &mut queue;
         let mut busy = drain(engines, &mut frames, |_, frames| {
             frames.swap(0, 1);
-            send(clients, frames);
+            clients.send(frames);
         });
         busy |= drain(clients, &mut frames, |_, frames| {
             frames.swap(0, 1);
-            send(engines, frames);
+            engines.send(frames);
         });
         if !busy && poller.wait(None).is_err() {
             return;
@@ -127,14 +123,14 @@ fn relay_tasks(mut queue: Queue, hwm: u32) {
             let engine = std::mem::replace(&mut frames[0], Frame::empty());
             frames.swap(0, 1);
             frames[1] = engine.clone();
-            send(clients, frames);
+            clients.send(frames);
             if hwm == 0 {
                 return;
             }
             match waiting.pop_front() {
                 Some(mut frames) => {
                     frames.insert(0, engine);
-                    send(engines, &mut frames);
+                    engines.send(&mut frames);
                 }
                 None => free.push_back(engine),
             }
@@ -145,18 +141,12 @@ fn relay_tasks(mut queue: Queue, hwm: u32) {
                     free.push_back(engine.clone());
                 }
                 frames.insert(0, engine);
-                send(engines, frames);
+                engines.send(frames);
             }
             None => waiting.push_back(std::mem::take(frames)),
         });
         if !busy && poller.wait(None).is_err() {
             return;
         }
-    }
-}
-
-fn send(socket: &mut Socket, frames: &mut Vec<Frame>) {
-    if socket.send(frames).is_err() {
-        frames.clear();
     }
 }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::curve::ControllerKey;
 use crate::cli::dashboard::{Served, parse_place};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::written_files::WrittenFiles;
@@ -83,6 +84,10 @@ pub(super) struct ControllerArgs {
     /// Tasks that may be outstanding on one engine; 0 is any number [default: 1]
     #[arg(long, value_name = "N")]
     hwm: Option<u32>,
+
+    /// Encrypt all connections (CURVE); clients and engines find the key in their connection files
+    #[arg(long)]
+    enable_curve: bool,
 
     /// Take key, ports and addresses from existing connection files, and leave the files at the end
     #[arg(long)]
@@ -171,6 +176,11 @@ impl ControllerArgs {
                     "--dashboard",
                     self.dashboard.as_ref().map(Place::to_string),
                 ),
+                edit(
+                    "controller.enable_curve",
+                    "--enable-curve",
+                    self.enable_curve.then_some(true),
+                ),
                 edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
                 edit(
                     "controller.restore",
@@ -220,6 +230,9 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         dashboard.start(&controller)?;
     }
     let (client, engine) = plan.connection_files(&controller.ports);
+    if let (true, Some(curve)) = (plan.reuse, &plan.curve) {
+        curve.keep()?;
+    }
     let mut written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     if !plan.reuse {
         // Without the files nobody can take its engines over.
@@ -354,6 +367,7 @@ struct Plan {
     engine_ssh: String,
     scheme: Scheme,
     key: String,
+    curve: Option<ControllerKey>,
     reuse: bool,
     /// Existing files whose ports and key are used again.
     reused: Option<(ClientFile, EngineFile)>,
@@ -365,20 +379,22 @@ impl Plan {
         let controller = &settings.controller;
         let reuse = controller.reuse || controller.restore;
         let reused = if reuse { read_for_reuse(files)? } else { None };
-        let reused_curve = reused
-            .as_ref()
-            .is_some_and(|(client, _)| client.common.curve_serverkey.is_some());
-        if controller.enable_curve || reused_curve {
-            return Err(Failure::usage(
-                "CURVE encryption was asked for (enable_curve, or a server key in the connection files), which this \
-                 version does not have; without it, tunnel connections from other machines through ssh",
-            ));
-        }
-        let key = match &reused {
-            Some((client, _)) => client.common.key.clone(),
+        let client = reused.as_ref().map(|(client, _)| client);
+        let has_key = client.is_some_and(|client| client.common.curve_serverkey.is_some());
+        let curve = if controller.enable_curve || has_key {
+            let security = setup.profile.security_dir();
+            let id = &setup.cluster_id;
+            Some(ControllerKey::find(&settings.curve, client, &security, id)?)
+        } else {
+            None
+        };
+        let key = match client {
+            // As ipyparallel has it: what is encrypted need not be signed.
+            _ if curve.is_some() => String::new(),
+            Some(client) => client.common.key.clone(),
             None => session_key(settings)?,
         };
-        if key.is_empty() {
+        if key.is_empty() && curve.is_none() {
             tracing::warn!(
                 "messages are not signed: whoever reaches the ports can run code on the engines"
             );
@@ -410,6 +426,7 @@ impl Plan {
                 .as_ref()
                 .map(|(client, engine)| ports_of(client, engine)),
             key: key.clone().into_bytes(),
+            curve: curve.as_ref().map(|curve| curve.keys.clone()),
             heartbeat: heartbeat::Config {
                 period,
                 max_misses: settings.heartbeat.max_misses,
@@ -435,6 +452,7 @@ impl Plan {
             engine_ssh: controller.engine_ssh_server.clone(),
             scheme: settings.scheduler.scheme,
             key,
+            curve,
             reuse,
             reused,
         })
@@ -454,6 +472,7 @@ impl Plan {
     /// The files for clients and engines.
     fn connection_files(&self, ports: &Ports) -> (ClientFile, EngineFile) {
         let mut common = Common::new(&self.key, &self.location);
+        common.curve_serverkey = self.curve.as_ref().map(|curve| curve.keys.public());
         SCHEME.clone_into(&mut common.signature_scheme);
         let client = ClientFile {
             ssh: self.ssh.clone(),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
+use crate::cli::curve::engine_security;
 use crate::cli::exit_code::KERNELS_DIED;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
@@ -26,6 +27,7 @@ use crate::os::{appear, files};
 use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles, EngineFile};
 use crate::profile::settings::{Edit, Restart};
 use crate::profile::traitlets::Program;
+use crate::transport::Security;
 
 /// ipyparallel's `IPEngine.init_mpi`.
 const MPI_INIT: &str = "from mpi4py import MPI\nmpi_rank = MPI.COMM_WORLD.Get_rank()\nmpi_size = MPI.COMM_WORLD.Get_size()";
@@ -216,7 +218,12 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
             tracing::warn!("{warning}");
             starter.tell(&News::Warning(warning));
         }
-        let config = config(&setup, args, connection, program, rank, open_files);
+        let security = engine_security(
+            connection.common.curve_serverkey.as_deref(),
+            &setup.settings.curve,
+        )?;
+        let ways = (connection, security);
+        let config = config(&setup, args, ways, program, rank, open_files);
         tokio::time::sleep(registration_delay(&setup, rank)).await;
         host(config, lifeline, starter).await
     })?;
@@ -334,11 +341,6 @@ async fn connection(setup: &Setup) -> Result<EngineFile, Failure> {
     if let Some(location) = &engine.location {
         connection.common.location.clone_from(location);
     }
-    if connection.common.curve_serverkey.is_some() {
-        return Err(Failure::failed(
-            "the controller wants CURVE encryption, which this version does not have",
-        ));
-    }
     Ok(connection.connectable())
 }
 
@@ -364,7 +366,7 @@ async fn wait_for(file: &Path, limit: Duration) -> Result<(), Failure> {
 fn config(
     setup: &Setup,
     args: &EngineArgs,
-    connection: EngineFile,
+    (connection, security): (EngineFile, Security),
     program: KernelProgram,
     rank: Option<u32>,
     open_files: Option<u64>,
@@ -391,6 +393,7 @@ fn config(
     }
     Config {
         connection,
+        security,
         count: args.n,
         set: args.set.clone(),
         first_id: engine.id.or(rank),

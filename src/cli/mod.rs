@@ -5,6 +5,7 @@ pub mod exit_code;
 
 mod clean;
 mod controller;
+mod curve;
 mod dashboard;
 mod database;
 mod db;

@@ -1,9 +1,11 @@
 //! What a controller is started with: resolved values, no layers, no files.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::heartbeat;
 use crate::scheduler::TaskConfig;
+use crate::transport::KeyPair;
 
 /// Where sockets listen, as ZeroMQ writes it without a port: `tcp://127.0.0.1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Config {
     pub restored: Option<super::EngineState>,
     /// Runs a dask.distributed scheduler, should a client ask for one.
     pub python: Option<PathBuf>,
+    /// Encrypts all connections.
+    pub curve: Option<Arc<KeyPair>>,
     /// What a former controller left unfinished in the task database is queued again.
     pub restore_tasks: bool,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.

@@ -1,5 +1,7 @@
 //! All sockets of a controller, bound before anything is told to anybody.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -8,27 +10,15 @@ use super::config::{Config, Interface};
 use crate::os::ports;
 use crate::transport::{BindError, Context, Kind, Socket};
 
-/// Messages of output that are kept for a client that does not read. Beyond that a client loses output, rather than the
+/// Bytes of output that are kept for a client that does not read. Beyond that a client loses output, rather than the
 /// controller its memory.
-const IOPUB_BACKLOG: i32 = 100_000;
-
-/// Requests of one client that lie in a socket until its thread takes them. Beyond that they stay with the client: a
-/// thread that does not read, since storage does not keep up, slows clients down and does not fill memory.
-const REQUEST_BACKLOG: i32 = 1000;
-
-/// The same for the output of one engine. Engines keep what does not get through.
-const OUTPUT_BACKLOG: i32 = 1000;
+const IOPUB_BACKLOG: usize = 64 << 20;
 
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
-const SMALL_MESSAGE: i64 = 8 * 1024;
+const SMALL_MESSAGE: u64 = 8 * 1024;
 
-/// Buffers of engines' connections, in bytes, where they need not be as large as those of the queues: with a thousand
-/// engines that is much of a controller's memory.
-const RARE_BATCH: i32 = 512;
-const SINGLE_BATCH: i32 = 2048;
-
-/// What is on its way to clients when the controller ends has this long to leave, in milliseconds.
-const LINGER: i32 = 500;
+/// What is on its way to clients when the controller ends has this long to leave.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// The ports of every channel, as the connection files name them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +112,7 @@ impl Endpoints {
         let fixed = config.fixed_ports.clone().unwrap_or_default();
         let (client, engine) = (fixed.client, fixed.engine);
         // Engines' ports first, in the order in which ipyparallel takes them from a pool.
-        let queries = binder.engines_socket(Kind::Router, "registration")?;
+        let queries = binder.socket(Kind::Router, "registration")?;
         let registration = binder.bind_registration(&queries, fixed.registration)?;
         let (control_engines, control_out) = binder.engines_router("control", engine.control)?;
         let (mux_engines, mux_out) = binder.engines_router("mux", engine.mux)?;
@@ -137,10 +127,11 @@ impl Endpoints {
         let (control_clients, control_in) = binder.clients_router("control", client.control)?;
         let (mux_clients, mux_in) = binder.clients_router("mux", client.mux)?;
         let (task_clients, task_in) = binder.clients_router("task", client.task)?;
-        let (iopub_clients, iopub_in) = binder.publisher("iopub", client.iopub, IOPUB_BACKLOG)?;
+        let (iopub_clients, iopub_in) =
+            binder.publisher("iopub", client.iopub, Some(IOPUB_BACKLOG))?;
         // A client that misses a notification would miss an engine, so none is dropped; there are few.
         let (notifications, notification) =
-            binder.publisher("notification", client.notification, 0)?;
+            binder.publisher("notification", client.notification, None)?;
         let (broadcast_clients, broadcast_in) =
             binder.clients_router("broadcast", client.broadcast)?;
 
@@ -219,24 +210,11 @@ struct Binder<'a> {
 
 impl Binder<'_> {
     fn socket(&self, kind: Kind, channel: &'static str) -> Result<Socket, EndpointError> {
-        let set_up = || {
-            let socket = self.context.socket(kind)?;
-            socket.set_linger(LINGER)?;
-            socket.set_high_water_marks(0, 0)?;
-            Ok(socket)
-        };
-        set_up().map_err(|source| EndpointError::Socket { channel, source })
-    }
-
-    /// A socket for engines.
-    fn engines_socket(&self, kind: Kind, channel: &'static str) -> Result<Socket, EndpointError> {
-        let mut socket = self.socket(kind, channel)?;
-        match channel {
-            "task" | "mux" | "broadcast" => {}
-            // One message at a time, as a rule.
-            "iopub" | "registration" => socket.set_batch_size(SINGLE_BATCH),
-            _ => socket.set_batch_size(RARE_BATCH),
-        }
+        let socket = self
+            .context
+            .socket(kind)
+            .map_err(|source| EndpointError::Socket { channel, source })?;
+        socket.set_linger(LINGER);
         Ok(socket)
     }
 
@@ -246,13 +224,10 @@ impl Binder<'_> {
         channel: &'static str,
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.engines_socket(Kind::Router, channel)?;
-        let set_up = || {
-            socket.set_identity(format!("{channel}_out").as_bytes())?;
-            socket.set_mandatory()?;
-            socket.set_handover()
-        };
-        set_up().map_err(|source| EndpointError::Socket { channel, source })?;
+        let socket = self.socket(Kind::Router, channel)?;
+        socket.set_identity(format!("{channel}_out").as_bytes());
+        socket.set_mandatory();
+        socket.set_handover();
         let port = self.bind(&socket, Side::Engine, channel, port)?;
         Ok((socket, port))
     }
@@ -263,9 +238,6 @@ impl Binder<'_> {
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Router, channel)?;
-        socket
-            .set_high_water_marks(0, REQUEST_BACKLOG)
-            .map_err(|source| EndpointError::Socket { channel, source })?;
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }
@@ -274,57 +246,34 @@ impl Binder<'_> {
         &mut self,
         channel: &'static str,
         port: u16,
-        backlog: i32,
+        backlog: Option<usize>,
     ) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::XPub, channel)?;
-        let set_up = || {
-            socket.set_high_water_marks(backlog, 0)?;
-            socket.set_max_message_size(SMALL_MESSAGE)?;
-            socket.set_verbose()
-        };
-        set_up().map_err(|source| EndpointError::Socket { channel, source })?;
+        if let Some(bytes) = backlog {
+            socket.set_send_limit(bytes);
+        }
+        socket.set_max_frame_size(SMALL_MESSAGE);
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }
 
     fn iopub_engines(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.engines_socket(Kind::Sub, "iopub")?;
-        let set_up = || {
-            socket.set_high_water_marks(0, OUTPUT_BACKLOG)?;
-            socket.subscribe_to_all()
-        };
-        set_up().map_err(|source| EndpointError::Socket {
-            channel: "iopub",
-            source,
-        })?;
+        let socket = self.socket(Kind::Sub, "iopub")?;
         let port = self.bind(&socket, Side::Engine, "iopub", port)?;
         Ok((socket, port))
     }
 
     fn ping(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.engines_socket(Kind::XPub, "hb_ping")?;
-        let set_up = || {
-            socket.set_max_message_size(SMALL_MESSAGE)?;
-            socket.set_verbose()
-        };
-        set_up().map_err(|source| EndpointError::Socket {
-            channel: "hb_ping",
-            source,
-        })?;
+        let socket = self.socket(Kind::XPub, "hb_ping")?;
+        socket.set_max_frame_size(SMALL_MESSAGE);
         let port = self.bind(&socket, Side::Engine, "hb_ping", port)?;
         Ok((socket, port))
     }
 
     fn pong(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
-        let socket = self.engines_socket(Kind::Router, "hb_pong")?;
-        let set_up = || {
-            socket.set_max_message_size(SMALL_MESSAGE)?;
-            socket.set_handover()
-        };
-        set_up().map_err(|source| EndpointError::Socket {
-            channel: "hb_pong",
-            source,
-        })?;
+        let socket = self.socket(Kind::Router, "hb_pong")?;
+        socket.set_max_frame_size(SMALL_MESSAGE);
+        socket.set_handover();
         let port = self.bind(&socket, Side::Engine, "hb_pong", port)?;
         Ok((socket, port))
     }
@@ -413,7 +362,7 @@ fn taken(channel: &'static str, error: &BindError, port: u16) -> EndpointError {
         ErrorKind::AddrInUse => format!("the port is in use{}", ports::used_by(port)),
         ErrorKind::AddrNotAvailable => "this machine has no such address; see --ip".to_owned(),
         ErrorKind::PermissionDenied => "ports below 1024 need privileges".to_owned(),
-        // What libzmq makes of a name that it cannot resolve.
+        // What a name that cannot be resolved is.
         _ if error.source.raw_os_error() == Some(nix::libc::ENODEV) => {
             "there is no such host or network interface; see --ip".to_owned()
         }

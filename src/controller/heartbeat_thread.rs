@@ -1,7 +1,6 @@
 //! Pings out, echoes in. Its own thread, so that nothing that is slow elsewhere stops an engine's heart.
 
-use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::controller::config::Config;
 use crate::controller::endpoints::HeartbeatSockets;
@@ -10,7 +9,7 @@ use crate::heartbeat::{Action, HeartMonitor};
 use crate::os::{Host, memory};
 use crate::protocol::Identity;
 use crate::transport::{
-    ConnectionEvent, Context, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left,
+    ConnectionEvent, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, time_left,
 };
 
 pub(super) struct HeartbeatThread {
@@ -26,16 +25,15 @@ pub(super) struct HeartbeatThread {
 
 impl HeartbeatThread {
     pub(super) fn new(
-        context: &Context,
         sockets: HeartbeatSockets,
         config: &Config,
         hub: Sender<HubMail>,
         mailbox: Mailbox<HeartbeatMail>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let HeartbeatSockets { ping, pong } = sockets;
-        let connections = Monitor::new(context, &pong, "heartbeat")?;
+        let connections = Monitor::new(&pong);
         let hearts = HeartMonitor::new(config.heartbeat, Instant::now());
-        Ok(Self {
+        Self {
             ping,
             pong,
             connections,
@@ -44,14 +42,13 @@ impl HeartbeatThread {
             mailbox,
             actions: Vec::new(),
             host: Host::this(),
-        })
+        }
     }
 
     pub(super) fn run(mut self) {
         let mut poller = Poller::new();
         poller.add_socket(&mut self.ping);
         poller.add_socket(&mut self.pong);
-        poller.add_socket(self.connections.socket());
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         let mut frames = Vec::new();
@@ -76,8 +73,12 @@ impl HeartbeatThread {
                 self.hearts.on_time(Instant::now(), &mut self.actions);
             }
             self.perform(&mut frames);
-            if !busy && let Err(error) = poller.wait(time_left([Some(self.hearts.next_deadline())]))
-            {
+            let timeout = if busy {
+                Some(Duration::ZERO)
+            } else {
+                time_left([Some(self.hearts.next_deadline())])
+            };
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("heartbeat: cannot wait for messages: {error}");
                 return;
             }
@@ -103,14 +104,13 @@ impl HeartbeatThread {
             let [identity, payload] = &frames[..] else {
                 return;
             };
-            let local = payload
+            let local = identity
                 .peer_address()
-                .and_then(|address| address.parse().ok())
                 .is_some_and(|address| host.has(address));
             hearts.on_pong(
                 Identity::from(&identity[..]),
                 payload,
-                payload.source_fd(),
+                identity.connection().map(|connection| connection.0),
                 local,
                 actions,
             );
@@ -119,10 +119,10 @@ impl HeartbeatThread {
 
     fn receive_disconnections(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Some(event)) = self.connections.receive() {
+        while let Some(event) = self.connections.receive() {
             any = true;
-            if let ConnectionEvent::Ended(fd) = event {
-                self.hearts.on_disconnected(Instant::now(), fd);
+            if let ConnectionEvent::Ended(connection) = event {
+                self.hearts.on_disconnected(Instant::now(), connection.0);
             }
         }
         any

@@ -1,6 +1,6 @@
 //! The hub's sockets: registration and queries, notifications.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -147,17 +147,19 @@ impl HubThread {
             self.on_time();
             self.desk
                 .perform(&mut self.queries, &mut self.notifications);
-            if !busy {
+            let timeout = if busy {
+                Some(Duration::ZERO)
+            } else {
                 self.desk.save_engines();
-                let timeout = time_left([
+                time_left([
                     self.desk.hub.next_deadline(),
                     self.desk.late_joiners.next_deadline(),
-                ]);
-                if let Err(error) = poller.wait(timeout) {
-                    tracing::error!("hub: cannot wait for messages: {error}");
-                    self.desk.stop_others();
-                    return;
-                }
+                ])
+            };
+            if let Err(error) = poller.wait(timeout) {
+                tracing::error!("hub: cannot wait for messages: {error}");
+                self.desk.stop_others();
+                return;
             }
         }
     }

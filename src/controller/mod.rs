@@ -56,7 +56,7 @@ use crate::os::user;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, Signer};
 use crate::taskdb::{StoreError, TaskStore};
-use crate::transport::{Context, Door, Sender, mailbox};
+use crate::transport::{Context, Door, Security, Sender, mailbox};
 
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
@@ -117,8 +117,10 @@ impl Controller {
         store: Option<Box<dyn TaskStore>>,
         sightings: Option<Sender<Sighting>>,
     ) -> Result<Self, StartError> {
-        // One I/O thread carries about a gigabyte a second, which is more than two cores can produce and consume.
-        let context = Context::new(1);
+        let context = Context::secured(match &config.curve {
+            Some(keys) => Security::Server(keys.clone()),
+            None => Security::Null,
+        });
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 
@@ -207,12 +209,11 @@ impl Controller {
         };
         threads.spawn("heartbeat", &heartbeat, HeartbeatMail::Stop, {
             let pulse = heartbeat_thread::HeartbeatThread::new(
-                &context,
                 endpoints.heartbeat,
                 &config,
                 hub.clone(),
                 heartbeat_mailbox,
-            )?;
+            );
             move || pulse.run()
         })?;
         for (name, pair, mail, mailbox) in [
@@ -473,6 +474,7 @@ mod tests {
             tasks: TaskConfig::default(),
             restored: None,
             python: None,
+            curve: None,
             restore_tasks: false,
             engine_state_file: None,
         }

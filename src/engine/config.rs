@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::os::python::Python;
 use crate::profile::connection::EngineFile;
+use crate::transport::Security;
 
 use super::jupyter::KernelSpec;
 use super::memory::MemoryLimits;
@@ -18,6 +19,8 @@ use super::restarts::RestartPolicy;
 pub struct Config {
     /// How to reach the controller; addresses are those that can be connected to.
     pub connection: EngineFile,
+    /// Whether, and with which keys, what goes to the controller is encrypted.
+    pub security: Security,
     /// Engines in this process.
     pub count: u32,
     /// Ids to ask for, counting up from here.

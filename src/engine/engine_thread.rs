@@ -180,7 +180,7 @@ impl EngineThread {
             {
                 return Err(Ending::Asked);
             }
-            while registrar.receive(&mut frames).unwrap_or(false) {
+            while registrar.receive(&mut frames) {
                 if let Some(wire) = door.admit(&frames) {
                     if !is_registration_reply(&wire) {
                         door.refuse(&frames, "it is no answer to the registration");

@@ -97,7 +97,12 @@ impl Hearts {
                 self.deadline = None;
                 let _ = self.host.send(HostMail::ControllerLost);
             }
-            if !busy && let Err(error) = poller.wait(time_left([self.deadline])) {
+            let timeout = if busy {
+                Some(Duration::ZERO)
+            } else {
+                time_left([self.deadline])
+            };
+            if let Err(error) = poller.wait(timeout) {
                 tracing::error!("hearts: cannot wait for pings: {error}");
                 return;
             }
@@ -106,11 +111,10 @@ impl Hearts {
 
     fn beat(&mut self, uuid: EngineUuid) -> io::Result<()> {
         let pong = self.context.socket(Kind::Dealer)?;
-        pong.set_identity(uuid.as_str().as_bytes())?;
+        pong.set_identity(uuid.as_str().as_bytes());
         pong.connect(&self.pong_url)?;
         // Each listens for itself: the controller pings at once when it sees a new listener.
         let ping = self.context.socket(Kind::Sub)?;
-        ping.subscribe_to_all()?;
         ping.connect(&self.ping_url)?;
         self.beating.push(Heart { uuid, ping, pong });
         Ok(())
@@ -155,6 +159,7 @@ impl Hearts {
         poller.add_fd(self.mailbox.fd());
         for heart in &mut self.beating {
             poller.add_socket(&mut heart.ping);
+            poller.add_socket(&mut heart.pong);
         }
         poller
     }

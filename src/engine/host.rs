@@ -173,7 +173,7 @@ impl EngineHost {
             .url(Channel::HeartbeatPing)
             .zip(connection.url(Channel::HeartbeatPong))
             .ok_or(HostError::NoHeartbeat)?;
-        let context = Context::new(1);
+        let context = Context::secured(config.security.clone());
         let (mail, inbox) = mpsc::unbounded_channel();
         let (hearts, heart_mailbox) = mailbox()?;
         let beating = Hearts::new(
@@ -717,7 +717,7 @@ impl EngineHost {
         output: (OwnedFd, OwnedFd),
         mut surroundings: spawn::Surroundings,
     ) -> io::Result<Link> {
-        let bridge = Bridge::new(&self.context, spec)?;
+        let bridge = Bridge::new(&Context::new(), spec)?;
         let (link, theirs) = link::pair_within()?;
         let argv = spec.command(
             bridge.connection_file(),

@@ -1,13 +1,14 @@
 //! An engine's connections to the controller.
 
 use std::io;
+use std::time::Duration;
 
 use crate::profile::connection::{Channel, EngineFile};
 use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
 
-/// Unsent replies have this long to leave when an engine ends, in milliseconds.
-const LINGER: i32 = 300;
+/// Unsent replies have this long to leave when an engine ends.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// The connection over which an engine registers.
 pub(super) struct Registrar {
@@ -38,9 +39,9 @@ impl Registrar {
         connection: &EngineFile,
     ) -> io::Result<Self> {
         let socket = context.socket(Kind::Dealer)?;
-        socket.set_linger(LINGER)?;
-        socket.set_identity(uuid.as_str().as_bytes())?;
-        let monitor = Monitor::new(context, &socket, &format!("registrar-{uuid}"))?;
+        socket.set_linger(LINGER);
+        socket.set_identity(uuid.as_str().as_bytes());
+        let monitor = Monitor::new(&socket);
         socket.connect(&url(connection.url(Channel::Registration), "registration")?)?;
         Ok(Self {
             socket,
@@ -51,7 +52,7 @@ impl Registrar {
 
     pub(super) fn news(&mut self) -> Option<ControllerNews> {
         let before = self.state;
-        while let Ok(Some(event)) = self.monitor.receive() {
+        while let Some(event) = self.monitor.receive() {
             self.state = match event {
                 ConnectionEvent::Established(_) => Connection::There,
                 ConnectionEvent::Ended(_) => Connection::Lost,
@@ -94,18 +95,16 @@ impl EngineSockets {
     ) -> io::Result<Self> {
         let identity = uuid.as_str().as_bytes();
         let shell = router(context, identity)?;
-        let shell_monitor = Monitor::new(context, &shell, &format!("shell-{uuid}"))?;
+        let shell_monitor = Monitor::new(&shell);
         shell.connect(&url(connection.url(Channel::Mux), "mux")?)?;
         shell.connect(&url(connection.url(Channel::Task), "task")?)?;
         shell.connect(&url(connection.broadcast_url(id.0), "broadcast")?)?;
         let control = router(context, identity)?;
-        let control_monitor = Monitor::new(context, &control, &format!("control-{uuid}"))?;
+        let control_monitor = Monitor::new(&control);
         control.connect(&url(connection.url(Channel::Control), "control")?)?;
         // An XPUB tells when the controller listens: what is published earlier is lost.
         let iopub = context.socket(Kind::XPub)?;
-        iopub.set_linger(LINGER)?;
-        iopub.set_high_water_marks(0, 0)?;
-        iopub.set_identity(identity)?;
+        iopub.set_linger(LINGER);
         iopub.connect(&url(connection.url(Channel::Iopub), "iopub")?)?;
         Ok(Self {
             shell,
@@ -153,16 +152,15 @@ impl EngineSockets {
 /// A socket on which requests come and are answered.
 pub(super) fn router(context: &Context, identity: &[u8]) -> io::Result<Socket> {
     let socket = context.socket(Kind::Router)?;
-    socket.set_linger(LINGER)?;
-    socket.set_high_water_marks(0, 0)?;
-    socket.set_identity(identity)?;
+    socket.set_linger(LINGER);
+    socket.set_identity(identity);
     // A reply for which the controller's queue is not connected at the moment is kept, not dropped.
-    socket.set_mandatory()?;
+    socket.set_mandatory();
     Ok(socket)
 }
 
 fn count(monitor: &mut Monitor, connections: &mut usize) {
-    while let Ok(Some(event)) = monitor.receive() {
+    while let Some(event) = monitor.receive() {
         match event {
             ConnectionEvent::Established(_) => *connections += 1,
             ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),

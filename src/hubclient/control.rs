@@ -71,10 +71,7 @@ impl HubClient {
         let mut answers: BTreeMap<EngineUuid, Answer> = silent.collect();
         let mut frames = Vec::new();
         while !asked.is_empty() {
-            while control
-                .receive(&mut frames)
-                .map_err(|error| self.failed(error))?
-            {
+            while control.receive(&mut frames) {
                 if let Some((parent, content)) = self.signed(&frames)
                     && let Some(engine) = asked.remove(&parent)
                 {

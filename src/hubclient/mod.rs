@@ -8,6 +8,7 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
@@ -18,7 +19,9 @@ use uuid::Uuid;
 use crate::os::user;
 use crate::profile::connection::{Channel, ClientFile};
 use crate::protocol::{Composer, EngineId, Header, Outgoing, Signer, Timestamp, Wire};
-use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Poller, Socket};
+use crate::transport::{
+    ConnectionEvent, Context, Frame, KeyPair, Kind, Monitor, Poller, Security, ServerKey, Socket,
+};
 
 pub use control::{Answer, ShutDown};
 pub use status::{ControllerStatus, EngineState, EngineStatus, Status};
@@ -39,7 +42,7 @@ pub enum HubError {
     },
     #[error("the controller at {url} gave an answer that is none: {reason}")]
     Malformed { url: String, reason: String },
-    #[error("the controller wants CURVE encryption, which this version does not have")]
+    #[error("the controller's CURVE key in the connection file is none")]
     Curve,
     #[error("cannot connect to the controller at {url}: {source}")]
     System { url: String, source: io::Error },
@@ -65,20 +68,23 @@ pub struct HubClient {
     connections: Monitor,
     composer: Composer,
     frames: Vec<Frame>,
-    // Dropped after its sockets.
     context: Context,
 }
 
 impl HubClient {
     /// Begins to connect. Whether anybody listens shows the first request.
     pub fn connect(file: ClientFile) -> Result<Self, HubError> {
-        if file.common.curve_serverkey.is_some() {
-            return Err(HubError::Curve);
-        }
+        let security = match &file.common.curve_serverkey {
+            None => Security::Null,
+            Some(key) => Security::Client {
+                server: ServerKey::parse(key).ok_or(HubError::Curve)?,
+                keys: Arc::new(KeyPair::generate()),
+            },
+        };
         let file = file.connectable();
         let registration = endpoint(&file, Channel::Registration);
         let notification = endpoint(&file, Channel::Notification);
-        let context = Context::new(1);
+        let context = Context::secured(security);
         let opened = open(&context, &registration, &notification);
         let (queries, notifications, connections) = opened.map_err(|source| HubError::System {
             url: registration.clone(),
@@ -122,11 +128,7 @@ impl HubClient {
             return Err(self.failed(io::Error::other(error)));
         }
         loop {
-            while self
-                .queries
-                .receive(&mut self.frames)
-                .map_err(|error| self.failed(error))?
-            {
+            while self.queries.receive(&mut self.frames) {
                 if let Some(content) = self.answer_to(&asked) {
                     return self.content_of_reply(content);
                 }
@@ -175,20 +177,12 @@ impl HubClient {
     ) -> Result<Option<Notification>, HubError> {
         let deadline = Instant::now() + timeout;
         loop {
-            while self
-                .notifications
-                .receive(&mut self.frames)
-                .map_err(|error| self.failed(error))?
-            {
+            while self.notifications.receive(&mut self.frames) {
                 if let Some(notification) = self.notification() {
                     return Ok(Some(notification));
                 }
             }
-            while let Some(event) = self
-                .connections
-                .receive()
-                .map_err(|error| self.failed(error))?
-            {
+            while let Some(event) = self.connections.receive() {
                 if matches!(event, ConnectionEvent::Ended(_)) {
                     return Ok(Some(Notification::Disconnected));
                 }
@@ -199,7 +193,7 @@ impl HubClient {
             }
             let mut poller = Poller::new();
             poller.add_socket(&mut self.notifications);
-            poller.add_socket(self.connections.socket());
+            poller.add_socket(&mut self.queries);
             poller
                 .wait(Some(left))
                 .map_err(|error| self.failed(error))?;
@@ -279,10 +273,9 @@ fn open(
     notification: &str,
 ) -> io::Result<(Socket, Socket, Monitor)> {
     let notifications = context.socket(Kind::Sub)?;
-    notifications.subscribe_to_all()?;
     notifications.connect(notification)?;
     let queries = context.socket(Kind::Dealer)?;
-    let connections = Monitor::new(context, &queries, "hub-queries")?;
+    let connections = Monitor::new(&queries);
     queries.connect(registration)?;
     Ok((queries, notifications, connections))
 }

@@ -9,11 +9,10 @@ struct Hub {
     queries: Socket,
     notifications: Socket,
     composer: Composer,
-    _context: Context,
 }
 
 fn hub_and_client() -> (Hub, HubClient) {
-    let context = Context::new(1);
+    let context = Context::new();
     let queries = context.socket(Kind::Router).unwrap();
     let notifications = context.socket(Kind::XPub).unwrap();
     let registration = queries.bind("tcp://127.0.0.1", 0).unwrap();
@@ -37,14 +36,13 @@ fn hub_and_client() -> (Hub, HubClient) {
         queries,
         notifications,
         composer: Composer::new("hub", "u", 1, Signer::new(b"key")),
-        _context: context,
     };
     (hub, client)
 }
 
 fn receive(socket: &mut Socket) -> Vec<Frame> {
     let mut frames = Vec::new();
-    while !socket.receive(&mut frames).unwrap() {
+    while !socket.receive(&mut frames) {
         let mut poller = Poller::new();
         poller.add_socket(socket);
         poller.wait(None).unwrap();
@@ -70,6 +68,7 @@ impl Hub {
             let mut frames = vec![request[0].clone()];
             frames.extend(reply.into_iter().map(Frame::from));
             self.queries.send(&mut frames).unwrap();
+            self.queries.flush();
         }
         serde_json::from_slice(wire.content()).unwrap()
     }
@@ -80,6 +79,7 @@ impl Hub {
         self.notifications
             .send(&mut message.into_iter().map(Frame::from).collect())
             .unwrap();
+        self.notifications.flush();
     }
 }
 
@@ -118,6 +118,10 @@ fn a_hub_that_is_silent_is_named() {
 #[test]
 fn notifications_come_in_order_and_unknown_ones_are_skipped() {
     let (mut hub, mut client) = hub_and_client();
+    let listening = std::thread::spawn(move || {
+        let first = client.next_notification(SECOND);
+        (client, first)
+    });
     // The subscription has arrived.
     receive(&mut hub.notifications);
     hub.publish("registration_notification", json!({ "id": 3, "uuid": "a" }));
@@ -127,12 +131,21 @@ fn notifications_come_in_order_and_unknown_ones_are_skipped() {
         json!({ "id": 3, "uuid": "a" }),
     );
     hub.publish("shutdown_notification", json!({ "status": "ok" }));
+    let (mut client, first) = listening.join().unwrap();
+    assert_eq!(first.unwrap(), Some(Notification::Registered(EngineId(3))));
     let mut next = || client.next_notification(SECOND).unwrap().unwrap();
-    assert_eq!(next(), Notification::Registered(EngineId(3)));
     assert_eq!(next(), Notification::Left(EngineId(3)));
     assert_eq!(next(), Notification::Shutdown);
     let nothing = client.next_notification(Duration::from_millis(1));
     assert_eq!(nothing.unwrap(), None);
+    // Only a connection that was established can be lost.
+    let asking = std::thread::spawn(move || {
+        let engines = client.engines(SECOND);
+        (client, engines)
+    });
+    hub.answer(&[json!({ "status": "ok", "engines": {} })]);
+    let (mut client, engines) = asking.join().unwrap();
+    assert_eq!(engines.unwrap(), []);
     drop(hub);
     let lost = client.next_notification(SECOND);
     assert_eq!(lost.unwrap(), Some(Notification::Disconnected));

@@ -235,6 +235,12 @@ impl ConnectionFiles {
         }
     }
 
+    /// The secret half of a controller's CURVE key, for one that reuses these files.
+    pub fn curve_key(security_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
+        let base = cluster_id.suffixed(".ipcontroller");
+        security_folder.join(format!("{base}-curve.key"))
+    }
+
     /// Held by the controller that these files are of.
     pub fn lock(security_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
         let base = cluster_id.suffixed(".ipcontroller");

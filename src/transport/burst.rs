@@ -8,32 +8,22 @@ use super::{Frame, Socket};
 const BURST: usize = 128;
 
 /// Calls `handle` for each waiting message, at most [`BURST`] of them. `true` when there was any.
-///
-/// For sockets that a [`Poller`](super::Poller) watches: one that has been found empty is not asked again until the
-/// poller has news of it.
 pub fn drain(
     socket: &mut Socket,
     frames: &mut Vec<Frame>,
     mut handle: impl FnMut(&mut Socket, &mut Vec<Frame>),
 ) -> bool {
-    if socket.is_quiet() {
-        return false;
-    }
     for count in 0..BURST {
-        match socket.receive(frames) {
-            Ok(true) => handle(socket, frames),
-            Ok(false) => return count > 0,
-            Err(error) => {
-                tracing::error!("a socket cannot be read: {error}");
-                return count > 0;
-            }
+        if !socket.receive(frames) {
+            return count > 0;
         }
+        handle(socket, frames);
     }
     true
 }
 
 /// Calls `burst`, which is to [`drain`] a socket, until nothing is left or each of `peers` had `count` turns at least:
-/// libzmq takes messages from its peers in turn. However fast the others send, what one has sent by now is read.
+/// a socket takes messages from its peers in turn. However fast the others send, what one has sent by now is read.
 pub fn drain_turns(count: usize, peers: usize, mut burst: impl FnMut() -> bool) {
     let bursts = count.saturating_mul(peers).div_ceil(BURST) + 1;
     for _ in 0..bursts {

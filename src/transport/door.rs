@@ -59,10 +59,9 @@ impl Door {
         let Some(line) = self.refusals.on_event(Instant::now(), &peer) else {
             return;
         };
-        // libzmq does not know it for every frame.
         let address = frames
-            .iter()
-            .find_map(Frame::peer_address)
+            .first()
+            .and_then(Frame::peer_address)
             .map(|address| format!(" at {address}"))
             .unwrap_or_default();
         tracing::warn!(

@@ -1,96 +1,106 @@
-//! One frame of a multipart message, in libzmq's own memory.
+//! One frame of a multipart message.
 
-use std::ffi::c_void;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
-use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use zmq_sys::zmq_msg_t;
+
+use crate::protocol::Identity;
 
 /// From this size on, a frame shares the memory that it is made from; below, copying is cheaper than counting.
 const SHARE_FROM: usize = 16 * 1024;
 
-/// `ZMQ_SRCFD` of zmq.h, which the bindings leave out.
-const SOURCE_FD: i32 = 2;
+/// Frames up to this size lie in the frame itself: delimiters, empty documents, signatures' neighbours.
+const INLINE: usize = 38;
 
-/// A frame as it was received or will be sent. Cloning shares the payload by libzmq's reference count (payloads up to
-/// 33 bytes lie in the frame itself).
-pub struct Frame {
-    msg: zmq_msg_t,
+/// Tells the connections of this process apart; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// A frame as it was received or will be sent. Cloning shares the payload.
+#[derive(Clone)]
+pub struct Frame(Content);
+
+#[derive(Clone)]
+enum Content {
+    Inline {
+        len: u8,
+        bytes: [u8; INLINE],
+    },
+    /// A part of a received message, which lies in one piece.
+    Part {
+        message: Arc<[u8]>,
+        start: u32,
+        len: u32,
+    },
+    Whole(Bytes),
+    Peer(Arc<PeerName>),
 }
 
-// SAFETY: a `zmq_msg_t` is owned by whoever holds it; its reference count is atomic.
-unsafe impl Send for Frame {}
+/// What a router puts before a message: who sent it.
+#[derive(Debug)]
+pub(super) struct PeerName {
+    /// The routing id: the peer's own, or one that was made up for it.
+    pub(super) identity: Identity,
+    pub(super) connection: ConnectionId,
+    pub(super) address: Option<IpAddr>,
+}
 
 impl Frame {
     pub fn empty() -> Self {
-        let mut msg = zmq_msg_t { __: [0; 64] };
-        // SAFETY: the pointer is to a message structure that is not initialised yet, as the call expects.
-        let rc = unsafe { zmq_sys::zmq_msg_init(&raw mut msg) };
-        assert_eq!(rc, 0, "zmq_msg_init cannot fail");
-        Self { msg }
+        Self(Content::Inline {
+            len: 0,
+            bytes: [0; INLINE],
+        })
     }
 
-    pub(super) fn as_mut_ptr(&mut self) -> *mut zmq_msg_t {
-        &raw mut self.msg
+    pub(super) fn peer(name: Arc<PeerName>) -> Self {
+        Self(Content::Peer(name))
     }
 
-    fn as_ptr(&self) -> *mut zmq_msg_t {
-        // libzmq takes a mutable pointer even where it only reads.
-        (&raw const self.msg).cast_mut()
+    /// Bytes `start .. start + len` of a received message.
+    pub(super) fn part(message: &Arc<[u8]>, start: usize, len: usize) -> Self {
+        if len <= INLINE {
+            return Self::from(&message[start..start + len]);
+        }
+        let number =
+            |number| u32::try_from(number).expect("messages in one piece are smaller than 4 GB");
+        Self(Content::Part {
+            message: message.clone(),
+            start: number(start),
+            len: number(len),
+        })
     }
 
-    /// More frames of the same message follow.
-    pub fn more(&self) -> bool {
-        // SAFETY: the message is initialised.
-        unsafe { zmq_sys::zmq_msg_more(self.as_ptr()) != 0 }
+    /// The connection over which a message came, of the frame by which a router names its sender.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        match &self.0 {
+            Content::Peer(name) => Some(name.connection),
+            _ => None,
+        }
     }
 
-    /// The descriptor of the connection that a received frame came over.
-    pub fn source_fd(&self) -> Option<RawFd> {
-        // SAFETY: the message is initialised.
-        let fd = unsafe { zmq_sys::zmq_msg_get(self.as_ptr(), SOURCE_FD) };
-        (fd >= 0).then_some(fd)
-    }
-
-    /// Address of the peer that a received frame came from, without its port.
-    pub fn peer_address(&self) -> Option<String> {
-        // SAFETY: the message is initialised, the property name ends in NUL; the answer lives as long as the message.
-        unsafe {
-            let value = zmq_sys::zmq_msg_gets(self.as_ptr(), c"Peer-Address".as_ptr());
-            (!value.is_null()).then(|| {
-                std::ffi::CStr::from_ptr(value)
-                    .to_string_lossy()
-                    .into_owned()
-            })
+    /// The address from which a message came, of the frame by which a router names its sender.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        match &self.0 {
+            Content::Peer(name) => name.address,
+            _ => None,
         }
     }
 
     /// The payload as shared bytes, without a copy when it is large.
     pub fn to_bytes(&self) -> Bytes {
-        if self.len() < SHARE_FROM {
-            Bytes::copy_from_slice(self)
-        } else {
-            Bytes::from_owner(self.clone())
+        match &self.0 {
+            Content::Whole(bytes) => bytes.clone(),
+            _ => Bytes::copy_from_slice(self),
         }
     }
-}
 
-impl Clone for Frame {
-    fn clone(&self) -> Self {
-        let mut copy = Self::empty();
-        // SAFETY: both messages are initialised. The source is only marked as shared, which no reader can see.
-        let rc = unsafe { zmq_sys::zmq_msg_copy(copy.as_mut_ptr(), self.as_ptr()) };
-        assert_eq!(rc, 0, "zmq_msg_copy of an initialised message cannot fail");
-        copy
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        // SAFETY: the message is initialised, and nobody uses it afterwards.
-        unsafe { zmq_sys::zmq_msg_close(self.as_mut_ptr()) };
+    /// Costs less to refer to than to copy.
+    pub(super) fn is_large(&self) -> bool {
+        self.len() >= SHARE_FROM
     }
 }
 
@@ -98,17 +108,15 @@ impl Deref for Frame {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the message is initialised; its data does not move while it is borrowed.
-        unsafe {
-            let data = zmq_sys::zmq_msg_data(self.as_ptr())
-                .cast::<u8>()
-                .cast_const();
-            let size = zmq_sys::zmq_msg_size(self.as_ptr());
-            if size == 0 {
-                &[]
-            } else {
-                std::slice::from_raw_parts(data, size)
-            }
+        match &self.0 {
+            Content::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Content::Part {
+                message,
+                start,
+                len,
+            } => &message[*start as usize..(*start + *len) as usize],
+            Content::Whole(bytes) => bytes,
+            Content::Peer(name) => name.identity.as_bytes(),
         }
     }
 }
@@ -121,47 +129,36 @@ impl AsRef<[u8]> for Frame {
 
 impl From<&[u8]> for Frame {
     fn from(bytes: &[u8]) -> Self {
-        let mut msg = zmq_msg_t { __: [0; 64] };
-        // SAFETY: the structure is initialised by the call; as many bytes are written as were asked for.
-        unsafe {
-            let rc = zmq_sys::zmq_msg_init_size(&raw mut msg, bytes.len());
-            assert_eq!(rc, 0, "out of memory for a frame of {} bytes", bytes.len());
-            let data = zmq_sys::zmq_msg_data(&raw mut msg).cast::<u8>();
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, bytes.len());
+        if bytes.len() > INLINE {
+            return Self(Content::Whole(Bytes::copy_from_slice(bytes)));
         }
-        Self { msg }
+        let mut inline = [0; INLINE];
+        inline[..bytes.len()].copy_from_slice(bytes);
+        Self(Content::Inline {
+            len: bytes.len() as u8,
+            bytes: inline,
+        })
     }
 }
 
 impl From<Vec<u8>> for Frame {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::from(Bytes::from(bytes))
+        if bytes.len() <= INLINE {
+            Self::from(&bytes[..])
+        } else {
+            Self(Content::Whole(Bytes::from(bytes)))
+        }
     }
 }
 
 impl From<Bytes> for Frame {
     fn from(bytes: Bytes) -> Self {
-        if bytes.len() < SHARE_FROM {
-            return Self::from(&bytes[..]);
+        if bytes.len() <= INLINE {
+            Self::from(&bytes[..])
+        } else {
+            Self(Content::Whole(bytes))
         }
-        let owner = Box::new(bytes);
-        let data = owner.as_ptr().cast_mut().cast::<c_void>();
-        let size = owner.len();
-        let hint = Box::into_raw(owner).cast::<c_void>();
-        let mut msg = zmq_msg_t { __: [0; 64] };
-        // SAFETY: `data` stays valid until libzmq calls `release` with `hint`, which frees the owner. libzmq never
-        // writes into a message that it sends.
-        let rc =
-            unsafe { zmq_sys::zmq_msg_init_data(&raw mut msg, data, size, Some(release), hint) };
-        assert_eq!(rc, 0, "out of memory for a frame");
-        Self { msg }
     }
-}
-
-/// Called by libzmq, on any of its threads, when a shared frame was sent.
-unsafe extern "C" fn release(_data: *mut c_void, hint: *mut c_void) {
-    // SAFETY: `hint` is the box that `From<Bytes>` gave away, and libzmq calls this once.
-    drop(unsafe { Box::from_raw(hint.cast::<Bytes>()) });
 }
 
 impl fmt::Debug for Frame {
@@ -176,7 +173,7 @@ mod tests {
 
     #[test]
     fn frames_of_all_sizes_keep_their_bytes_through_copies_and_conversions() {
-        for size in [0, 1, 33, 34, SHARE_FROM - 1, SHARE_FROM, 3 * SHARE_FROM] {
+        for size in [0, 1, INLINE, INLINE + 1, SHARE_FROM - 1, 3 * SHARE_FROM] {
             let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
             let frame = Frame::from(&bytes[..]);
             let copy = frame.clone();
@@ -186,7 +183,15 @@ mod tests {
             let again = Frame::from(shared.clone());
             assert_eq!(&again[..], &bytes[..]);
             assert_eq!(&shared[..], &bytes[..]);
-            assert!(!again.more());
+            let message: Arc<[u8]> = Arc::from(bytes);
+            let part = Frame::part(&message, size / 2, size - size / 2);
+            assert_eq!(&part[..], &message[size / 2..]);
+            assert_eq!(&part.to_bytes()[..], &message[size / 2..]);
         }
+    }
+
+    #[test]
+    fn a_frame_is_small() {
+        assert_eq!(size_of::<Frame>(), 40);
     }
 }

@@ -1,10 +1,13 @@
-//! The only room that names ZeroMQ: frames, sockets, polling, and the mailboxes by which threads talk.
+//! Frames, sockets, polling, and the mailboxes by which threads talk: ZeroMQ's protocol in this project's own words.
 //!
-//! libzmq sockets belong to one thread each. A thread receives in bursts until nothing is left, and only then polls;
-//! `ZMQ_FD` is never handed to another event loop, since it is edge-triggered and has hung several wrappers.
+//! A socket belongs to one thread, which accepts, reads, decodes, encodes and writes: a message crosses the program
+//! without waking another thread, and a connection that is idle takes a few hundred bytes. A thread receives in bursts
+//! until nothing is left, and only then waits. [`zmtp`] is the protocol, without I/O.
 
 mod burst;
+mod connection;
 mod door;
+mod endpoint;
 mod frame;
 mod mailbox;
 mod monitor;
@@ -14,10 +17,12 @@ mod peer_log;
 mod poll;
 mod socket;
 mod wake;
+mod z85;
+mod zmtp;
 
 pub use burst::{drain, drain_turns, time_left};
 pub use door::Door;
-pub use frame::Frame;
+pub use frame::{ConnectionId, Frame};
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use monitor::{ConnectionEvent, Monitor};
 pub use outbox::Outbox;
@@ -25,3 +30,4 @@ pub use packed::Packed;
 pub use peer_log::{PeerLog, printable};
 pub use poll::Poller;
 pub use socket::{BindError, Context, Kind, SendError, Socket};
+pub use zmtp::curve::{KeyPair, Security, ServerKey};

@@ -52,10 +52,6 @@ impl Outbox {
                     },
                 );
             }
-            Err(SendError::Failed(error)) => {
-                tracing::error!("a message to an engine could not be sent: {error}");
-                frames.clear();
-            }
         }
     }
 
@@ -64,7 +60,7 @@ impl Outbox {
     }
 
     pub fn retry(&mut self, socket: &mut Socket, now: Instant) {
-        self.waiting.retain(|engine, waiting| {
+        self.waiting.retain(|_, waiting| {
             if waiting.retry > now {
                 return true;
             }
@@ -75,9 +71,6 @@ impl Outbox {
                         waiting.pause = (waiting.pause * 2).min(LAST_RETRY);
                         waiting.retry = now + waiting.pause;
                         return true;
-                    }
-                    Err(SendError::Failed(error)) => {
-                        tracing::error!("a message to engine {engine} could not be sent: {error}");
                     }
                 }
                 waiting.messages.pop_front();

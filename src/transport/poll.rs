@@ -2,22 +2,26 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::libc::{self, pollfd};
 
 use super::Socket;
-use super::socket::Watched;
+use super::socket::{Shared, lock};
 
 /// What one thread waits for. Entries are numbered in the order in which they were added.
-///
-/// In place of `zmq_poll`, which asks every socket twice and the system twice for each wait. A socket's descriptor only
-/// tells of what happens after the socket was last asked; so those that were used since then are asked, and no others.
 #[derive(Default)]
 pub struct Poller {
     fds: Vec<pollfd>,
-    /// Of the entries that are sockets.
-    sockets: Vec<(usize, Watched)>,
+    sockets: Vec<Watched>,
+}
+
+struct Watched {
+    entry: usize,
+    socket: Arc<Mutex<Shared>>,
+    /// Messages that have come end the wait.
+    is_read: bool,
 }
 
 impl Poller {
@@ -25,11 +29,15 @@ impl Poller {
         Self::default()
     }
 
-    /// Waits for messages on a socket. The socket must outlive the poller.
+    /// Waits for messages on a socket. It is here that a socket's connections are made and messages leave.
     pub fn add_socket(&mut self, socket: &mut Socket) -> usize {
-        let watched = socket.watch();
-        let entry = self.add_fd(watched.fd());
-        self.sockets.push((entry, watched));
+        let (socket, fd) = socket.watch();
+        let entry = self.add_fd(fd);
+        self.sockets.push(Watched {
+            entry,
+            socket,
+            is_read: true,
+        });
         entry
     }
 
@@ -48,9 +56,13 @@ impl Poller {
         self.set(entry, libc::POLLOUT, wanted);
     }
 
-    /// Stops or resumes waiting for `entry` to become readable.
+    /// Stops or resumes waiting for messages, or for a descriptor to become readable. What is sent over a socket leaves
+    /// all the same.
     pub fn want_read(&mut self, entry: usize, wanted: bool) {
-        self.set(entry, libc::POLLIN, wanted);
+        match self.sockets.iter_mut().find(|socket| socket.entry == entry) {
+            Some(socket) => socket.is_read = wanted,
+            None => self.set(entry, libc::POLLIN, wanted),
+        }
     }
 
     fn set(&mut self, entry: usize, event: i16, wanted: bool) {
@@ -71,18 +83,24 @@ impl Poller {
         };
     }
 
-    /// Waits for any entry, for `timeout` (none: for ever). An interrupting signal ends the wait early.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        // Rounded up: a deadline that is still half a millisecond away must not be polled for in a loop.
-        let mut millis = timeout.map_or(-1, |timeout| {
-            i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-        });
-        for (entry, socket) in &self.sockets {
-            if self.fds[*entry].events & libc::POLLIN != 0 && socket.has_messages() {
+    /// Sends what was given to the sockets, and waits for any entry, for `timeout` (none: for ever). An interrupting
+    /// signal, or work that is a socket's own, ends the wait early.
+    pub fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
+        for watched in &self.sockets {
+            let mut socket = lock(&watched.socket);
+            socket.flush();
+            if socket.has_news(watched.is_read) {
                 // The others are looked at all the same: their descriptors may have news.
-                millis = 0;
+                timeout = Some(Duration::ZERO);
+            } else if let Some(deadline) = socket.next_deadline() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
             }
         }
+        // Rounded up: a deadline that is still half a millisecond away must not be polled for in a loop.
+        let millis = timeout.map_or(-1, |timeout| {
+            i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
         // SAFETY: the list is valid for the call, as long as is said.
         let rc = unsafe { libc::poll(self.fds.as_mut_ptr(), self.fds.len() as _, millis) };
         if rc < 0 {
@@ -91,10 +109,9 @@ impl Poller {
                 error => Err(error),
             };
         }
-        for (entry, socket) in &self.sockets {
-            if self.fds[*entry].revents != 0 {
-                socket.on_news();
-            }
+        for watched in &self.sockets {
+            let has_events = self.fds[watched.entry].revents != 0;
+            lock(&watched.socket).look_after(has_events);
         }
         Ok(())
     }

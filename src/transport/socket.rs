@@ -1,74 +1,100 @@
 //! Sockets with the options that this project uses, and no others.
+//!
+//! A socket belongs to one thread, which does all its work: connections are accepted and made, bytes read and written
+//! while the thread waits ([`Poller::wait`](super::Poller::wait)) and when it receives. Nothing happens in between.
 
-use std::ffi::c_void;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
 use thiserror::Error;
 
 use super::Frame;
+use super::connection::{Connection, Connector, State};
+use super::endpoint::{self, Address, Stream};
+use super::frame::{ConnectionId, PeerName};
+use super::monitor::ConnectionEvent;
+use super::peer_log::PeerLog;
+use super::zmtp::Violation;
+use super::zmtp::curve::Security;
+use super::zmtp::peer::{Ours, SocketType};
+use crate::protocol::Identity;
 
-/// `ZMQ_CONNECT_ROUTING_ID` of zmq.h, which the bindings leave out.
-const CONNECT_ROUTING_ID: i32 = 61;
+/// A connection that has not shown by then that it speaks ZMTP is ended.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
-/// `ZMQ_IN_BATCH_SIZE` and `ZMQ_OUT_BATCH_SIZE` of zmq.h's draft API.
-const IN_BATCH_SIZE: i32 = 101;
-const OUT_BATCH_SIZE: i32 = 102;
+/// Between two attempts to connect, as libzmq has it; up to as much again by chance, so that peers do not come in crowds.
+const RECONNECT: Duration = Duration::from_millis(100);
 
-/// libzmq's context: its I/O threads and the sockets that share them.
-#[derive(Clone)]
-pub struct Context(zmq::Context);
+/// After a connection could not be accepted, as a rule because there are no descriptors left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-impl std::fmt::Debug for Context {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Context")
-    }
+/// Written without waiting for more, and for the thread's next wait.
+const WRITE_NOW: usize = 64 * 1024;
+
+/// Events that are taken from the system at once.
+const EVENTS: usize = 128;
+
+/// Vectors that are kept to be used again.
+const SPARE: usize = 16;
+
+/// Reads from one connection that nobody has asked for. What a system keeps of an ended one takes no more.
+const READS_AHEAD: usize = 256;
+
+/// Marks what belongs to a listener; the others are connections.
+const LISTENER: usize = 1 << 40;
+
+/// What the sockets of a program have in common.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    security: Security,
 }
 
 impl Context {
-    /// `io_threads`: one moves about a gigabyte a second.
-    pub fn new(io_threads: i32) -> Self {
-        let context = zmq::Context::new();
-        context
-            .set_io_threads(io_threads)
-            .expect("a new context takes a positive number of I/O threads");
-        Self(context)
+    /// Of connections that are not encrypted.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// A socket that nothing lingers for: what is unsent when it closes is dropped after `linger` ms.
+    pub fn secured(security: Security) -> Self {
+        Self { security }
+    }
+
+    /// A socket that nothing lingers for: what is unsent when it closes is dropped.
     pub fn socket(&self, kind: Kind) -> io::Result<Socket> {
-        let socket = self.0.socket(kind.of_zmq())?;
-        socket.set_linger(0)?;
         Ok(Socket {
-            socket,
-            quiet: Arc::default(),
+            shared: Arc::new(Mutex::new(Shared::new(kind, self.security.clone())?)),
         })
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Names the sender before each message, and takes the receiver's name before each.
     Router,
+    /// Sends to each of its peers in turn.
     Dealer,
-    Pub,
-    Sub,
+    /// Sends to all subscribers, and receives their subscriptions.
     XPub,
-    XSub,
-    Pair,
+    /// Subscribes to everything.
+    Sub,
 }
 
 impl Kind {
-    fn of_zmq(self) -> zmq::SocketType {
+    fn of_zmtp(self) -> SocketType {
         match self {
-            Self::Router => zmq::ROUTER,
-            Self::Dealer => zmq::DEALER,
-            Self::Pub => zmq::PUB,
-            Self::Sub => zmq::SUB,
-            Self::XPub => zmq::XPUB,
-            Self::XSub => zmq::XSUB,
-            Self::Pair => zmq::PAIR,
+            Self::Router => SocketType::Router,
+            Self::Dealer => SocketType::Dealer,
+            Self::XPub => SocketType::XPub,
+            Self::Sub => SocketType::Sub,
         }
     }
 }
@@ -76,14 +102,12 @@ impl Kind {
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SendError {
-    /// A router knows no connection of that identity.
+    /// A router knows no connection of that identity, or a socket has none at all.
     #[error("the peer is not connected")]
     Unreachable,
     /// The peer's queue is full.
     #[error("the peer does not keep up")]
     Full,
-    #[error("the socket failed: {0}")]
-    Failed(zmq::Error),
 }
 
 /// Why a socket could not listen.
@@ -96,323 +120,767 @@ pub struct BindError {
 
 /// A socket, owned by one thread.
 pub struct Socket {
-    socket: zmq::Socket,
-    quiet: Arc<AtomicBool>,
+    shared: Arc<Mutex<Shared>>,
 }
 
-/// A socket as a poller sees it.
-pub(super) struct Watched {
-    socket: *mut c_void,
-    fd: RawFd,
-    /// It was found empty, and nothing was done with it since. Only then does its descriptor tell of every message:
-    /// whatever uses a socket may take note of a message's arrival, and so silence the descriptor.
-    quiet: Arc<AtomicBool>,
-}
-
-// SAFETY: the raw socket is used only by the thread that owns it, which moves along with its poller.
-unsafe impl Send for Watched {}
-
-impl Watched {
-    pub(super) fn fd(&self) -> RawFd {
-        self.fd
-    }
-
-    /// There is something to be received. To be asked before its descriptor is waited for.
-    pub(super) fn has_messages(&self) -> bool {
-        if self.quiet.load(Ordering::Relaxed) {
-            return false;
-        }
-        let (mut events, mut size) = (0i32, size_of::<i32>());
-        // SAFETY: the socket outlives its poller by contract; the option is an int.
-        let rc = unsafe {
-            zmq_sys::zmq_getsockopt(
-                self.socket,
-                zmq_sys::ZMQ_EVENTS as i32,
-                (&raw mut events).cast(),
-                &raw mut size,
-            )
-        };
-        // A socket that cannot be asked is read, which tells what is wrong with it.
-        let any = rc != 0 || events & zmq_sys::ZMQ_POLLIN as i32 != 0;
-        self.quiet.store(!any, Ordering::Relaxed);
-        any
-    }
-
-    /// Its descriptor is readable.
-    pub(super) fn on_news(&self) {
-        self.quiet.store(false, Ordering::Relaxed);
-    }
+/// Locks what only one thread uses, through the socket, its poller and its monitor.
+pub(super) fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Socket {
-    fn raw(&mut self) -> *mut c_void {
-        self.quiet.store(false, Ordering::Relaxed);
-        self.socket.as_mut_ptr()
+    pub(super) fn watch(&self) -> (Arc<Mutex<Shared>>, RawFd) {
+        (self.shared.clone(), lock(&self.shared).poll.as_raw_fd())
     }
 
-    pub(super) fn watch(&mut self) -> Watched {
-        Watched {
-            socket: self.raw(),
-            fd: self
-                .socket
-                .get_fd()
-                .expect("an open socket has a descriptor"),
-            quiet: self.quiet.clone(),
-        }
+    pub(super) fn shared(&self) -> Arc<Mutex<Shared>> {
+        self.shared.clone()
     }
 
-    /// Was found empty, and nothing was done with it since.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Relaxed)
-    }
-
-    /// Has the next [`drain`](super::drain) ask this socket, even if its poller has not seen anything new.
+    /// Has the next [`drain`](super::drain) find what has come since the poller has looked.
     pub fn look_again(&mut self) {
-        self.quiet.store(false, Ordering::Relaxed);
+        lock(&self.shared).look_after(true);
     }
 
     /// Listens on `interface` (such as `tcp://127.0.0.1`), on `port` or, with 0, on one that the system picks.
     /// Returns the port.
     pub fn bind(&self, interface: &str, port: u16) -> Result<u16, BindError> {
-        let endpoint = if port == 0 {
-            format!("{interface}:*")
-        } else {
-            format!("{interface}:{port}")
-        };
-        let failed = |source: io::Error| BindError {
-            endpoint: endpoint.clone(),
-            source,
-        };
-        self.quiet.store(false, Ordering::Relaxed);
-        self.socket
-            .bind(&endpoint)
-            .map_err(|error| failed(io::Error::from_raw_os_error(error.to_raw())))?;
-        let bound = self
-            .socket
-            .get_last_endpoint()
-            .map_err(|error| failed(error.into()))?
-            .map_err(|_| failed(io::Error::other("the bound address is no text")))?;
-        bound
-            .rsplit(':')
-            .next()
-            .and_then(|port| port.parse().ok())
-            .ok_or_else(|| {
-                failed(io::Error::other(format!(
-                    "the bound address {bound:?} has no port"
-                )))
+        lock(&self.shared)
+            .listen(interface, port)
+            .map_err(|source| BindError {
+                endpoint: format!("{interface}:{port}"),
+                source,
             })
     }
 
-    pub fn bind_endpoint(&self, endpoint: &str) -> io::Result<()> {
-        self.quiet.store(false, Ordering::Relaxed);
-        Ok(self.socket.bind(endpoint)?)
-    }
-
+    /// Connects, and connects again when the connection breaks. What is sent meanwhile waits.
     pub fn connect(&self, endpoint: &str) -> io::Result<()> {
-        self.quiet.store(false, Ordering::Relaxed);
-        Ok(self.socket.connect(endpoint)?)
+        lock(&self.shared).connect(endpoint, None)
     }
 
     /// Connects a router to a peer that it is to know by `name`, whatever the peer calls itself. With
     /// [`set_identity`](Self::set_identity) before each, one socket can be many peers.
     pub fn connect_known_as(&mut self, endpoint: &str, name: &[u8]) -> io::Result<()> {
-        // SAFETY: the socket is open, and `name` is as long as is said.
-        let rc = unsafe {
-            zmq_sys::zmq_setsockopt(
-                self.raw(),
-                CONNECT_ROUTING_ID,
-                name.as_ptr().cast(),
-                name.len(),
-            )
-        };
-        if rc != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        self.connect(endpoint)
+        lock(&self.shared).connect(endpoint, Some(name))
     }
 
     /// The routing id under which peers know this socket.
-    pub fn set_identity(&self, identity: &[u8]) -> io::Result<()> {
-        Ok(self.socket.set_identity(identity)?)
+    pub fn set_identity(&self, identity: &[u8]) {
+        let mut shared = lock(&self.shared);
+        Arc::make_mut(&mut shared.ours).identity = identity.to_vec();
     }
 
-    /// Messages kept for a peer that does not keep up, and from one that is not read; 0 is unlimited.
-    pub fn set_high_water_marks(&self, send: i32, receive: i32) -> io::Result<()> {
-        self.socket.set_sndhwm(send)?;
-        Ok(self.socket.set_rcvhwm(receive)?)
-    }
-
-    /// Bytes that are read from a connection, or written to it, at once. Every connection keeps buffers of this size, of
-    /// 8192 bytes if nothing else is said. Has no effect on a libzmq that was built without its draft API.
-    pub fn set_batch_size(&mut self, bytes: i32) {
-        for option in [IN_BATCH_SIZE, OUT_BATCH_SIZE] {
-            // SAFETY: the socket is open, the option is an int.
-            unsafe {
-                zmq_sys::zmq_setsockopt(
-                    self.raw(),
-                    option,
-                    (&raw const bytes).cast(),
-                    size_of::<i32>(),
-                );
-            }
-        }
+    /// Bytes that are kept for a peer that does not keep up.
+    pub fn set_send_limit(&self, bytes: usize) {
+        lock(&self.shared).send_limit = bytes;
     }
 
     /// A router reports peers that it cannot reach or that do not keep up, instead of dropping in silence.
-    pub fn set_mandatory(&self) -> io::Result<()> {
-        Ok(self.socket.set_router_mandatory(true)?)
+    pub fn set_mandatory(&self) {
+        lock(&self.shared).mandatory = true;
     }
 
     /// A peer that connects again under its identity takes the place of its old connection.
-    pub fn set_handover(&self) -> io::Result<()> {
-        Ok(self.socket.set_router_handover(true)?)
+    pub fn set_handover(&self) {
+        lock(&self.shared).handover = true;
     }
 
     /// Largest frame that a peer may send, in bytes; larger ones end its connection.
-    pub fn set_max_message_size(&self, bytes: i64) -> io::Result<()> {
-        Ok(self.socket.set_maxmsgsize(bytes)?)
+    pub fn set_max_frame_size(&self, bytes: u64) {
+        let mut shared = lock(&self.shared);
+        Arc::make_mut(&mut shared.ours).limit = bytes;
     }
 
-    /// Every new subscription is received as a message, not only the first of a topic.
-    pub fn set_verbose(&self) -> io::Result<()> {
-        Ok(self.socket.set_xpub_verbose(true)?)
+    /// Time for which closing waits for unsent messages.
+    pub fn set_linger(&self, time: Duration) {
+        lock(&self.shared).linger = time;
     }
 
-    /// Time for which closing waits for unsent messages, in milliseconds.
-    pub fn set_linger(&self, millis: i32) -> io::Result<()> {
-        Ok(self.socket.set_linger(millis)?)
-    }
-
-    pub fn subscribe_to_all(&self) -> io::Result<()> {
-        Ok(self.socket.set_subscribe(b"")?)
-    }
-
-    pub(super) fn monitor(&self, endpoint: &str, events: u32) -> io::Result<()> {
-        Ok(self.socket.monitor(endpoint, events as i32)?)
-    }
-
-    /// Receives one whole message into `frames`, which is cleared first. `false` when there is none.
-    pub fn receive(&mut self, frames: &mut Vec<Frame>) -> io::Result<bool> {
+    /// Receives one whole message into `frames`, which is cleared first. `false` when there is none, as far as the
+    /// socket's poller has looked.
+    pub fn receive(&mut self, frames: &mut Vec<Frame>) -> bool {
         frames.clear();
-        let socket = self.raw();
-        loop {
-            let mut frame = Frame::empty();
-            // SAFETY: the socket is open and belongs to this thread; the frame is initialised.
-            let rc = unsafe {
-                zmq_sys::zmq_msg_recv(frame.as_mut_ptr(), socket, zmq_sys::ZMQ_DONTWAIT as i32)
-            };
-            if rc < 0 {
-                match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => continue,
-                    error if error.kind() == io::ErrorKind::WouldBlock && frames.is_empty() => {
-                        self.quiet.store(true, Ordering::Relaxed);
-                        return Ok(false);
-                    }
-                    error => return Err(error),
-                }
-            }
-            let more = frame.more();
-            frames.push(frame);
-            if !more {
-                return Ok(true);
-            }
-        }
+        lock(&self.shared).receive(frames)
     }
 
-    /// Sends `frames` as one message, emptying the vector; it is left whole when the message is not taken.
+    /// Writes what was sent, as far as it goes, without waiting for the thread's next wait.
+    pub fn flush(&mut self) {
+        lock(&self.shared).flush();
+    }
+
+    /// Sends `frames` as one message, emptying the vector; it is left whole when the message is not taken. The message
+    /// leaves when the thread waits next, or when there is much to be sent.
     pub fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        let last = frames.len().saturating_sub(1);
-        let socket = self.raw();
-        for (index, frame) in frames.iter_mut().enumerate() {
-            let more = if index < last {
-                zmq_sys::ZMQ_SNDMORE
-            } else {
-                0
-            };
-            let flags = (zmq_sys::ZMQ_DONTWAIT | more) as i32;
-            loop {
-                // SAFETY: the socket is open and belongs to this thread; the frame is initialised. libzmq takes its
-                // content only on success.
-                if unsafe { zmq_sys::zmq_msg_send(frame.as_mut_ptr(), socket, flags) } >= 0 {
-                    break;
-                }
-                match zmq::Error::from_raw(errno()) {
-                    zmq::Error::EINTR => {}
-                    // Only the first frame is refused: libzmq decides about a message as a whole.
-                    zmq::Error::EHOSTUNREACH if index == 0 => return Err(SendError::Unreachable),
-                    zmq::Error::EAGAIN if index == 0 => return Err(SendError::Full),
-                    error => return Err(SendError::Failed(error)),
-                }
-            }
-        }
-        frames.clear();
-        Ok(())
+        lock(&self.shared).send(frames)
     }
 }
 
-fn errno() -> i32 {
-    // SAFETY: reads a thread-local number.
-    unsafe { zmq_sys::zmq_errno() }
+impl Drop for Socket {
+    fn drop(&mut self) {
+        lock(&self.shared).close();
+    }
+}
+
+/// The state of a socket, which its poller and its monitor share.
+pub(super) struct Shared {
+    kind: Kind,
+    ours: Arc<Ours>,
+    poll: Poll,
+    events: Option<Events>,
+    listeners: Vec<TcpListener>,
+    connections: Slab<Connection>,
+    /// By which names a router reaches whom.
+    peers: HashMap<Identity, usize>,
+    /// Connections with messages, or with bytes to be read. Each has its turn.
+    readable: VecDeque<usize>,
+    /// Connections with something to be written.
+    dirty: Vec<usize>,
+    /// Connections of a dealer whose turn is next.
+    turn: usize,
+    timers: BinaryHeap<Reverse<(Instant, usize, ConnectionId)>>,
+    news: VecDeque<ConnectionEvent>,
+    keeps_events: bool,
+    spare: Vec<Vec<Frame>>,
+    next_name: u32,
+    send_limit: usize,
+    mandatory: bool,
+    handover: bool,
+    linger: Duration,
+    refusals: PeerLog,
+    accepting: PeerLog,
+}
+
+impl Shared {
+    fn new(kind: Kind, security: Security) -> io::Result<Self> {
+        Ok(Self {
+            kind,
+            ours: Arc::new(Ours {
+                socket_type: kind.of_zmtp(),
+                identity: Vec::new(),
+                limit: u64::MAX,
+                security,
+            }),
+            poll: Poll::new()?,
+            events: Some(Events::with_capacity(EVENTS)),
+            listeners: Vec::new(),
+            connections: Slab::new(),
+            peers: HashMap::new(),
+            readable: VecDeque::new(),
+            dirty: Vec::new(),
+            turn: 0,
+            timers: BinaryHeap::new(),
+            news: VecDeque::new(),
+            keeps_events: false,
+            spare: Vec::new(),
+            next_name: fastrand::u32(..),
+            send_limit: usize::MAX,
+            mandatory: false,
+            handover: false,
+            linger: Duration::ZERO,
+            refusals: PeerLog::default(),
+            accepting: PeerLog::default(),
+        })
+    }
+
+    pub(super) fn keep_events(&mut self) {
+        self.keeps_events = true;
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<ConnectionEvent> {
+        self.news.pop_front()
+    }
+
+    /// The thread has something to do: events to hear of or, if it reads, messages to receive.
+    pub(super) fn has_news(&self, is_read: bool) -> bool {
+        !self.news.is_empty() || is_read && !self.readable.is_empty()
+    }
+
+    /// When [`look_after`](Self::look_after) is to be called at the latest.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((when, ..))| *when)
+    }
+
+    /// Does what the system (`has_events`) or the time demands.
+    pub(super) fn look_after(&mut self, has_events: bool) {
+        if has_events && let Some(mut events) = self.events.take() {
+            loop {
+                match self.poll.poll(&mut events, Some(Duration::ZERO)) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => tracing::error!("a socket cannot be watched: {error}"),
+                }
+                for event in &events {
+                    match event.token().0 {
+                        token if token >= LISTENER => self.accept(token - LISTENER),
+                        slot => {
+                            let has_input = event.is_readable() || event.is_error();
+                            let is_ending = event.is_read_closed() || event.is_error();
+                            self.on_event(slot, has_input, event.is_writable(), is_ending);
+                        }
+                    }
+                }
+                if events.iter().count() < EVENTS {
+                    break;
+                }
+            }
+            self.events = Some(events);
+        }
+        if !self.timers.is_empty() {
+            self.on_time(Instant::now());
+        }
+    }
+
+    fn on_event(&mut self, slot: usize, has_input: bool, has_room: bool, is_ending: bool) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.is_connecting {
+            match connection
+                .stream
+                .as_ref()
+                .map_or(Ok(false), Stream::is_connected)
+            {
+                Ok(true) => connection.is_connecting = false,
+                Ok(false) => return,
+                Err(_) => return self.end(slot),
+            }
+            if let Some(stream) = &connection.stream {
+                stream.set_no_delay();
+                connection.address = stream.peer();
+            }
+        }
+        connection.may_read |= has_input;
+        connection.may_write |= has_room;
+        connection.is_ending |= is_ending;
+        if !connection.is_ready() || connection.is_ending || self.kind == Kind::XPub {
+            self.read_ahead(slot);
+        } else if connection.may_read {
+            self.mark_readable(slot);
+        }
+        self.write(slot);
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        while let Some(Reverse((when, slot, id))) = self.timers.peek().copied()
+            && when <= now
+        {
+            self.timers.pop();
+            if slot >= LISTENER {
+                self.accept(slot - LISTENER);
+                continue;
+            }
+            let Some(connection) = self.connections.get(slot).filter(|c| c.id == id) else {
+                continue;
+            };
+            if connection.stream.is_none() {
+                self.connect_again(slot);
+            } else if !connection.is_ready() {
+                self.end(slot);
+            }
+        }
+    }
+
+    // Listening and connecting.
+
+    fn listen(&mut self, interface: &str, port: u16) -> io::Result<u16> {
+        let mut listener = endpoint::listen(interface, port)?;
+        let port = listener.local_addr()?.port();
+        let token = Token(LISTENER + self.listeners.len());
+        self.poll
+            .registry()
+            .register(&mut listener, token, Interest::READABLE)?;
+        self.listeners.push(listener);
+        Ok(port)
+    }
+
+    fn accept(&mut self, index: usize) {
+        while let Some(listener) = self.listeners.get(index) {
+            match listener.accept() {
+                Ok((stream, address)) => self.take_in(Stream::Tcp(stream), address.ip()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) => {}
+                Err(error) => {
+                    let now = Instant::now();
+                    let nobody = Identity::from(&b""[..]);
+                    if let Some(line) = self.accepting.on_event(now, &nobody) {
+                        tracing::error!("a connection cannot be accepted: {error} {line}");
+                    }
+                    let again = (now + ACCEPT_AGAIN, LISTENER + index, ConnectionId(0));
+                    self.timers.push(Reverse(again));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, mut stream: Stream, address: std::net::IpAddr) {
+        let id = new_connection_id();
+        let slot = self.connections.vacant_key();
+        if let Err(error) = stream.register(self.poll.registry(), Token(slot)) {
+            tracing::error!("a connection cannot be watched: {error}");
+            return;
+        }
+        stream.set_no_delay();
+        let mut connection = Connection::new(id, Some(stream), self.ours.clone());
+        connection.address = Some(address);
+        self.connections.insert(connection);
+        self.timers
+            .push(Reverse((Instant::now() + HANDSHAKE_TIME, slot, id)));
+        self.write(slot);
+    }
+
+    fn connect(&mut self, endpoint: &str, known_as: Option<&[u8]>) -> io::Result<()> {
+        let to = Address::resolve(endpoint)?;
+        let connector = Connector::new(to, known_as.map(Box::from));
+        let mut connection = Connection::new(new_connection_id(), None, self.ours.clone());
+        connection.connector = Some(Box::new(connector));
+        let slot = self.connections.insert(connection);
+        if let Some(name) = known_as {
+            self.peers.insert(Identity::from(name), slot);
+        }
+        self.connect_again(slot);
+        Ok(())
+    }
+
+    fn connect_again(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        let Some(connector) = &mut connection.connector else {
+            return;
+        };
+        let turn = connector.attempts;
+        connector.attempts = turn.wrapping_add(1);
+        let id = new_connection_id();
+        let made = connector.to.connect(turn).and_then(|mut stream| {
+            stream.register(self.poll.registry(), Token(slot))?;
+            Ok(stream)
+        });
+        match made {
+            Ok(stream) => {
+                connection.use_stream(stream, id);
+                let deadline = Instant::now() + HANDSHAKE_TIME;
+                self.timers.push(Reverse((deadline, slot, id)));
+            }
+            Err(_) => {
+                connection.id = id;
+                self.retry_later(slot);
+            }
+        }
+    }
+
+    fn retry_later(&mut self, slot: usize) {
+        let pause = RECONNECT + RECONNECT.mul_f64(fastrand::f64());
+        let id = self.connections[slot].id;
+        self.timers
+            .push(Reverse((Instant::now() + pause, slot, id)));
+    }
+
+    /// The peer has shown who it is.
+    fn on_ready(&mut self, slot: usize, identity: &[u8]) -> Result<(), Violation> {
+        if self.kind == Kind::Router {
+            self.name_peer(slot, identity)?;
+        }
+        let connection = &mut self.connections[slot];
+        match self.kind {
+            Kind::Sub => connection.send(&mut vec![Frame::from(&[1][..])], 0),
+            // A connection that is made again is subscribed to again.
+            Kind::XPub => {
+                connection.subscriptions.get_or_insert_default();
+            }
+            Kind::Router | Kind::Dealer => {}
+        }
+        if let Some(connector) = &mut connection.connector {
+            connector.attempts = 0;
+            for mut frames in std::mem::take(&mut connector.waiting) {
+                connection.send(&mut frames, 0);
+            }
+        }
+        if self.keeps_events {
+            self.news
+                .push_back(ConnectionEvent::Established(connection.id));
+        }
+        self.mark_dirty(slot);
+        Ok(())
+    }
+
+    fn name_peer(&mut self, slot: usize, identity: &[u8]) -> Result<(), Violation> {
+        let connection = &self.connections[slot];
+        let known_as = connection
+            .connector
+            .as_ref()
+            .and_then(|connector| connector.known_as.clone());
+        let identity = match known_as {
+            Some(name) => Identity::from(&name[..]),
+            None if identity.is_empty() => self.made_up_name(),
+            None => Identity::from(identity),
+        };
+        if let Some(other) = self.peers.get(&identity).copied()
+            && other != slot
+        {
+            if !self.handover {
+                return Err(Violation::IdentityInUse);
+            }
+            self.end(other);
+        }
+        let connection = &mut self.connections[slot];
+        connection.name = Some(Arc::new(PeerName {
+            identity: identity.clone(),
+            connection: connection.id,
+            address: connection.address,
+        }));
+        self.peers.insert(identity, slot);
+        Ok(())
+    }
+
+    /// As libzmq names those who have no name: a zero and a number.
+    fn made_up_name(&mut self) -> Identity {
+        self.next_name = self.next_name.wrapping_add(1);
+        let mut name = [0; 5];
+        name[1..].copy_from_slice(&self.next_name.to_be_bytes());
+        Identity::from(&name[..])
+    }
+
+    /// The connection is over. What it has brought can still be received.
+    fn end(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.is_ready() && self.keeps_events {
+            self.news.push_back(ConnectionEvent::Ended(connection.id));
+        }
+        connection.reset();
+        if connection.connector.is_some() {
+            return self.retry_later(slot);
+        }
+        if let Some(name) = &connection.name
+            && self.peers.get(&name.identity) == Some(&slot)
+        {
+            self.peers.remove(&name.identity);
+        }
+        if connection.incoming.is_empty() {
+            self.connections.remove(slot);
+        } else {
+            self.mark_readable(slot);
+        }
+    }
+
+    fn refuse(&mut self, slot: usize, violation: &Violation) {
+        let address = self.connections[slot].address;
+        let peer = address.map_or_else(String::new, |address| address.to_string());
+        if let Some(line) = self
+            .refusals
+            .on_event(Instant::now(), &Identity::from(peer.as_bytes()))
+        {
+            let port = self.listeners.first().and_then(|l| l.local_addr().ok());
+            let at = port.map_or_else(String::new, |at| format!(" to port {}", at.port()));
+            tracing::warn!("a connection from {peer}{at} was ended: {violation} {line}");
+        }
+        self.end(slot);
+    }
+
+    // Reading.
+
+    fn mark_readable(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if !connection.is_readable {
+            connection.is_readable = true;
+            self.readable.push_back(slot);
+        }
+    }
+
+    fn receive(&mut self, frames: &mut Vec<Frame>) -> bool {
+        while let Some(slot) = self.readable.front().copied() {
+            let Some(connection) = self.connections.get_mut(slot) else {
+                self.readable.pop_front();
+                continue;
+            };
+            if let Some(message) = connection.incoming.pop_front() {
+                let before = std::mem::replace(frames, message);
+                if self.spare.len() < SPARE {
+                    self.spare.push(before);
+                }
+                if let (Kind::Router, Some(name)) = (self.kind, &connection.name) {
+                    frames[0] = Frame::peer(name.clone());
+                }
+                // The others' turn.
+                self.readable.pop_front();
+                if connection.may_read || !connection.incoming.is_empty() {
+                    self.readable.push_back(slot);
+                } else {
+                    connection.is_readable = false;
+                    if connection.stream.is_none() && connection.connector.is_none() {
+                        self.connections.remove(slot);
+                    }
+                }
+                return true;
+            }
+            if connection.may_read {
+                self.read(slot);
+            } else {
+                connection.is_readable = false;
+                self.readable.pop_front();
+            }
+        }
+        false
+    }
+
+    /// Reads what does not wait for the thread to ask for it: handshakes, subscriptions, and the last of a connection,
+    /// so that its end is known.
+    fn read_ahead(&mut self, slot: usize) {
+        // A peer that never stops does not keep the others waiting.
+        for _ in 0..READS_AHEAD {
+            let Some(connection) = self.connections.get(slot) else {
+                return;
+            };
+            let waits = connection.is_ready() && !connection.is_ending && self.kind != Kind::XPub;
+            if !connection.may_read || waits {
+                break;
+            }
+            self.read(slot);
+        }
+        if self.connections.get(slot).is_some_and(|c| c.may_read) {
+            self.mark_readable(slot);
+        }
+    }
+
+    /// Reads once from a connection.
+    fn read(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        let mut ready = None;
+        let state = connection.read(&mut ready, &mut self.spare);
+        if connection.can_write() {
+            self.mark_dirty(slot);
+        }
+        let named = match ready {
+            Some(identity) => self.on_ready(slot, &identity),
+            None => Ok(()),
+        };
+        let state = match named {
+            Ok(()) => state,
+            Err(violation) => State::Refused(violation),
+        };
+        if self.kind == Kind::XPub
+            && let Err(violation) = self.note_subscriptions(slot)
+        {
+            return self.refuse(slot, &violation);
+        }
+        if !self.connections[slot].incoming.is_empty() {
+            self.mark_readable(slot);
+        }
+        match state {
+            State::Open => {}
+            State::Ended => self.end(slot),
+            State::Refused(violation) => self.refuse(slot, &violation),
+        }
+    }
+
+    /// Subscriptions are acted upon as they come, and received as messages.
+    fn note_subscriptions(&mut self, slot: usize) -> Result<(), Violation> {
+        let connection = &mut self.connections[slot];
+        let subscriptions = connection.subscriptions.get_or_insert_default();
+        let mut kept = VecDeque::new();
+        for message in connection.incoming.drain(..) {
+            match message.first().and_then(|frame| frame.split_first()) {
+                Some((1, topic)) => subscriptions.add(topic)?,
+                Some((0, topic)) => subscriptions.remove(topic),
+                _ => continue,
+            }
+            kept.push_back(message);
+        }
+        // Those that are not received make room: a publisher need not ask for them.
+        kept.truncate(1000);
+        connection.incoming = kept;
+        Ok(())
+    }
+
+    // Writing.
+
+    fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
+        match self.kind {
+            Kind::Router => self.route(frames),
+            Kind::Dealer => self.deal(frames),
+            Kind::XPub => {
+                self.publish(frames);
+                frames.clear();
+                Ok(())
+            }
+            Kind::Sub => Err(SendError::Unreachable),
+        }
+    }
+
+    fn route(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
+        let slot = frames
+            .first()
+            .and_then(|name| self.peers.get(&name[..]).copied());
+        let result = match slot {
+            Some(slot) => self.send_to(slot, frames, 1),
+            None => Err(SendError::Unreachable),
+        };
+        if result.is_err() && !self.mandatory {
+            frames.clear();
+            return Ok(());
+        }
+        result
+    }
+
+    fn deal(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
+        let slots: usize = self.connections.len();
+        let mut choice = None;
+        for (slot, connection) in self.connections.iter() {
+            let is_next = slot >= self.turn;
+            let rank = (connection.is_ready(), is_next);
+            if choice.is_none_or(|(best, _)| rank > best) {
+                choice = Some((rank, slot));
+            }
+        }
+        let (_, slot) = choice.ok_or(SendError::Unreachable)?;
+        self.turn = if slots == 1 { 0 } else { slot + 1 };
+        self.send_to(slot, frames, 0)
+    }
+
+    fn publish(&mut self, frames: &[Frame]) {
+        let Some(first) = frames.first() else {
+            return;
+        };
+        let wanting: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| {
+                let wants = |subscriptions: &Box<_>| {
+                    super::zmtp::subscriptions::Subscriptions::want(subscriptions, first)
+                };
+                connection.subscriptions.as_ref().is_some_and(wants)
+                    && connection.backlog() <= self.send_limit
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in wanting {
+            let connection = &mut self.connections[slot];
+            if connection.is_ready() {
+                connection.send_copy(frames);
+                self.after_send(slot);
+            } else if let Some(connector) = &mut connection.connector {
+                connector.waiting.push_back(frames.to_vec());
+            }
+        }
+    }
+
+    fn send_to(
+        &mut self,
+        slot: usize,
+        frames: &mut Vec<Frame>,
+        from: usize,
+    ) -> Result<(), SendError> {
+        let connection = &mut self.connections[slot];
+        if connection.backlog() > self.send_limit {
+            return Err(SendError::Full);
+        }
+        if connection.is_ready() {
+            connection.send(frames, from);
+            self.after_send(slot);
+            return Ok(());
+        }
+        let Some(connector) = &mut connection.connector else {
+            return Err(SendError::Unreachable);
+        };
+        frames.drain(..from);
+        connector.waiting.push_back(std::mem::take(frames));
+        Ok(())
+    }
+
+    fn after_send(&mut self, slot: usize) {
+        if self.connections[slot].backlog() >= WRITE_NOW {
+            self.write(slot);
+        } else {
+            self.mark_dirty(slot);
+        }
+    }
+
+    fn mark_dirty(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Writes what was sent since the last call.
+    pub(super) fn flush(&mut self) {
+        while let Some(slot) = self.dirty.pop() {
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.is_dirty = false;
+                self.write(slot);
+            }
+        }
+    }
+
+    fn write(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        if connection.can_write() && connection.write().is_err() {
+            // What the peer has sent before counts.
+            connection.is_ending = true;
+            connection.may_read = true;
+            self.read_ahead(slot);
+            if let Some(connection) = self.connections.get(slot)
+                && connection.stream.is_some()
+                && connection.is_ending
+            {
+                self.end(slot);
+            }
+        }
+    }
+
+    // Closing.
+
+    fn close(&mut self) {
+        let deadline = Instant::now() + self.linger;
+        self.listeners.clear();
+        loop {
+            self.flush();
+            let has_unsent = self.connections.iter().any(|(_, connection)| {
+                connection.is_ready() && connection.backlog() > 0
+                    || connection
+                        .connector
+                        .as_ref()
+                        .is_some_and(|connector| connector.has_messages())
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !has_unsent || left.is_zero() {
+                break;
+            }
+            let left = self.next_deadline().map_or(left, |next| {
+                left.min(next.saturating_duration_since(Instant::now()))
+            });
+            let mut fd = nix::libc::pollfd {
+                fd: self.poll.as_raw_fd(),
+                events: nix::libc::POLLIN,
+                revents: 0,
+            };
+            let millis = left.as_millis() as i32 + 1;
+            // SAFETY: one entry, valid for the call.
+            unsafe { nix::libc::poll(&raw mut fd, 1, millis) };
+            self.look_after(true);
+        }
+        for (_, connection) in self.connections.iter_mut() {
+            connection.finish();
+        }
+        self.connections.clear();
+        self.peers.clear();
+        self.readable.clear();
+        self.timers.clear();
+    }
+}
+
+fn new_connection_id() -> ConnectionId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    ConnectionId(LAST.fetch_add(1, Ordering::Relaxed) + 1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::transport::Poller;
-
-    fn pair() -> (Context, Socket, Socket) {
-        let context = Context::new(1);
-        let router = context.socket(Kind::Router).unwrap();
-        router.set_mandatory().unwrap();
-        let port = router.bind("tcp://127.0.0.1", 0).unwrap();
-        let dealer = context.socket(Kind::Dealer).unwrap();
-        dealer.set_identity(b"peer").unwrap();
-        dealer.connect(&format!("tcp://127.0.0.1:{port}")).unwrap();
-        (context, router, dealer)
-    }
-
-    fn wait(socket: &mut Socket) {
-        let mut poller = Poller::new();
-        poller.add_socket(socket);
-        poller.wait(None).unwrap();
-    }
-
-    #[test]
-    fn messages_cross_whole_and_in_order() {
-        let (_context, mut router, mut dealer) = pair();
-        let big = vec![7; 1 << 20];
-        for n in 0..3u8 {
-            dealer
-                .send(&mut vec![Frame::from(&[n][..]), Frame::from(big.clone())])
-                .unwrap();
-        }
-        let mut frames = Vec::new();
-        for n in 0..3u8 {
-            while !router.receive(&mut frames).unwrap() {
-                wait(&mut router);
-            }
-            assert_eq!(&frames[0][..], b"peer");
-            assert_eq!(&frames[1][..], [n]);
-            assert_eq!(&frames[2][..], big);
-        }
-        assert!(!router.receive(&mut frames).unwrap());
-    }
-
-    #[test]
-    fn an_unknown_peer_is_reported_and_the_message_kept() {
-        let (_context, mut router, _dealer) = pair();
-        let mut frames = vec![Frame::from(&b"nobody"[..]), Frame::from(&b"hello"[..])];
-        assert_eq!(router.send(&mut frames), Err(SendError::Unreachable));
-        assert_eq!(&frames[1][..], b"hello");
-    }
-
-    #[test]
-    fn a_port_in_use_is_an_error() {
-        let (context, router, _dealer) = pair();
-        let port = router.bind("tcp://127.0.0.1", 0).unwrap();
-        let other = context.socket(Kind::Router).unwrap();
-        let error = other.bind("tcp://127.0.0.1", port).unwrap_err();
-        assert!(error.to_string().contains(&port.to_string()));
-        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
-    }
-}
+#[path = "socket_tests.rs"]
+mod tests;

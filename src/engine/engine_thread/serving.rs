@@ -183,12 +183,9 @@ impl Serving {
         self.configure_kernel();
         let mut poller = Poller::new();
         poller.add_socket(&mut self.registrar.socket);
-        poller.add_socket(self.registrar.monitor.socket());
         poller.add_socket(&mut self.sockets.shell);
         poller.add_socket(&mut self.sockets.control);
         poller.add_socket(&mut self.sockets.iopub);
-        poller.add_socket(self.sockets.shell_monitor.socket());
-        poller.add_socket(self.sockets.control_monitor.socket());
         poller.add_fd(self.mailbox.fd());
         let entries = Entries {
             link: poller.add_fd(self.kernel.link.fd()),
@@ -220,11 +217,14 @@ impl Serving {
                     how => how.clone(),
                 };
             }
-            if !busy {
+            let timeout = if busy {
+                Some(Duration::ZERO)
+            } else {
                 self.flush_link(&mut poller, &entries);
-                if let Err(error) = poller.wait(self.timeout()) {
-                    return Ending::Failed(format!("cannot wait for messages: {error}"));
-                }
+                self.timeout()
+            };
+            if let Err(error) = poller.wait(timeout) {
+                return Ending::Failed(format!("cannot wait for messages: {error}"));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
@@ -16,9 +16,6 @@ use crate::os::{files, user};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, DELIMITER, Signer, Timestamp, Wire};
 use crate::transport::{Context, Door, Frame, Kind, Mailbox, Poller, Socket, drain, time_left};
-
-/// Messages of a kernel that are held for an engine that does not keep up.
-const HELD_OUTPUTS: i32 = 100_000;
 
 /// Signatures that are remembered.
 const DIGESTS: usize = 1 << 12;
@@ -75,15 +72,11 @@ impl Bridge {
         let identity = uuid::Uuid::new_v4().to_string();
         let dealer = |port: u16| -> io::Result<Socket> {
             let socket = context.socket(Kind::Dealer)?;
-            socket.set_linger(0)?;
-            socket.set_high_water_marks(0, 0)?;
-            socket.set_identity(identity.as_bytes())?;
+            socket.set_identity(identity.as_bytes());
             socket.connect(&format!("tcp://{ADDRESS}:{port}"))?;
             Ok(socket)
         };
         let iopub = context.socket(Kind::Sub)?;
-        iopub.set_high_water_marks(0, HELD_OUTPUTS)?;
-        iopub.subscribe_to_all()?;
         iopub.connect(&format!("tcp://{ADDRESS}:{iopub_port}"))?;
         Ok(Self {
             file,
@@ -186,10 +179,12 @@ impl Work {
                 self.perform(action);
             }
             let is_flushed = self.link.flush()?;
-            if !busy {
-                poller.want_write(link, !is_flushed);
-                poller.wait(time_left([self.conversation.next_deadline()]))?;
-            }
+            poller.want_write(link, !is_flushed);
+            poller.wait(if busy {
+                Some(Duration::ZERO)
+            } else {
+                time_left([self.conversation.next_deadline()])
+            })?;
         }
     }
 

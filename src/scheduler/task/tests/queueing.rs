@@ -279,12 +279,12 @@ fn what_is_where() {
     assert_eq!(
         world.scheduler.snapshot(),
         TaskSnapshot {
-            engines: ["e2", "e1"]
-                .map(|uuid| EngineLoad {
+            engines: [("e2", 1), ("e1", 0)]
+                .map(|(uuid, failed)| EngineLoad {
                     uuid: uuid.into(),
                     pending: 1,
                     completed: 1,
-                    failed: 0
+                    failed
                 })
                 .to_vec(),
             waiting: 2

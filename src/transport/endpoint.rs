@@ -1,0 +1,221 @@
+//! Where sockets listen and what they connect to, in ZeroMQ's spelling.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use mio::Interest;
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixStream};
+use mio::{Registry, Token};
+
+/// What a socket connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// All addresses of a host, tried in turn.
+    Tcp(Vec<SocketAddr>),
+    Ipc(PathBuf),
+}
+
+impl Address {
+    /// `tcp://HOST:PORT` or `ipc://PATH`. Asks for the host's addresses, which may take a while if it has a name.
+    pub(super) fn resolve(endpoint: &str) -> io::Result<Self> {
+        let invalid = || {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{endpoint:?} is no tcp:// or ipc:// address"),
+            )
+        };
+        if let Some(path) = endpoint.strip_prefix("ipc://") {
+            return Ok(Self::Ipc(path.into()));
+        }
+        let address = endpoint.strip_prefix("tcp://").ok_or_else(invalid)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+        let port: u16 = port.parse().map_err(|_| invalid())?;
+        let addresses: Vec<_> = (without_brackets(host), port).to_socket_addrs()?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::other(format!("{host} has no address")));
+        }
+        Ok(Self::Tcp(addresses))
+    }
+
+    /// Begins to connect, to the address whose turn it is.
+    pub(super) fn connect(&self, turn: usize) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(addresses) => {
+                TcpStream::connect(addresses[turn % addresses.len()]).map(Stream::Tcp)
+            }
+            Self::Ipc(path) => UnixStream::connect(path).map(Stream::Unix),
+        }
+    }
+}
+
+/// Listens on `interface` (`tcp://` and an address, a name of a host or of a network interface, or `*`).
+pub(super) fn listen(interface: &str, port: u16) -> io::Result<TcpListener> {
+    let host = interface.strip_prefix("tcp://").ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "only tcp:// addresses can be listened on",
+        )
+    })?;
+    TcpListener::bind(SocketAddr::new(
+        local_address(without_brackets(host))?,
+        port,
+    ))
+}
+
+fn local_address(host: &str) -> io::Result<IpAddr> {
+    if host == "*" {
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
+    }
+    if let Ok(address) = host.parse() {
+        return Ok(address);
+    }
+    if let Some(address) = address_of_interface(host) {
+        return Ok(address);
+    }
+    let unknown = || io::Error::from_raw_os_error(nix::libc::ENODEV);
+    let mut addresses = (host, 0).to_socket_addrs().map_err(|_| unknown())?;
+    addresses
+        .next()
+        .map(|address| address.ip())
+        .ok_or_else(unknown)
+}
+
+/// Its first IPv4 address.
+fn address_of_interface(name: &str) -> Option<IpAddr> {
+    nix::ifaddrs::getifaddrs()
+        .ok()?
+        .filter(|interface| interface.interface_name == name)
+        .find_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip().into()))
+}
+
+fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// A connection that was begun is there (`Some(true)`), is still being made, or failed.
+    pub(super) fn is_connected(&self) -> io::Result<bool> {
+        let error = match self {
+            Self::Tcp(stream) => stream.take_error()?,
+            Self::Unix(stream) => stream.take_error()?,
+        };
+        if let Some(error) = error {
+            return Err(error);
+        }
+        match self {
+            Self::Tcp(stream) => match stream.peer_addr() {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+                Err(error) => Err(error),
+            },
+            Self::Unix(_) => Ok(true),
+        }
+    }
+
+    /// Small messages leave at once.
+    pub(super) fn set_no_delay(&self) {
+        if let Self::Tcp(stream) = self {
+            // Without it messages are slower, and that is all.
+            let _ = stream.set_nodelay(true);
+        }
+    }
+
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Says that no more is sent.
+    pub(super) fn end_sending(&self) {
+        let how = std::net::Shutdown::Write;
+        // It may be broken already.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(how),
+            Self::Unix(stream) => stream.shutdown(how),
+        };
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(stream) => stream.register(registry, token, both),
+            Self::Unix(stream) => stream.register(registry, token, both),
+        }
+    }
+}
+
+impl io::Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buf),
+            Self::Unix(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl io::Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buf),
+            Self::Unix(stream) => stream.write(buf),
+        }
+    }
+
+    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write_vectored(bufs),
+            Self::Unix(stream) => stream.write_vectored(bufs),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_zeromq_writes_them() {
+        let tcp = |text: &str| Address::Tcp(vec![text.parse().unwrap()]);
+        let resolve = |text| Address::resolve(text).unwrap();
+        assert_eq!(resolve("tcp://127.0.0.1:80"), tcp("127.0.0.1:80"));
+        assert_eq!(resolve("tcp://[::1]:80"), tcp("[::1]:80"));
+        assert_eq!(resolve("ipc:///tmp/x-80"), Address::Ipc("/tmp/x-80".into()));
+        for wrong in [
+            "127.0.0.1:80",
+            "tcp://127.0.0.1",
+            "tcp://127.0.0.1:x",
+            "udp://x:1",
+        ] {
+            assert!(Address::resolve(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_listens_on_addresses_and_interfaces() {
+        for host in ["tcp://127.0.0.1", "tcp://*", "tcp://lo", "tcp://localhost"] {
+            if host == "tcp://lo" && !cfg!(target_os = "linux") {
+                continue;
+            }
+            listen(host, 0).unwrap_or_else(|error| panic!("{host}: {error}"));
+        }
+        let error = listen("tcp://no.such.host.invalid", 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENODEV));
+    }
+}

@@ -1,0 +1,149 @@
+//! What a connection has still to write.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::transport::Frame;
+
+/// Small pieces are gathered up to about this size.
+const BLOCK: usize = 64 * 1024;
+
+/// Pieces that are handed to the system at once.
+const SLICES: usize = 32;
+
+/// Bytes in order, small ones gathered and large ones shared.
+#[derive(Debug, Default)]
+pub(in crate::transport) struct Outgoing {
+    pieces: VecDeque<Piece>,
+    /// Of the first piece, what is written already.
+    written: usize,
+    /// In all, not yet written.
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Gathered(Vec<u8>),
+    Shared(Frame),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Gathered(bytes) => bytes,
+            Self::Shared(frame) => frame,
+        }
+    }
+}
+
+impl Outgoing {
+    pub(in crate::transport) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that are not yet written.
+    pub(in crate::transport) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes room for `len` bytes that come next, in one allocation.
+    pub(in crate::transport) fn reserve(&mut self, len: usize) {
+        match self.pieces.back_mut() {
+            Some(Piece::Gathered(bytes)) if bytes.len() < BLOCK => bytes.reserve(len),
+            _ => self
+                .pieces
+                .push_back(Piece::Gathered(Vec::with_capacity(len))),
+        }
+    }
+
+    pub(in crate::transport) fn push(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        match self.pieces.back_mut() {
+            Some(Piece::Gathered(gathered)) if gathered.len() < BLOCK => {
+                gathered.extend_from_slice(bytes);
+            }
+            _ => self.pieces.push_back(Piece::Gathered(bytes.to_vec())),
+        }
+    }
+
+    pub(in crate::transport) fn push_shared(&mut self, frame: Frame) {
+        self.len += frame.len();
+        self.pieces.push_back(Piece::Shared(frame));
+    }
+
+    /// All that is to be written, when it lies in one piece.
+    pub(in crate::transport) fn single(&self) -> Option<&[u8]> {
+        match self.pieces.front() {
+            Some(piece) if self.pieces.len() == 1 => Some(&piece.bytes()[self.written..]),
+            _ => None,
+        }
+    }
+
+    /// The first of what is to be written next, for a gathering write.
+    pub(in crate::transport) fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
+        let mut skip = self.written;
+        for piece in self.pieces.iter().take(SLICES) {
+            let bytes = &piece.bytes()[skip..];
+            skip = 0;
+            if !bytes.is_empty() {
+                into.push(IoSlice::new(bytes));
+            }
+        }
+    }
+
+    /// `count` bytes were written.
+    pub(in crate::transport) fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        if self.len == 0 {
+            // Gives its memory back: most connections are idle.
+            *self = Self::default();
+            return;
+        }
+        while let Some(piece) = self.pieces.front() {
+            let left = piece.bytes().len() - self.written;
+            if count < left {
+                self.written += count;
+                return;
+            }
+            count -= left;
+            self.written = 0;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pushed_comes_out_in_order_whatever_is_written_at_once() {
+        let large = Frame::from(vec![9; 40_000]);
+        let mut expected = Vec::new();
+        let mut out = Outgoing::default();
+        for round in 0..100u8 {
+            out.push(&[round; 3]);
+            expected.extend_from_slice(&[round; 3]);
+            if round % 7 == 0 {
+                out.push_shared(large.clone());
+                expected.extend_from_slice(&large);
+                out.reserve(10);
+            }
+        }
+        assert_eq!(out.len(), expected.len());
+        let mut written = Vec::new();
+        let mut step = 1;
+        while !out.is_empty() {
+            let mut slices = Vec::new();
+            out.slices(&mut slices);
+            let bytes: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+            let count = bytes.len().min(step);
+            assert!(count > 0);
+            written.extend_from_slice(&bytes[..count]);
+            out.advance(count);
+            step = step * 3 % 50_021 + 1;
+        }
+        assert_eq!(written, expected);
+        assert!(out.pieces.is_empty());
+    }
+}
