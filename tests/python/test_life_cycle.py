@@ -261,9 +261,12 @@ def test_single_engines_come_back_with_their_ids(clusters):
     with clusters.client() as client:
         before = pids(client)
         client[:]["x"] = 7
+        old = dict(client._engines)
         done = answer(clusters, "restart", "0", "2")
         assert done["restarted"] == [0, 2]
-        wait_until(lambda: client.ids == [0, 1, 2], "the engines")
+        # The client hears of it in its own time.
+        is_new = lambda id: client._engines.get(id, old[id]) != old[id]
+        wait_until(lambda: client.ids == [0, 1, 2] and is_new(0) and is_new(2), "the engines")
         after = pids(client)
         assert [a == b for a, b in zip(before, after, strict=True)] == [False, True, False]
         assert client[1]["x"] == 7
