@@ -1,5 +1,6 @@
 """The Python wheel: the program under a name that ipyparallel has not got."""
 
+import json
 import platform
 import shutil
 import subprocess
@@ -56,6 +57,7 @@ def _platform():
 
 def _with_glibc(python, wheel):
     """The same, under the tag that says which glibc it takes; auditwheel looks at what the program asks for."""
-    run(python, "-m", "auditwheel", "-v", "addtag", "--wheel-dir", wheel.parent / "tagged", wheel)
-    (tagged,) = (wheel.parent / "tagged").glob("*.whl")
-    return tagged
+    words = run(python, "-m", "auditwheel", "show", "--json", wheel, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    tag = f"--platform-tag={json.loads(words)['overall_tag']}"
+    name = run(python, "-m", "wheel", "tags", "--remove", tag, wheel, stdout=subprocess.PIPE, text=True)
+    return wheel.with_name(name.strip())

@@ -1,9 +1,11 @@
 """Where the packages are."""
 
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "target" / "packages" / "dist"
+VERSION = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
 
 
 def made(pattern):

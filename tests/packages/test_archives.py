@@ -1,16 +1,14 @@
 """The release archive: what is in it, and that its manual pages, completions and unit are what they should be."""
 
 import hashlib
-import re
 import shutil
 import subprocess
 import tarfile
 
 import pytest
-from dist import DIST, ROOT, made
+from dist import DIST, VERSION, made
 
 NAMES = ("ipcluster", "ipcontroller", "ipengine")
-VERSION = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
 
 
 def needs(program):
@@ -93,27 +91,33 @@ def test_bash_completes(installation):
 
 
 @needs("zsh")
-def test_zsh_completes(installation):
-    # zsh completes only at a terminal: `zpty` is one, and its completion code is asked there for what it would offer.
+def test_zsh_completes(installation, tmp_path):
+    # zsh completes at a terminal alone, which `zpty` is. The line that the key has left is written to a file.
     folder = installation / "share/zsh/site-functions"
     script = r"""
         zmodload zsh/zpty
         zpty shell zsh -f -i
-        zpty -w shell "PS1=; fpath=($1 \$fpath); autoload -U compinit; compinit -u -D; bindkey '^I' complete-word"
-        zpty -w shell "zstyle ':completion:*' list-colors ''; LISTMAX=0; echo 'is re''ady'"
-        zpty -r -m shell ready '*is ready*'
-        zpty -w -n shell "$2"$'\t'
-        zpty -r -m shell found "*$3*" && print found
+        zpty -w shell "fpath=($1 \$fpath); autoload -U compinit; compinit -u -D"
+        zpty -w shell "left() { zle complete-word; print -r -- \$BUFFER >> $2; echo 'it is the''re' }"
+        zpty -w shell "zle -N left; bindkey '^I' left; echo 'is re''ady'"
+        zpty -r -m shell words '*is ready*'
+        for line in "${@:3}"; do
+            zpty -w -n shell "$line"$'\t'
+            zpty -r -m shell words '*it is there*'
+            zpty -w -n shell $'\x15'
+        done
         zpty -d shell
     """
-
-    def completes(line, expected):
-        return "found" in output("timeout", "60", "zsh", "-f", "-c", script, "zsh", folder, line, expected)
-
-    assert completes("ipcluster star", "start ")
-    assert completes("ipcluster start --daem", "--daemonize")
-    assert completes("ipcontroller --sqlited", "--sqlitedb")
-    assert completes("ipengine --memory-li", "--memory-limit")
+    lines = tmp_path / "lines"
+    typed = ["ipcluster star", "ipcluster start --daemon", "ipcontroller --sqlited", "ipengine --memory-li"]
+    output("timeout", "60", "zsh", "-f", "-c", script, "zsh", folder, lines, *typed)
+    completed = [line.rstrip(" =") for line in lines.read_text().splitlines()]
+    assert completed == [
+        "ipcluster start",
+        "ipcluster start --daemonize",
+        "ipcontroller --sqlitedb",
+        "ipengine --memory-limit",
+    ]
 
 
 @needs("fish")
@@ -122,8 +126,8 @@ def test_fish_completes(installation, tmp_path):
 
     def completed(line):
         script = f'set -p fish_complete_path "{folder}"; complete -C "{line}"'
-        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
-        return [line.split("\t")[0] for line in output("fish", "--no-config", "-c", script, env=environment).splitlines()]
+        environment = {"PATH": f"{installation}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+        return [line.split("\t")[0] for line in output("fish", "-c", script, env=environment).splitlines()]
 
     assert {"start", "stop", "status"} <= set(completed("ipcluster st"))
     assert "--daemonize" in completed("ipcluster start --d")
