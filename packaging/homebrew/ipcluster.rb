@@ -32,7 +32,7 @@ class Ipcluster < Formula
   end
 
   test do
-    ENV["IPYTHONDIR"] = testpath/"ipython"
+    ENV["IPYTHONDIR"] = (testpath/"ipython").to_s
     assert_match version.to_s, shell_output("#{bin}/ipcluster --version")
     system bin/"ipcluster", "start", "-n", "1", "--daemonize"
     begin
