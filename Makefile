@@ -14,6 +14,7 @@ help:
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
 	@echo "make packages     Debian package, wheel, Homebrew formula and release archives, in target/packages/dist"
+	@echo "make test-packages  the same; then each is installed, used and removed (as root)"
 
 # Prints the interpreter of the private Python environment, which it makes if it has to.
 ENVIRONMENT = $(PYTHON) tests/python_environment.py .venv tests/requirements.txt

@@ -38,9 +38,9 @@ class World:
         """Runs ours on the first host."""
         return self.clusters.ok(*words, program=(*self.first.here, BINARY))
 
-    def start_controller(self):
-        address = self.first.address
-        self.run("start", "-n", "0", f"--ip={address}", f"--location={address}", "--daemonize")
+    def start_controller(self, listens_on):
+        location = f"--location={self.first.address}"
+        self.run("start", "-n", "0", f"--ip={listens_on}", location, "--daemonize")
 
     def start_over_ssh(self, configuration, *arguments, **settings):
         """A cluster whose engines are on the second host, and have everything from ssh."""
@@ -134,7 +134,7 @@ def configuration(two_hosts, tmp_path):
 
 
 def test_engines_and_clients_of_another_host_use_the_controller(world):
-    world.start_controller()
+    world.start_controller("*")
     engines = world.start_engines(2)
     here = world.clusters.profile_dir / "security" / "ipcontroller-client.json"
     clients = [world.client(world.first, here, 4), world.client(world.second, world.carry_over(here.name), 4)]
@@ -151,7 +151,7 @@ def test_engines_and_clients_of_another_host_use_the_controller(world):
 
 
 def test_a_link_that_is_down_for_half_a_minute_loses_nothing(world):
-    world.start_controller()
+    world.start_controller(world.first.address)
     world.start_engines(2)
     here = world.clusters.profile_dir / "security" / "ipcontroller-client.json"
     near = world.client(world.first, here, TASKS)
