@@ -213,11 +213,14 @@ impl Pool {
 
     fn poller(&mut self) -> Poller {
         let mut poller = Poller::new();
-        let others = [&mut self.ping, &mut self.pong, &mut self.iopub];
+        let others = [&mut self.ping, &mut self.pong];
         let sockets = self.shells.iter_mut().chain(others);
         for socket in sockets.chain(&mut self.registrar) {
             poller.add_socket(socket);
         }
+        // Nobody asks what the controller subscribes to.
+        let iopub = poller.add_socket(&mut self.iopub);
+        poller.want_read(iopub, false);
         poller
     }
 
