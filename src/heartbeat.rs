@@ -5,7 +5,9 @@
 //!
 //! - a ping goes out as soon as somebody new listens, so that a registration takes milliseconds, not a period;
 //! - a connection that ends is a hint: a local engine that does not come back within [`COME_BACK`] has stopped. An
-//!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats.
+//!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats;
+//! - an engine behind a tunnel has twice as long: when the way has been interrupted, ssh's connection hears so only at the
+//!   system's next attempt, and each comes after twice the time of the one before it. (Others connect anew themselves.)
 
 use std::time::{Duration, Instant};
 
@@ -60,6 +62,7 @@ struct Heart {
     connection: Option<Connection>,
     /// On the controller's own host.
     local: bool,
+    is_tunneled: bool,
 }
 
 #[derive(Debug)]
@@ -134,6 +137,7 @@ impl HeartMonitor {
             misses: 0,
             connection,
             local,
+            is_tunneled: false,
         };
         self.hearts.insert(identity.clone(), heart);
         out.push(Action::Started(identity));
@@ -152,11 +156,12 @@ impl HeartMonitor {
     }
 
     /// The hub has an engine of this uuid: its end will be reported, also if it has stopped since its beginning was.
-    pub fn accept(&mut self, identity: &Identity, out: &mut Vec<Action>) {
+    pub fn accept(&mut self, identity: &Identity, is_tunneled: bool, out: &mut Vec<Action>) {
         match self.hearts.get_mut(identity) {
             Some(heart) if heart.accepted => {}
             Some(heart) => {
                 heart.accepted = true;
+                heart.is_tunneled = is_tunneled;
                 self.strangers -= 1;
             }
             None => {
@@ -233,7 +238,8 @@ impl HeartMonitor {
         for (identity, heart) in &mut self.hearts {
             if !std::mem::take(&mut heart.responded) {
                 heart.misses += 1;
-                if heart.misses > self.config.max_misses {
+                let patience = if heart.is_tunneled { 2 } else { 1 };
+                if heart.misses > self.config.max_misses.saturating_mul(patience) {
                     stopped.push((identity.clone(), heart.misses));
                 }
             }
@@ -343,7 +349,7 @@ mod tests {
         world.monitor.on_disconnected(world.now, 7);
         world.now += COME_BACK;
         assert_eq!(world.step(), [], "the hub did not have it yet");
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         assert!(
             matches!(&world.events()[..], [Action::Stopped(heart, _)] if *heart == identity("a"))
         );
@@ -368,7 +374,7 @@ mod tests {
         world.step();
         world.pong("a", 5);
         world.pong("stranger", 6);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         let beats: Vec<_> = (0..4).map(|_| world.step()).collect();
         assert!(beats[..3].iter().all(Vec::is_empty), "{beats:?}");
         assert!(
@@ -384,7 +390,7 @@ mod tests {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         let lost_at = world.now;
         world.monitor.on_disconnected(world.now, 5);
         let stopped = std::iter::repeat_with(|| world.step())
@@ -395,11 +401,27 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_tunnel_twice_as_many_beats_may_be_missed() {
+        for (is_tunneled, beats) in [(false, 4), (true, 6)] {
+            let mut world = World::new();
+            world.step();
+            world.pong("a", 5);
+            world
+                .monitor
+                .accept(&identity("a"), is_tunneled, &mut world.out);
+            let missed = std::iter::repeat_with(|| world.step())
+                .position(|events| !events.is_empty())
+                .unwrap();
+            assert_eq!(missed + 1, beats);
+        }
+    }
+
+    #[test]
     fn a_heart_that_connects_again_lives_on() {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         world.monitor.on_disconnected(world.now, 5);
         world.step();
         assert_eq!(world.pong("a", 7), []);
@@ -423,7 +445,7 @@ mod tests {
         assert_eq!(world.pong("a", 5), [Action::Started(identity("a"))]);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), [Action::Started(identity("a"))]);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), []);
     }
