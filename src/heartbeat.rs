@@ -16,7 +16,7 @@ use crate::protocol::Identity;
 /// Pings for new listeners are held this long, so that a crowd of them shares one.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Time that a local engine has to connect again when its connection ended. libzmq tries every 100 ms.
+/// Time that a local engine has to connect again when its connection ended. It tries every 100 to 200 ms.
 pub const COME_BACK: Duration = Duration::from_millis(600);
 
 /// Between the pings that ask an engine whose connection ended.

@@ -117,10 +117,11 @@ impl Controller {
         store: Option<Box<dyn TaskStore>>,
         sightings: Option<Sender<Sighting>>,
     ) -> Result<Self, StartError> {
-        let context = Context::secured(match &config.curve {
+        let security = match &config.curve {
             Some(keys) => Security::Server(keys.clone()),
             None => Security::Null,
-        });
+        };
+        let context = Context::limited(security, config.message_limit);
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 
@@ -475,6 +476,7 @@ mod tests {
             restored: None,
             python: None,
             curve: None,
+            message_limit: 1 << 30,
             restore_tasks: false,
             engine_state_file: None,
         }
