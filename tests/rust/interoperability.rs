@@ -260,7 +260,7 @@ fn their_subscribers_and_our_publisher() {
     subscriber.set_subscribe(b"engine.1").unwrap();
     subscriber.connect(&url(port)).unwrap();
     assert_eq!(receive(&mut publisher), [b"\x01engine.1"]);
-    let mut publish = |publisher: &mut Socket, topic: &[u8]| {
+    let publish = |publisher: &mut Socket, topic: &[u8]| {
         publisher
             .send(&mut frames(&vec![topic.to_vec(), topic.to_vec()]))
             .unwrap();

@@ -76,8 +76,11 @@ fn keys_survive_being_written() {
     assert!(!format!("{keys:?}").contains(&keys.secret()));
 }
 
+/// Makes a state that waits for a command.
+type Waiting = Box<dyn Fn() -> Handshake>;
+
 /// The four commands of a handshake, each with what makes the state that waits for it: a command uses a state up.
-fn commands() -> [(Box<dyn Fn() -> Handshake>, Vec<u8>); 4] {
+fn commands() -> [(Waiting, Vec<u8>); 4] {
     let keys = Arc::new(KeyPair::generate());
     let expected = ServerKey::parse(&keys.public()).unwrap();
     let (client, hello) = Handshake::greet(&expected, &Arc::new(KeyPair::generate()));
