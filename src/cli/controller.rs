@@ -429,6 +429,7 @@ impl Plan {
             key: key.clone().into_bytes(),
             curve: curve.as_ref().map(|curve| curve.keys.clone()),
             message_limit: message_limit(controller.max_message_size),
+            memory_limit: memory_limit(controller.max_memory),
             heartbeat: heartbeat::Config {
                 period,
                 max_misses: settings.heartbeat.max_misses,
@@ -585,6 +586,15 @@ fn message_limit(asked: Option<Size>) -> u64 {
         Some(Size(0)) => u64::MAX,
         Some(Size(bytes)) => bytes,
         None => memory::available().map_or(u64::MAX, |bytes| (bytes / 4).max(1 << 30)),
+    }
+}
+
+/// As was said; else three quarters of the memory that there is.
+fn memory_limit(asked: Option<Size>) -> u64 {
+    match asked {
+        Some(Size(0)) => u64::MAX,
+        Some(Size(bytes)) => bytes,
+        None => memory::available().map_or(u64::MAX, |bytes| bytes / 4 * 3),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Config {
     /// Bytes of the largest message; also of all that have not come in whole, and of what waits for clients of one channel
     /// that do not read.
     pub message_limit: u64,
+    /// Bytes of memory that the process may take before requests wait.
+    pub memory_limit: u64,
     /// What a former controller left unfinished in the task database is queued again.
     pub restore_tasks: bool,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.

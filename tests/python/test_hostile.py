@@ -558,6 +558,31 @@ def test_more_connections_than_descriptors(place):
     assert_well(place, client)
 
 
+def test_a_client_that_submits_without_end_waits(place, context):
+    import psutil
+
+    folder = place.profile_dir()
+    folder.mkdir(parents=True)
+    (folder / "ipcluster.toml").write_text('[controller]\nmax_memory = "150 MiB"\n')
+    controller = place.controller()
+    process = psutil.Process(controller.pid)
+    busy = connected(context, zmq.DEALER, client_channels(place)["task"])
+    key = place.connection()["key"]
+    for _ in range(500):
+        busy.send_multipart([*message(key), bytes(1_000_000)])
+    controller.wait_for("task: .* new requests wait with the clients until some have ended; max_memory")
+    # Others have their answers: the hub, and those who ask for something else.
+    client = place.client()
+    assert client.queue_status()["unassigned"] < 300
+    assert process.memory_info().rss < 300 << 20
+    place.engines(2)
+    wait_until(lambda: len(client.ids) == 2, "the engines")
+    assert get_all(client) == [1, 1]
+    for _ in range(500):
+        reply = busy.recv_multipart()
+        assert json.loads(reply[reply.index(DELIMITER) + 2])["msg_type"] == "apply_reply"
+
+
 def get_all(client):
     return client[:].apply_async(lambda: 1).get(GENEROUS)
 

@@ -77,6 +77,9 @@ pub struct ControllerSettings {
     pub enable_curve: Option<bool>,
     /// Bytes of the largest message, 0 for any number; a quarter of the memory when absent.
     pub max_message_size: Option<Size>,
+    /// Bytes of memory that the controller may take before new requests wait with the clients, 0 for any number; three
+    /// quarters of the memory when absent.
+    pub max_memory: Option<Size>,
     /// Where the status page and the metrics are: `ADDRESS:PORT`; nowhere when absent.
     pub dashboard: Option<String>,
     /// By which they are reached; a random one when absent.
@@ -108,6 +111,7 @@ impl Default for ControllerSettings {
             registration_timeout: None,
             enable_curve: None,
             max_message_size: None,
+            max_memory: None,
             dashboard: None,
             dashboard_token: None,
             db: Database::default(),
