@@ -22,7 +22,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// register at the same time would otherwise be busy with the hearts of those before them.
 const GATHER_PER_HEART: Duration = Duration::from_micros(20);
 
-/// Time that a local engine has to connect again when its connection ended. libzmq tries every 100 ms.
+/// Time that a local engine has to connect again when its connection ended. It tries every 100 to 200 ms.
 pub const COME_BACK: Duration = Duration::from_millis(600);
 
 /// Between the pings that ask an engine whose connection ended.

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use ipcluster::profile::connection::{Channel, EngineFile};
 use ipcluster::protocol::{Signer, Wire};
-use ipcluster::transport::{Context, Frame, Kind, Poller, Socket, drain};
+use ipcluster::transport::{Frame, Kind, Poller, Socket, drain};
 use serde_json::{Value, json};
 
-use crate::controllers::{Server, Side};
+use crate::controllers::{Server, Side, context};
 use crate::messages::{Headers, seal};
 use crate::relay::HELLO;
 
@@ -157,7 +157,7 @@ impl Pool {
         connections: Connections,
         shared: Arc<Shared>,
     ) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new();
+        let context = context(&server.engine.common)?;
         let socket = |kind| context.socket(kind);
         let shells = (0..4)
             .map(|_| socket(Kind::Router))

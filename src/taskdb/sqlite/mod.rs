@@ -40,6 +40,7 @@ mod tests;
 mod write;
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -122,11 +123,25 @@ pub struct SqliteStore {
     records: u64,
 }
 
+/// Makes the file if it is not there, for this user alone: records hold what people compute with. SQLite gives the files
+/// that it puts beside it the same mode, and says what is wrong with the path.
+fn make_private(path: &Path) {
+    if path == Path::new(":memory:") {
+        return;
+    }
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+}
+
 impl SqliteStore {
     /// Opens or makes the file and the table.
     pub fn open(config: &SqliteConfig) -> Result<Self, StoreError> {
         let place = config.path.display().to_string();
         let wrong = |error| fault(&place, error);
+        make_private(&config.path);
         let db = Connection::open(&config.path).map_err(wrong)?;
         // SQLite opens such a file all the same, and complains in odd words later.
         if db.is_readonly("main").map_err(wrong)? {

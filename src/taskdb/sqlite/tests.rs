@@ -50,6 +50,23 @@ proptest! {
 }
 
 #[test]
+fn nobody_else_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = dir();
+    let mut store = open(&dir);
+    store.add(full_record(1)).unwrap();
+    store.flush_due().unwrap();
+    let mut count = 0;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", file.path());
+        count += 1;
+    }
+    assert!(count >= 2, "the log lies beside the database");
+}
+
+#[test]
 fn records_outlive_the_store() {
     let dir = dir();
     let mut store = open(&dir);
