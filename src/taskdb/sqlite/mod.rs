@@ -146,11 +146,15 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Opens a table that is there already.
+    /// Opens a table that is there already; the newest where none is configured.
     pub fn open_existing(config: &SqliteConfig) -> Result<Self, StoreError> {
         // Found before anything is made. Where nothing can be written, it is at least read.
         let reader = Self::open_to_read(config)?;
-        match Self::open(config) {
+        let found = SqliteConfig {
+            table: reader.table().to_owned(),
+            ..config.clone()
+        };
+        match Self::open(&found) {
             Err(StoreError::Fault {
                 fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
                 ..

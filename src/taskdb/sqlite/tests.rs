@@ -254,12 +254,39 @@ fn a_foreign_table_is_left_alone() {
     let db = Connection::open(default_path(dir.path())).unwrap();
     db.execute_batch("CREATE TABLE 'ipython-tasks' (msg_id text PRIMARY KEY, header dict text)")
         .unwrap();
+    let none = SqliteStore::open_existing(&config(&dir)).unwrap_err();
+    assert!(none.to_string().contains("another program"), "{none}");
     let mut store = open(&dir);
     assert_eq!(store.table(), "ipython-tasks_1");
     assert!(store.notice().unwrap().contains("ipython-tasks"));
     store.add(record(1)).unwrap();
     store.close().unwrap();
     assert_eq!(open(&dir).stats().unwrap().records, 1);
+    let mut found = SqliteStore::open_existing(&config(&dir)).unwrap();
+    assert_eq!(found.table(), "ipython-tasks_1");
+    assert_eq!(found.stats().unwrap().records, 1);
+}
+
+#[test]
+fn the_newest_table_is_found_where_each_run_has_its_own() {
+    let dir = dir();
+    let of_run = |session: &str| SqliteConfig {
+        table: String::new(),
+        session: session.to_owned(),
+        ..config(&dir)
+    };
+    let none = SqliteStore::open_existing(&of_run("")).unwrap_err();
+    assert_eq!(fault_of::<()>(Err(none)), Fault::Unreachable);
+    for session in ["b-0", "a-1"] {
+        SqliteStore::open(&of_run(session))
+            .unwrap()
+            .close()
+            .unwrap();
+    }
+    let found = SqliteStore::open_existing(&of_run("")).unwrap();
+    assert_eq!(found.table(), "_a_1");
+    let named = SqliteStore::open_existing(&config(&dir)).unwrap_err();
+    assert!(named.to_string().contains("there is _b_0, _a_1"), "{named}");
 }
 
 #[test]
