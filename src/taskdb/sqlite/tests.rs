@@ -507,6 +507,27 @@ fn the_file_shrinks() {
 }
 
 #[test]
+fn much_is_removed_in_pieces_and_the_file_shrinks() {
+    let dir = dir();
+    let mut store = open(&dir);
+    let count = 2 * retention::PIECE + 1;
+    for n in 0..count {
+        let n = i64::try_from(n).unwrap();
+        let mut record = with_buffer(n, 2000);
+        record.completed = (n > 0).then(|| time(n));
+        store.add(record).unwrap();
+    }
+    store.flush().unwrap();
+    let finished = Query::completed(true);
+    assert_eq!(store.remove(&finished).unwrap(), count - 1);
+    assert_eq!(store.remove(&finished).unwrap(), 0);
+    assert_eq!(store.stats().unwrap().records, 1);
+    store.close().unwrap();
+    let size = std::fs::metadata(default_path(dir.path())).unwrap().len();
+    assert!(size < 500_000, "{size}");
+}
+
+#[test]
 fn people_can_read_it() {
     let dir = dir();
     let mut store = open(&dir);
