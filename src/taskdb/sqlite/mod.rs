@@ -43,10 +43,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use self::checkpoint::Checkpointer;
-use self::pushdown::Condition;
 use self::reader::SqliteReader;
 use super::changes::Changes;
 use super::query::Query;
