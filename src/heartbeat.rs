@@ -18,7 +18,11 @@ use crate::protocol::Identity;
 /// Pings for new listeners are held this long, so that a crowd of them shares one.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Time that a local engine has to connect again when its connection ended. libzmq tries every 100 ms.
+/// And this much longer for each heart that beats, since each of them echoes the ping as well: thousands of engines that
+/// register at the same time would otherwise be busy with the hearts of those before them.
+const GATHER_PER_HEART: Duration = Duration::from_micros(20);
+
+/// Time that a local engine has to connect again when its connection ended. It tries every 100 to 200 ms.
 pub const COME_BACK: Duration = Duration::from_millis(600);
 
 /// Between the pings that ask an engine whose connection ended.
@@ -59,8 +63,6 @@ struct Heart {
     /// On the controller's own host.
     local: bool,
     is_tunneled: bool,
-    /// Its connection ended; it has until then.
-    lost: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub struct HeartMonitor {
     config: Config,
     hearts: HashMap<Identity, Heart>,
     by_connection: HashMap<Connection, Identity>,
+    /// Hearts whose connection ended, and until when they have to come back.
+    lost: HashMap<Identity, Instant>,
     strangers: usize,
     count: u64,
     next_beat: Instant,
@@ -80,6 +84,7 @@ impl HeartMonitor {
             config,
             hearts: HashMap::new(),
             by_connection: HashMap::new(),
+            lost: HashMap::new(),
             strangers: 0,
             count: 0,
             next_beat: now + config.period,
@@ -89,7 +94,8 @@ impl HeartMonitor {
 
     /// A new listener: it is pinged without waiting for the next beat.
     pub fn on_subscribed(&mut self, now: Instant) {
-        self.ask_at(now + GATHER);
+        let hearts = u32::try_from(self.hearts.len()).unwrap_or(u32::MAX);
+        self.ask_at(now + GATHER + GATHER_PER_HEART * hearts);
     }
 
     /// An echo. Any of this monitor's pings will do: a late answer is a sign of life too.
@@ -107,7 +113,7 @@ impl HeartMonitor {
         if let Some(heart) = self.hearts.get_mut(&identity) {
             heart.responded = true;
             heart.misses = 0;
-            heart.lost = None;
+            self.lost.remove(&identity);
             heart.local = local;
             if heart.connection != connection {
                 if let Some(old) = heart.connection {
@@ -132,7 +138,6 @@ impl HeartMonitor {
             connection,
             local,
             is_tunneled: false,
-            lost: None,
         };
         self.hearts.insert(identity.clone(), heart);
         out.push(Action::Started(identity));
@@ -168,6 +173,7 @@ impl HeartMonitor {
 
     /// The engine has left. Should its heart go on, it is a stranger's, reported once more.
     pub fn forget(&mut self, identity: &Identity) {
+        self.lost.remove(identity);
         if let Some(heart) = self.hearts.remove(identity) {
             self.strangers -= usize::from(!heart.accepted);
             if let Some(connection) = heart.connection {
@@ -186,13 +192,13 @@ impl HeartMonitor {
         };
         heart.connection = None;
         if heart.local {
-            heart.lost = Some(now + COME_BACK);
+            self.lost.insert(identity, now + COME_BACK);
         }
         self.ask_at(now + GATHER);
     }
 
     pub fn next_deadline(&self) -> Instant {
-        let lost = self.hearts.values().filter_map(|heart| heart.lost).min();
+        let lost = self.lost.values().min().copied();
         [self.extra_ping, lost]
             .into_iter()
             .flatten()
@@ -209,7 +215,7 @@ impl HeartMonitor {
         } else if self.extra_ping.is_some_and(|at| now >= at) {
             self.extra_ping = None;
             self.ping(out);
-            if self.hearts.values().any(|heart| heart.lost.is_some()) {
+            if !self.lost.is_empty() {
                 self.ask_at(now + ASK_AGAIN);
             }
         }
@@ -217,9 +223,9 @@ impl HeartMonitor {
 
     fn end_lost(&mut self, now: Instant, out: &mut Vec<Action>) {
         let lost: Vec<_> = self
-            .hearts
+            .lost
             .iter()
-            .filter(|(_, heart)| heart.lost.is_some_and(|until| now >= until))
+            .filter(|(_, until)| now >= **until)
             .map(|(identity, _)| identity.clone())
             .collect();
         for identity in lost {
@@ -425,7 +431,7 @@ mod tests {
         }
         world.monitor.on_disconnected(world.now, 5);
         assert!(
-            world.monitor.hearts[&identity("a")].lost.is_none(),
+            world.monitor.lost.is_empty(),
             "an old descriptor means nothing"
         );
     }

@@ -9,6 +9,7 @@ mod connection;
 mod door;
 mod endpoint;
 mod frame;
+mod limits;
 mod mailbox;
 mod monitor;
 mod outbox;
