@@ -5,6 +5,7 @@ PYTHON ?= python3
 CARGO ?= cargo
 
 .PHONY: help demo test test-rust test-python test-pythons test-conformance conformance lint bench clean
+.PHONY: packages archives deb wheel formula test-packages
 
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
@@ -12,6 +13,8 @@ help:
 	@echo "make conformance  run ipyparallel's tests with every combination of our programs and its own"
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
+	@echo "make packages     Debian package, wheel, Homebrew formula and release archives, in target/packages/dist"
+	@echo "make test-packages  the same; then each is installed, used and removed (as root)"
 
 # Prints the interpreter of the private Python environment, which it makes if it has to.
 ENVIRONMENT = $(PYTHON) tests/python_environment.py .venv tests/requirements.txt
@@ -56,6 +59,17 @@ bench:
 	$(CARGO) build --release --locked
 	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py && \
 	"$$python" benches/life_cycle.py && "$$python" benches/life_cycle.py --stock 3
+
+# packaging/README.md says what each of them needs. All are made of one release build.
+packages:
+	$(PYTHON) packaging/build.py
+
+archives deb wheel formula:
+	$(PYTHON) packaging/build.py $@
+
+# Installs, uses and removes each of them, in places of their own; takes root for the Debian package.
+test-packages: packages
+	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q -rs tests/packages
 
 clean:
 	$(CARGO) clean

@@ -206,6 +206,23 @@ impl Load {
         Ok(())
     }
 
+    /// Lets what was submitted leave, for so long; replies wait.
+    pub(crate) fn rest(&mut self, time: Duration) -> Result<(), Box<dyn Error>> {
+        self.want_replies(false);
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            self.poller.wait(Some(left))?;
+        }
+        self.want_replies(true);
+        Ok(())
+    }
+
+    fn want_replies(&mut self, wanted: bool) {
+        for entry in 0..self.clients.len() {
+            self.poller.want_read(entry, wanted);
+        }
+    }
+
     /// Answers `count` requests, sending a new one for each reply as long as `more` of them are left.
     pub(crate) fn run(&mut self, count: u64, mut more: u64) -> Result<(), Box<dyn Error>> {
         let mut done = 0;

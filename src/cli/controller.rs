@@ -101,19 +101,19 @@ pub(super) struct ControllerArgs {
     restore: bool,
 
     /// Keep no record of tasks and results, as is the default
-    #[arg(long)]
+    #[arg(long, group = "database")]
     nodb: bool,
 
     /// Keep records of tasks and results in memory
-    #[arg(long)]
+    #[arg(long, group = "database")]
     dictdb: bool,
 
     /// Keep records of tasks and results in an SQLite file
-    #[arg(long)]
+    #[arg(long, group = "database")]
     sqlitedb: bool,
 
     /// Keep records of tasks and results in a MongoDB server
-    #[arg(long)]
+    #[arg(long, group = "database")]
     mongodb: bool,
 
     /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Frame;
 use super::endpoint::{Address, Stream};
@@ -62,6 +63,8 @@ pub(super) struct Connection {
 pub(super) struct Connector {
     pub(super) to: Address,
     pub(super) attempts: usize,
+    /// When the last one began.
+    pub(super) begun: Option<Instant>,
     /// The name that a router was told to give it.
     pub(super) known_as: Option<Box<[u8]>>,
     /// Messages for a peer that is not there.
@@ -77,6 +80,7 @@ impl Connector {
         Self {
             to,
             attempts: 0,
+            begun: None,
             known_as,
             waiting: VecDeque::new(),
             unwritten: VecDeque::new(),

@@ -29,7 +29,12 @@ use super::peer_log::PeerLog;
 use super::zmtp::Violation;
 use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
+use crate::os::host::Host;
 use crate::protocol::Identity;
+
+/// An attempt to connect that has not been answered by then is begun anew: the system would ask ever more seldom, and
+/// find out long after the peer, or the way to it, is there again.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// A connection that has not shown by then that it speaks ZMTP is ended.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -232,6 +237,13 @@ impl Socket {
         lock(&self.shared).receive(frames)
     }
 
+    /// Ends the connections that this end has made to other machines than `this`, and makes them again: for peers that
+    /// say nothing any more. If only the way to them was interrupted, the new connection is there as soon as the way is;
+    /// over the old one, the system asks ever more seldom.
+    pub fn connect_anew(&mut self, this: &Host) {
+        lock(&self.shared).connect_anew(this);
+    }
+
     /// Writes what was sent, as far as it goes, without waiting for the thread's next wait.
     pub fn flush(&mut self) {
         lock(&self.shared).flush();
@@ -414,7 +426,13 @@ impl Shared {
             if connection.stream.is_none() {
                 self.connect_again(slot);
             } else if !connection.is_ready() {
-                self.end(slot);
+                let begun = connection.connector.as_ref().and_then(|own| own.begun);
+                let deadline = begun.map_or(when, |begun| begun + HANDSHAKE_TIME);
+                if connection.is_connecting || deadline <= now {
+                    self.end(slot);
+                } else {
+                    self.timers.push(Reverse((deadline, slot, id)));
+                }
             }
         }
     }
@@ -445,11 +463,28 @@ impl Shared {
         Ok(())
     }
 
+    fn connect_anew(&mut self, this: &Host) {
+        let is_elsewhere =
+            |connection: &Connection| connection.address.is_some_and(|address| !this.has(address));
+        let made: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.connector.is_some() && is_elsewhere(connection))
+            .filter(|(_, connection)| connection.stream.is_some() && !connection.is_connecting)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in made {
+            self.end(slot);
+        }
+    }
+
     fn connect_again(&mut self, slot: usize) {
+        let now = Instant::now();
         let connection = &mut self.connections[slot];
         let Some(connector) = &mut connection.connector else {
             return;
         };
+        connector.begun = Some(now);
         let turn = connector.attempts;
         connector.attempts = turn.wrapping_add(1);
         let id = new_connection_id();
@@ -460,8 +495,7 @@ impl Shared {
         match made {
             Ok(stream) => {
                 connection.use_stream(stream, id);
-                let deadline = Instant::now() + HANDSHAKE_TIME;
-                self.timers.push(Reverse((deadline, slot, id)));
+                self.timers.push(Reverse((now + CONNECT_TIME, slot, id)));
             }
             Err(_) => {
                 connection.id = id;

@@ -201,6 +201,7 @@ pub struct MemorySettings {
     /// Bytes of buffers to keep; 0 for any number.
     pub size_limit: u64,
     /// The part that is dropped when a limit is reached.
+    #[serde(deserialize_with = "fraction")]
     pub cull_fraction: f64,
 }
 
@@ -211,6 +212,15 @@ impl Default for MemorySettings {
             size_limit: 1 << 30,
             cull_fraction: 0.1,
         }
+    }
+}
+
+fn fraction<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(serde::de::Error::custom("it must be between 0 and 1"))
     }
 }
 

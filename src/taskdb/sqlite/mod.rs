@@ -44,11 +44,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use self::checkpoint::Checkpointer;
-use self::pushdown::Condition;
 use self::reader::SqliteReader;
 use super::changes::Changes;
 use super::query::Query;
@@ -161,11 +159,15 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Opens a table that is there already.
+    /// Opens a table that is there already; the newest where none is configured.
     pub fn open_existing(config: &SqliteConfig) -> Result<Self, StoreError> {
         // Found before anything is made. Where nothing can be written, it is at least read.
         let reader = Self::open_to_read(config)?;
-        match Self::open(config) {
+        let found = SqliteConfig {
+            table: reader.table().to_owned(),
+            ..config.clone()
+        };
+        match Self::open(&found) {
             Err(StoreError::Fault {
                 fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
                 ..
@@ -270,9 +272,17 @@ impl TaskStore for SqliteStore {
 
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         self.flush()?;
-        let removed = self.delete(query).map_err(|error| self.file.wrong(error))?;
-        self.records = self.records.saturating_sub(removed);
-        Ok(removed)
+        let mut ids = Vec::new();
+        let found = self.file.select(query, KeySet::EMPTY, &mut |id, _| {
+            ids.push(id);
+            ControlFlow::Continue(())
+        });
+        found.map_err(|error| self.file.wrong(error))?;
+        for piece in ids.chunks(retention::PIECE as usize) {
+            self.delete(piece).map_err(|error| self.file.wrong(error))?;
+            self.records = self.records.saturating_sub(piece.len() as u64);
+        }
+        Ok(ids.len() as u64)
     }
 
     fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
@@ -356,32 +366,16 @@ impl SqliteStore {
         find().unwrap_or(true)
     }
 
-    fn delete(&self, query: &Query) -> Result<u64, rusqlite::Error> {
-        let condition = Condition::of(query);
-        let table = &self.file.tables.records;
-        if condition.exact {
-            let sql = format!("DELETE FROM {table} WHERE {}", condition.sql);
-            let deleted = self
-                .file
-                .db
-                .execute(&sql, params_from_iter(&condition.params))?;
-            return Ok(deleted as u64);
-        }
-        let mut ids = Vec::new();
-        self.file.select(query, KeySet::EMPTY, &mut |id, _| {
-            ids.push(id);
-            ControlFlow::Continue(())
-        })?;
+    /// Deletes rows in one transaction: many of them at once would make the file's log as large as they are.
+    fn delete(&self, ids: &[i64]) -> Result<(), rusqlite::Error> {
         let transaction = self.file.db.unchecked_transaction()?;
-        let sql = format!("DELETE FROM {table} WHERE id = ?");
-        for id in &ids {
-            self.file
-                .db
-                .prepare_cached(&sql)?
-                .execute([SqlValue::from(*id)])?;
+        let sql = format!("DELETE FROM {} WHERE id = ?", self.file.tables.records);
+        let mut statement = self.file.db.prepare_cached(&sql)?;
+        for id in ids {
+            statement.execute([id])?;
         }
         transaction.commit()?;
-        Ok(ids.len() as u64)
+        self.shrink()
     }
 }
 
