@@ -14,7 +14,7 @@ What has to hold:
 from collections import Counter, defaultdict
 
 # Seconds that the effects of a fault may last.
-AFTERMATH = 30
+AFTERMATH = 4
 
 CONTROLLER_LOST = {"controller killed", "controller ended"}
 CLIENT_LINK = {"clients' link down", "clients' link slow", "clients' link frozen", "no more descriptors"}

@@ -17,6 +17,7 @@ from history import Writer, number
 # Requests that are open at a time.
 WINDOW = 40
 # Seconds in which the hub has to answer, and in which everything open has to be through in the end.
+HUB_PATIENCE = 8
 PATIENCE = 20
 KINDS = ["task", "task", "task", "map", "direct", "direct", "broadcast", "after", "follow", "retries", "fails", "large", "prints"]
 
@@ -90,14 +91,14 @@ class Workload:
         self.last_answer = time.monotonic()
         threading.Thread(target=self.watch, daemon=True).start()
         Client.write = self.write
-        self.client = Client(file, timeout=PATIENCE)
+        self.client = Client(file, timeout=HUB_PATIENCE)
         self.count = 0
         self.unstored = {}
         self.recent = []
 
     def watch(self):
         """A hub that does not answer keeps the stock client waiting for ever."""
-        while time.monotonic() - self.last_answer < PATIENCE:
+        while time.monotonic() - self.last_answer < HUB_PATIENCE:
             time.sleep(0.5)
         self.write("gave up")
         os._exit(3)
@@ -110,8 +111,8 @@ class Workload:
                 time.sleep(0.02)
             if self.chance.random() < 0.2:
                 self.ask()
-            if self.chance.random() < 0.03 and self.client.outstanding:
-                self.abort(self.chance.choice(sorted(self.client.outstanding)))
+            if self.chance.random() < 0.03 and (open_now := self.client.outstanding.copy()):
+                self.abort(self.chance.choice(sorted(open_now)))
         deadline = time.monotonic() + PATIENCE
         while self.client.outstanding and time.monotonic() < deadline:
             self.ask()
@@ -139,7 +140,7 @@ class Workload:
         elif kind == "fails":
             failures = 1
         elif kind == "large":
-            more["payload"] = bytes(chance.randrange(10_000, 300_000))
+            more["payload"] = bytes(chance.randrange(10_000, 200_000))
         elif kind == "prints":
             more["text"] = "x" * chance.randrange(1, 2000)
         tasks = [f"{self.name}-{self.count + i}" for i in range(count)]

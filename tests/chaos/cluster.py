@@ -21,7 +21,7 @@ from proxy import Link, a_loop  # noqa: E402
 ENGINE_PROCESSES = 2
 KERNELS = 2
 CLIENTS = 3
-DISK = "24m"
+DISK = "4g"
 LIBFAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 
 
@@ -41,7 +41,7 @@ class Cluster:
         self.engines = [None] * ENGINE_PROCESSES
         self.clients = [None] * CLIENTS
         self.client_number = 0
-        self.tending = True
+        self.full = False
 
     def _small_disk(self, folder):
         """A disk that can be filled, or None where that is not allowed."""
@@ -82,20 +82,17 @@ class Cluster:
         try:
             self.controller.wait_for(r"\[ipcontroller\] controller \d+ listens on", timeout=30)
         except AssertionError as error:
-            if self.is_full():
+            if self.full:
                 # With no room for its database it says so and ends: that is as it should be.
                 return False
             self.write("end", text=f"a controller that did not start: {error}")
         return True
 
-    def is_full(self):
-        return self.disk is not None and (self.disk / "ballast").exists()
-
     def tend(self, clients=True):
         """Starts again what has ended, as a user or a batch system would."""
         if not self.controller.is_running():
             code = self.controller.wait()
-            if not self.is_full():
+            if not self.full:
                 if code not in (0, -signal.SIGKILL, 1):
                     self.write("end", text=f"the controller ended with {code}: {self.controller.output[-2000:]}")
                 self.start_controller()
@@ -144,12 +141,18 @@ class Cluster:
             process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def fill_disk(self):
-        with contextlib.suppress(OSError), (self.disk / "ballast").open("wb", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
+        """Takes away what is free."""
+        disk = os.statvfs(self.disk)
+        self._resize((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+        self.full = True
 
     def empty_disk(self):
-        (self.disk / "ballast").unlink(missing_ok=True)
+        self._resize(DISK)
+        self.full = False
+
+    def _resize(self, size):
+        # What is written meanwhile can make it too small: then nothing is free either way.
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.disk)], capture_output=True, check=False)
 
     # ---- leaks
 

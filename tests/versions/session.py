@@ -141,8 +141,6 @@ def functional_dependencies(client):
     view = client.load_balanced_view()
     there = ipp.depend(here, engine)(os.getpid)
     assert [view.apply_async(there).get() for _ in range(5)] == [engine] * 5
-    nowhere = ipp.depend(here, -1)(os.getpid)
-    raises("ImpossibleDependency UnmetDependency", view.apply_async(nowhere).get)
 
 
 @check
@@ -177,6 +175,7 @@ def aborts(client):
     view = client[0]
     running = view.apply_async(time.sleep, 1)
     queued = view.apply_async(lambda: 1)
+    wait_until(lambda: client.queue_status(0)["queue"] == 2)
     view.abort(queued, block=True)
     raises("TaskAborted", queued.get)
     running.get()
@@ -247,6 +246,12 @@ def interrupts(client):
     send_signal(signal.SIGINT, block=True)
     raised = raises("CompositeError", result.get)
     assert {ename for ename, _, _, _ in (one[:4] for one in raised.elist)} == {"KeyboardInterrupt"}
+
+
+@check
+def a_dependency_that_no_engine_meets(client):
+    nowhere = ipp.depend(lambda: False)(os.getpid)
+    raises("ImpossibleDependency UnmetDependency", client.load_balanced_view().apply_async(nowhere).get)
 
 
 @check

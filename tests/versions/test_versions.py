@@ -24,12 +24,18 @@ SESSION_LIMIT = 240
 
 # (controller, engines, client); "its" are the version's own, "our" engines run the version's Python.
 MIXTURES = {
-    "its own": ("its", "its", "its"),
+    "all its own": ("its", "its", "its"),
+    "all its own, newest client": ("its", "its", "newest"),
     "our controller, our engines": ("our", "our", "its"),
     "our controller, its engines": ("our", "its", "its"),
     "its controller, our engines": ("its", "our", "its"),
     "our controller, its engines, newest client": ("our", "its", "newest"),
 }
+BASELINES = {"its": "all its own", "newest": "all its own, newest client"}
+
+# What ipyparallel's engines do only now and then, with its own controller as with ours: an abort that comes while they are
+# at work finds what they have queued, or does not.
+NOW_AND_THEN = {"aborts"}
 
 FOUND = {}
 
@@ -122,12 +128,19 @@ def table():
     print(report.read_text())
 
 
-@pytest.mark.parametrize("mixture", [mixture for mixture in MIXTURES if mixture != "its own"])
+@pytest.mark.parametrize("mixture", [mixture for mixture in MIXTURES if mixture not in BASELINES.values()])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.timeout(4 * SESSION_LIMIT)
 def test_what_works_with_its_own_programs_works_with_ours(version, mixture, tmp_path_factory):
-    own = found(version, "its own", tmp_path_factory)
+    _, engines, client = MIXTURES[mixture]
+    try:
+        own = found(version, BASELINES[client], tmp_path_factory)
+    except AssertionError:
+        assert client == "newest"
+        pytest.skip(f"the newest client comes to no end with the programs of ipyparallel {version}")
     ours = found(version, mixture, tmp_path_factory)
     assert ours.keys() == own.keys()
+    excused = NOW_AND_THEN if engines == "its" else set()
     worse = {name: result for name, result in ours.items() if own[name] == "works" and result != "works"}
+    worse = {name: result for name, result in worse.items() if name not in excused}
     assert not worse
