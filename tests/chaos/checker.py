@@ -140,8 +140,8 @@ class Check:
         ename, msg_id = outcome["ename"], outcome["msg_id"]
         since = request["at"]
         if ename == "RuntimeError":
-            # A broadcast has the engines' attempts in common, and no retries; so has a task that runs twice.
-            return request["may_fail"]
+            # A task that has been aborted is not tried again.
+            return request["may_fail"] or (request["kind"] == "retries" and msg_id in self.aborted)
         if ename == "TaskAborted":
             return msg_id in self.aborted
         if ename == "EngineError":

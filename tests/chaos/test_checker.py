@@ -124,6 +124,12 @@ def test_a_fault_excuses_what_comes_of_it_and_nothing_else(name, events):
     assert judge([*events, *fault(name, 800, 801)]) != []
 
 
+def test_an_aborted_task_is_not_tried_again():
+    failed = [submitted(100, "c", kind="retries"), *ran(100.1, "c"), replied(100.5, "c", ename="RuntimeError"), found("c")]
+    assert any("RuntimeError" in one for one in judge([*whole(), *failed]))
+    assert judge([*whole(), *failed, event(100.3, "aborting", msg_id="c")]) == []
+
+
 @pytest.mark.parametrize("broken", ["the hub does not know it", "is lost", "the hub has 3 in place of 2", "leak: a file"])
 def test_no_fault_excuses_losses(broken):
     everything = [one for name in (*checker.ENGINE_LOST, *checker.CLIENT_LINK) for one in fault(name, 50, 1000)]
