@@ -4,7 +4,8 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help demo test test-rust test-python test-pythons test-conformance test-versions chaos fuzz conformance lint bench clean
+.PHONY: help demo test test-rust test-python test-pythons test-conformance test-versions chaos fuzz conformance
+.PHONY: lint bench clean packages archives deb wheel formula test-packages
 
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
@@ -15,6 +16,8 @@ help:
 	@echo "make fuzz         bytes of others, under libFuzzer (SECONDS=600 for each target)"
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
+	@echo "make packages     Debian package, wheel, Homebrew formula and release archives, in target/packages/dist"
+	@echo "make test-packages  the same; then each is installed, used and removed (as root)"
 
 # Prints the interpreter of the private Python environment, which it makes if it has to.
 ENVIRONMENT = $(PYTHON) tests/python_environment.py .venv tests/requirements.txt
@@ -75,6 +78,17 @@ bench:
 	$(CARGO) build --release --locked
 	@python=$$($(ENVIRONMENT)) && "$$python" benches/engines.py && \
 	"$$python" benches/life_cycle.py && "$$python" benches/life_cycle.py --stock 3
+
+# packaging/README.md says what each of them needs. All are made of one release build.
+packages:
+	$(PYTHON) packaging/build.py
+
+archives deb wheel formula:
+	$(PYTHON) packaging/build.py $@
+
+# Installs, uses and removes each of them, in places of their own; takes root for the Debian package.
+test-packages: packages
+	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q -rs tests/packages
 
 clean:
 	$(CARGO) clean

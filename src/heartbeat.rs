@@ -5,7 +5,9 @@
 //!
 //! - a ping goes out as soon as somebody new listens, so that a registration takes milliseconds, not a period;
 //! - a connection that ends is a hint: a local engine that does not come back within [`COME_BACK`] has stopped. An
-//!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats.
+//!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats;
+//! - an engine behind a tunnel has twice as long: when the way has been interrupted, ssh's connection hears so only at the
+//!   system's next attempt, and each comes after twice the time of the one before it. (Others connect anew themselves.)
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,11 @@ use crate::protocol::Identity;
 /// Pings for new listeners are held this long, so that a crowd of them shares one.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Time that a local engine has to connect again when its connection ended. libzmq tries every 100 ms.
+/// And this much longer for each heart that beats, since each of them echoes the ping as well: thousands of engines that
+/// register at the same time would otherwise be busy with the hearts of those before them.
+const GATHER_PER_HEART: Duration = Duration::from_micros(20);
+
+/// Time that a local engine has to connect again when its connection ended. It tries every 100 to 200 ms.
 pub const COME_BACK: Duration = Duration::from_millis(600);
 
 /// Between the pings that ask an engine whose connection ended.
@@ -56,8 +62,7 @@ struct Heart {
     connection: Option<Connection>,
     /// On the controller's own host.
     local: bool,
-    /// Its connection ended; it has until then.
-    lost: Option<Instant>,
+    is_tunneled: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,8 @@ pub struct HeartMonitor {
     config: Config,
     hearts: HashMap<Identity, Heart>,
     by_connection: HashMap<Connection, Identity>,
+    /// Hearts whose connection ended, and until when they have to come back.
+    lost: HashMap<Identity, Instant>,
     strangers: usize,
     count: u64,
     next_beat: Instant,
@@ -77,6 +84,7 @@ impl HeartMonitor {
             config,
             hearts: HashMap::new(),
             by_connection: HashMap::new(),
+            lost: HashMap::new(),
             strangers: 0,
             count: 0,
             next_beat: now + config.period,
@@ -86,7 +94,8 @@ impl HeartMonitor {
 
     /// A new listener: it is pinged without waiting for the next beat.
     pub fn on_subscribed(&mut self, now: Instant) {
-        self.ask_at(now + GATHER);
+        let hearts = u32::try_from(self.hearts.len()).unwrap_or(u32::MAX);
+        self.ask_at(now + GATHER + GATHER_PER_HEART * hearts);
     }
 
     /// An echo. Any of this monitor's pings will do: a late answer is a sign of life too.
@@ -104,7 +113,7 @@ impl HeartMonitor {
         if let Some(heart) = self.hearts.get_mut(&identity) {
             heart.responded = true;
             heart.misses = 0;
-            heart.lost = None;
+            self.lost.remove(&identity);
             heart.local = local;
             if heart.connection != connection {
                 if let Some(old) = heart.connection {
@@ -128,7 +137,7 @@ impl HeartMonitor {
             misses: 0,
             connection,
             local,
-            lost: None,
+            is_tunneled: false,
         };
         self.hearts.insert(identity.clone(), heart);
         out.push(Action::Started(identity));
@@ -147,11 +156,12 @@ impl HeartMonitor {
     }
 
     /// The hub has an engine of this uuid: its end will be reported, also if it has stopped since its beginning was.
-    pub fn accept(&mut self, identity: &Identity, out: &mut Vec<Action>) {
+    pub fn accept(&mut self, identity: &Identity, is_tunneled: bool, out: &mut Vec<Action>) {
         match self.hearts.get_mut(identity) {
             Some(heart) if heart.accepted => {}
             Some(heart) => {
                 heart.accepted = true;
+                heart.is_tunneled = is_tunneled;
                 self.strangers -= 1;
             }
             None => {
@@ -163,6 +173,7 @@ impl HeartMonitor {
 
     /// The engine has left. Should its heart go on, it is a stranger's, reported once more.
     pub fn forget(&mut self, identity: &Identity) {
+        self.lost.remove(identity);
         if let Some(heart) = self.hearts.remove(identity) {
             self.strangers -= usize::from(!heart.accepted);
             if let Some(connection) = heart.connection {
@@ -181,13 +192,13 @@ impl HeartMonitor {
         };
         heart.connection = None;
         if heart.local {
-            heart.lost = Some(now + COME_BACK);
+            self.lost.insert(identity, now + COME_BACK);
         }
         self.ask_at(now + GATHER);
     }
 
     pub fn next_deadline(&self) -> Instant {
-        let lost = self.hearts.values().filter_map(|heart| heart.lost).min();
+        let lost = self.lost.values().min().copied();
         [self.extra_ping, lost]
             .into_iter()
             .flatten()
@@ -204,7 +215,7 @@ impl HeartMonitor {
         } else if self.extra_ping.is_some_and(|at| now >= at) {
             self.extra_ping = None;
             self.ping(out);
-            if self.hearts.values().any(|heart| heart.lost.is_some()) {
+            if !self.lost.is_empty() {
                 self.ask_at(now + ASK_AGAIN);
             }
         }
@@ -212,9 +223,9 @@ impl HeartMonitor {
 
     fn end_lost(&mut self, now: Instant, out: &mut Vec<Action>) {
         let lost: Vec<_> = self
-            .hearts
+            .lost
             .iter()
-            .filter(|(_, heart)| heart.lost.is_some_and(|until| now >= until))
+            .filter(|(_, until)| now >= **until)
             .map(|(identity, _)| identity.clone())
             .collect();
         for identity in lost {
@@ -227,7 +238,8 @@ impl HeartMonitor {
         for (identity, heart) in &mut self.hearts {
             if !std::mem::take(&mut heart.responded) {
                 heart.misses += 1;
-                if heart.misses > self.config.max_misses {
+                let patience = if heart.is_tunneled { 2 } else { 1 };
+                if heart.misses > self.config.max_misses.saturating_mul(patience) {
                     stopped.push((identity.clone(), heart.misses));
                 }
             }
@@ -337,7 +349,7 @@ mod tests {
         world.monitor.on_disconnected(world.now, 7);
         world.now += COME_BACK;
         assert_eq!(world.step(), [], "the hub did not have it yet");
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         assert!(
             matches!(&world.events()[..], [Action::Stopped(heart, _)] if *heart == identity("a"))
         );
@@ -362,7 +374,7 @@ mod tests {
         world.step();
         world.pong("a", 5);
         world.pong("stranger", 6);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         let beats: Vec<_> = (0..4).map(|_| world.step()).collect();
         assert!(beats[..3].iter().all(Vec::is_empty), "{beats:?}");
         assert!(
@@ -378,7 +390,7 @@ mod tests {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         let lost_at = world.now;
         world.monitor.on_disconnected(world.now, 5);
         let stopped = std::iter::repeat_with(|| world.step())
@@ -389,11 +401,27 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_tunnel_twice_as_many_beats_may_be_missed() {
+        for (is_tunneled, beats) in [(false, 4), (true, 6)] {
+            let mut world = World::new();
+            world.step();
+            world.pong("a", 5);
+            world
+                .monitor
+                .accept(&identity("a"), is_tunneled, &mut world.out);
+            let missed = std::iter::repeat_with(|| world.step())
+                .position(|events| !events.is_empty())
+                .unwrap();
+            assert_eq!(missed + 1, beats);
+        }
+    }
+
+    #[test]
     fn a_heart_that_connects_again_lives_on() {
         let mut world = World::new();
         world.step();
         world.pong("a", 5);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         world.monitor.on_disconnected(world.now, 5);
         world.step();
         assert_eq!(world.pong("a", 7), []);
@@ -403,7 +431,7 @@ mod tests {
         }
         world.monitor.on_disconnected(world.now, 5);
         assert!(
-            world.monitor.hearts[&identity("a")].lost.is_none(),
+            world.monitor.lost.is_empty(),
             "an old descriptor means nothing"
         );
     }
@@ -417,7 +445,7 @@ mod tests {
         assert_eq!(world.pong("a", 5), [Action::Started(identity("a"))]);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), [Action::Started(identity("a"))]);
-        world.monitor.accept(&identity("a"), &mut world.out);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
         world.monitor.expect(&identity("a"), &mut world.out);
         assert_eq!(world.events(), []);
     }

@@ -9,6 +9,7 @@ use ipcluster::protocol::{Header, Signer, Wire};
 use ipcluster::transport::{Context, Frame, Kind, Poller, Socket};
 use serde_json::{Value, json};
 
+use crate::controllers::context;
 use crate::messages::{Headers, number_of, seal};
 
 /// Where requests go, and to whom.
@@ -160,7 +161,7 @@ impl Load {
         queue: &Queue,
         payload: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new();
+        let context = context(&file.common)?;
         let mut clients = (0..clients)
             .map(|_| Client::connect(&context, file, queue.clone(), payload))
             .collect::<Result<Vec<_>, _>>()?;
@@ -203,6 +204,23 @@ impl Load {
             self.clients[(number % clients) as usize].send()?;
         }
         Ok(())
+    }
+
+    /// Lets what was submitted leave, for so long; replies wait.
+    pub(crate) fn rest(&mut self, time: Duration) -> Result<(), Box<dyn Error>> {
+        self.want_replies(false);
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            self.poller.wait(Some(left))?;
+        }
+        self.want_replies(true);
+        Ok(())
+    }
+
+    fn want_replies(&mut self, wanted: bool) {
+        for entry in 0..self.clients.len() {
+            self.poller.want_read(entry, wanted);
+        }
     }
 
     /// Answers `count` requests, sending a new one for each reply as long as `more` of them are left.
@@ -311,7 +329,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn connect(file: &ClientFile) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new();
+        let context = context(&file.common)?;
         let session = uuid::Uuid::new_v4().to_string();
         let mut queries = context.socket(Kind::Dealer)?;
         queries.set_identity(session.as_bytes());

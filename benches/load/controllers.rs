@@ -6,10 +6,12 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipcluster::profile::connection::{ClientFile, EngineFile};
+use ipcluster::profile::connection::{ClientFile, Common, EngineFile};
 use ipcluster::protocol::ClusterId;
+use ipcluster::transport::{Context, KeyPair, Security, ServerKey};
 use ipcluster::web::AddressFile;
 
 use crate::measure;
@@ -58,6 +60,22 @@ pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
     /// A Python that has ipyparallel.
     pub(crate) python: PathBuf,
+    /// Encrypt all connections.
+    pub(crate) curve: bool,
+}
+
+/// What a relay with CURVE can do.
+pub(crate) const ENCRYPTED_RELAY: &str = "tasks-hwm0";
+
+/// For connections to the controller that wrote this part of a file.
+pub(crate) fn context(file: &Common) -> Result<Context, Box<dyn Error>> {
+    let Some(key) = &file.curve_serverkey else {
+        return Ok(Context::new());
+    };
+    Ok(Context::secured(Security::Client {
+        server: ServerKey::parse(key).ok_or("the controller's key is none")?,
+        keys: Arc::new(KeyPair::generate()),
+    }))
 }
 
 pub(crate) struct Server {
@@ -95,6 +113,12 @@ impl Server {
                 command.arg(format!("--TaskScheduler.hwm={}", setup.hwm));
                 command
             }
+            Side::Relay if programs.curve => {
+                let mut command = Command::new(&programs.python);
+                command.args(["-c", include_str!("curve_relay.py")]);
+                command.arg(dir.path());
+                command
+            }
             Side::Relay => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("--relay").arg(dir.path());
@@ -109,6 +133,7 @@ impl Server {
                 .arg(format!("--{}", setup.database));
         }
         command.env("IPYTHONDIR", dir.path());
+        command.env("IPP_ENABLE_CURVE", if programs.curve { "1" } else { "0" });
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let log = fs::File::create(dir.path().join("stderr"))?;
         let mut child = command.stderr(log).spawn()?;

@@ -3,6 +3,7 @@
 //! One router holds the connections of all engines to one channel: each connection tells the controller its own
 //! engine's routing id, and is known here by the same. So a thousand engines cost this side no more than four.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use ipcluster::profile::connection::{Channel, EngineFile};
 use ipcluster::protocol::{Signer, Wire};
-use ipcluster::transport::{Context, Frame, Kind, Poller, Socket, drain};
+use ipcluster::transport::{Frame, Kind, Poller, Socket, drain};
 use serde_json::{Value, json};
 
-use crate::controllers::{Server, Side};
+use crate::controllers::{Server, Side, context};
 use crate::messages::{Headers, seal};
 use crate::relay::HELLO;
 
@@ -157,7 +158,7 @@ impl Pool {
         connections: Connections,
         shared: Arc<Shared>,
     ) -> Result<Self, Box<dyn Error>> {
-        let context = Context::new();
+        let context = context(&server.engine.common)?;
         let socket = |kind| context.socket(kind);
         let shells = (0..4)
             .map(|_| socket(Kind::Router))
@@ -213,11 +214,14 @@ impl Pool {
 
     fn poller(&mut self) -> Poller {
         let mut poller = Poller::new();
-        let others = [&mut self.ping, &mut self.pong, &mut self.iopub];
+        let others = [&mut self.ping, &mut self.pong];
         let sockets = self.shells.iter_mut().chain(others);
         for socket in sockets.chain(&mut self.registrar) {
             poller.add_socket(socket);
         }
+        // Nobody asks what the controller subscribes to.
+        let iopub = poller.add_socket(&mut self.iopub);
+        poller.want_read(iopub, false);
         poller
     }
 
@@ -386,21 +390,18 @@ struct Replier {
     signer: Signer,
     headers: Headers,
     content: Frame,
-    /// Of the replies to requests other than broadcasts, by engine.
-    metadata: Frame,
+    /// Of the replies to requests other than broadcasts, by engine: ipyparallel's hub counts a task for the one that its
+    /// reply names.
+    metadata: HashMap<Vec<u8>, Frame>,
 }
 
 impl Replier {
     fn new(signer: Signer) -> Self {
-        let metadata = json!({
-            "status": "ok", "engine": "synthetic", "dependencies_met": true, "is_broadcast": false,
-            "is_coalescing": false, "original_msg_id": "", "label": null, "started": "2025-01-01T12:00:00.000000Z",
-        });
         Self {
             signer,
             headers: Headers::new("apply_reply", &uuid::Uuid::new_v4().to_string()),
             content: Frame::from(&b"{\"status\": \"ok\"}"[..]),
-            metadata: Frame::from(metadata.to_string().into_bytes()),
+            metadata: HashMap::new(),
         }
     }
 
@@ -411,14 +412,16 @@ impl Replier {
         let header = frames[layout.header()].clone();
         let request = frames[layout.metadata()].clone();
         frames.truncate(layout.delimiter());
-        let broadcast =
-            contains(&request, b"\"is_broadcast\"").then(|| broadcast_metadata(&request));
-        let metadata = broadcast.transpose()?;
-        let parts = [
-            &header,
-            metadata.as_ref().unwrap_or(&self.metadata),
-            &self.content,
-        ];
+        let metadata = if contains(&request, b"\"is_broadcast\"") {
+            broadcast_metadata(&frames[0], &request)?
+        } else if let Some(metadata) = self.metadata.get(&frames[0][..]) {
+            metadata.clone()
+        } else {
+            let metadata = task_metadata(&frames[0]);
+            self.metadata.insert(frames[0].to_vec(), metadata.clone());
+            metadata
+        };
+        let parts = [&header, &metadata, &self.content];
         seal(frames, &self.signer, self.headers.next(), parts);
         frames.extend(buffers);
         Ok(())
@@ -429,10 +432,18 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-fn broadcast_metadata(request: &[u8]) -> Result<Frame, Box<dyn Error>> {
+fn task_metadata(engine: &[u8]) -> Frame {
+    let metadata = json!({
+        "status": "ok", "engine": String::from_utf8_lossy(engine), "dependencies_met": true, "is_broadcast": false,
+        "is_coalescing": false, "original_msg_id": "", "label": null, "started": "2025-01-01T12:00:00.000000Z",
+    });
+    Frame::from(metadata.to_string().into_bytes())
+}
+
+fn broadcast_metadata(engine: &[u8], request: &[u8]) -> Result<Frame, Box<dyn Error>> {
     let request: Value = serde_json::from_slice(request)?;
     let metadata = json!({
-        "status": "ok", "engine": "synthetic", "dependencies_met": true, "started": "2025-01-01T12:00:00.000000Z",
+        "status": "ok", "engine": String::from_utf8_lossy(engine), "dependencies_met": true, "started": "2025-01-01T12:00:00.000000Z",
         "is_broadcast": request["is_broadcast"], "is_coalescing": request["is_coalescing"],
         "original_msg_id": request["original_msg_id"],
     });

@@ -6,6 +6,7 @@
 //!     cargo bench --bench load                       two minutes, one run of each
 //!     cargo bench --bench load -- --full --repeat 3
 //!     cargo bench --bench load -- --only mux,latency --no-stock
+//!     cargo bench --bench load -- --only tasks-hwm0 --curve
 
 mod clients;
 mod controllers;
@@ -24,7 +25,7 @@ use std::time::Instant;
 use clap::Parser;
 use ipcluster::os::limits::raise_open_files;
 
-use controllers::{Programs, Side};
+use controllers::{ENCRYPTED_RELAY, Programs, Side};
 use report::Report;
 use scenarios::{Plan, SCENARIOS};
 
@@ -45,6 +46,10 @@ struct Args {
     /// Leave the stock controller out
     #[arg(long)]
     no_stock: bool,
+
+    /// Encrypt all connections (CURVE); the relay is pyzmq's then, and only of tasks-hwm0
+    #[arg(long)]
+    curve: bool,
 
     /// A Python that has ipyparallel
     #[arg(long, default_value = "python3")]
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         programs: Programs {
             ours: args.ipcluster.clone(),
             python: args.python.clone(),
+            curve: args.curve,
         },
         full: args.full,
         soak: args.soak,
@@ -112,6 +118,9 @@ fn main() -> ExitCode {
                 .sides
                 .iter()
                 .filter(|side| stock || **side != Side::Stock)
+                .filter(|side| {
+                    !args.curve || **side != Side::Relay || scenario.name == ENCRYPTED_RELAY
+                })
             {
                 let start = Instant::now();
                 let run = (scenario.run)(&plan, *side);

@@ -234,9 +234,14 @@ impl Cluster {
         Ok(self.hub.as_mut().ok_or("no hub")?.accounted()?.1)
     }
 
-    fn until_queued(&mut self, count: u64) -> Result<(), Box<dyn Error>> {
+    /// `rest` is what is done meanwhile.
+    fn until_queued(
+        &mut self,
+        count: u64,
+        mut rest: impl FnMut(Duration) -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
         while self.queued()? < count {
-            std::thread::sleep(Duration::from_millis(10));
+            rest(Duration::from_millis(10))?;
         }
         Ok(())
     }
@@ -460,13 +465,26 @@ fn turns(plan: &Plan, side: Side) -> Samples {
     let mut flood = cluster.load(1, &Queue::Task, 100)?;
     let mut single = cluster.load(1, &Queue::Task, 100)?;
     single.one_at_a_time(100)?;
-    flood.submit(queued)?;
-    cluster.until_queued(queued / 2)?;
-    let times = single.one_at_a_time(plan.count(side, 4000, 0))?;
-    if cluster.queued()? == 0 {
-        return Err("the queue ran empty".into());
-    }
-    flood.run(queued, 0)?;
+    let count = plan.count(side, 4000, 0);
+    let times = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let all = flood.submit(queued).and_then(|()| flood.run(queued, 0));
+            all.map_err(|error| error.to_string())
+        });
+        cluster.until_queued(queued / 2, |time| {
+            std::thread::sleep(time);
+            match flood.is_finished() {
+                true => Err("the flood has ended".into()),
+                false => Ok(()),
+            }
+        })?;
+        let times = single.one_at_a_time(count)?;
+        if cluster.queued()? == 0 {
+            return Err("the queue ran empty".into());
+        }
+        flood.join().map_err(|_| "the flood has panicked")??;
+        Ok::<_, Box<dyn Error>>(times)
+    })?;
     cluster.engines.check()?;
     Ok(vec![
         Sample::new(
@@ -650,7 +668,7 @@ fn memory(plan: &Plan, side: Side) -> Samples {
     let count = plan.count(side, 1_000_000, 0);
     cluster.engines.hold(true);
     load.submit(count)?;
-    cluster.until_queued(count - 4)?;
+    cluster.until_queued(count - 4, |time| load.rest(time))?;
     let full = cluster.memory();
     cluster.engines.hold(false);
     load.run(count, 0)?;

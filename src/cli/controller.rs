@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
+use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
-use crate::cli::curve::ControllerKey;
+use crate::cli::curve::{self, ControllerKey};
 use crate::cli::dashboard::{Served, parse_place};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::written_files::WrittenFiles;
@@ -22,9 +23,9 @@ use crate::launch::News;
 use crate::os::hang_up::HangUp;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::python::{Python, Surroundings};
-use crate::os::{files, host};
+use crate::os::{files, host, memory};
 use crate::profile::connection::{ClientFile, Common, ConnectionFiles, EngineFile};
-use crate::profile::settings::{Edit, Scheme, Settings};
+use crate::profile::settings::{Edit, Scheme, Settings, Size};
 use crate::profile::traitlets::Program;
 use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
@@ -85,9 +86,11 @@ pub(super) struct ControllerArgs {
     #[arg(long, value_name = "N")]
     hwm: Option<u32>,
 
-    /// Encrypt all connections (CURVE); clients and engines find the key in their connection files
-    #[arg(long)]
-    enable_curve: bool,
+    /// Encrypt all connections (CURVE); clients and engines find the key in their connection files [default: as soon as
+    /// it listens beyond this machine]
+    #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = boolean)]
+    enable_curve: Option<bool>,
 
     /// Take key, ports and addresses from existing connection files, and leave the files at the end
     #[arg(long)]
@@ -98,19 +101,19 @@ pub(super) struct ControllerArgs {
     restore: bool,
 
     /// Keep no record of tasks and results, as is the default
-    #[arg(long)]
+    #[arg(long, group = "database")]
     nodb: bool,
 
     /// Keep records of tasks and results in memory
-    #[arg(long)]
+    #[arg(long, group = "database")]
     dictdb: bool,
 
     /// Keep records of tasks and results in an SQLite file
-    #[arg(long)]
+    #[arg(long, group = "database")]
     sqlitedb: bool,
 
     /// Keep records of tasks and results in a MongoDB server
-    #[arg(long)]
+    #[arg(long, group = "database")]
     mongodb: bool,
 
     /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
@@ -179,7 +182,7 @@ impl ControllerArgs {
                 edit(
                     "controller.enable_curve",
                     "--enable-curve",
-                    self.enable_curve.then_some(true),
+                    self.enable_curve,
                 ),
                 edit("controller.reuse", "--reuse", self.reuse.then_some(true)),
                 edit(
@@ -230,8 +233,8 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         dashboard.start(&controller)?;
     }
     let (client, engine) = plan.connection_files(&controller.ports);
-    if let (true, Some(curve)) = (plan.reuse, &plan.curve) {
-        curve.keep()?;
+    if let Some(curve) = &plan.curve {
+        curve.keep(&files)?;
     }
     let mut written = WrittenFiles::write(&files, &client, &engine, plan.reuse)?;
     if !plan.reuse {
@@ -380,18 +383,20 @@ impl Plan {
         let reuse = controller.reuse || controller.restore;
         let reused = if reuse { read_for_reuse(files)? } else { None };
         let client = reused.as_ref().map(|(client, _)| client);
-        let has_key = client.is_some_and(|client| client.common.curve_serverkey.is_some());
-        let curve = if controller.enable_curve || has_key {
-            let security = setup.profile.security_dir();
-            let id = &setup.cluster_id;
-            Some(ControllerKey::find(&settings.curve, client, &security, id)?)
+        let (client_interface, engine_interface) = match &reused {
+            Some((client, engine)) => (client.interface.clone(), engine.interface.clone()),
+            None => (controller.client_interface(), controller.engine_interface()),
+        };
+        let interfaces = [&client_interface[..], &engine_interface];
+        let curve = if curve::is_wanted(controller.enable_curve, client, interfaces)? {
+            Some(ControllerKey::find(&settings.curve, client, files)?)
         } else {
             None
         };
         let key = match client {
-            // As ipyparallel has it: what is encrypted need not be signed.
-            _ if curve.is_some() => String::new(),
             Some(client) => client.common.key.clone(),
+            // As ipyparallel has it: what is encrypted need not be signed, and is if there is a key for it.
+            None if curve.is_some() && !has_session_key(settings) => String::new(),
             None => session_key(settings)?,
         };
         if key.is_empty() && curve.is_none() {
@@ -399,10 +404,6 @@ impl Plan {
                 "messages are not signed: whoever reaches the ports can run code on the engines"
             );
         }
-        let (client_interface, engine_interface) = match &reused {
-            Some((client, engine)) => (client.interface.clone(), engine.interface.clone()),
-            None => (controller.client_interface(), controller.engine_interface()),
-        };
         let period = Duration::from_millis(settings.heartbeat.period_ms.max(1));
         let registration_timeout = controller
             .registration_timeout
@@ -427,6 +428,8 @@ impl Plan {
                 .map(|(client, engine)| ports_of(client, engine)),
             key: key.clone().into_bytes(),
             curve: curve.as_ref().map(|curve| curve.keys.clone()),
+            message_limit: message_limit(controller.max_message_size),
+            memory_limit: memory_limit(controller.max_memory),
             heartbeat: heartbeat::Config {
                 period,
                 max_misses: settings.heartbeat.max_misses,
@@ -575,6 +578,28 @@ fn session_key(settings: &Settings) -> Result<String, Failure> {
         let (head, tail) = random.split_at(8);
         format!("{head}-{}", tail.to_uppercase())
     }))
+}
+
+/// As was said; else a quarter of the memory that there is.
+fn message_limit(asked: Option<Size>) -> u64 {
+    match asked {
+        Some(Size(0)) => u64::MAX,
+        Some(Size(bytes)) => bytes,
+        None => memory::available().map_or(u64::MAX, |bytes| (bytes / 4).max(1 << 30)),
+    }
+}
+
+/// As was said; else three quarters of the memory that there is.
+fn memory_limit(asked: Option<Size>) -> u64 {
+    match asked {
+        Some(Size(0)) => u64::MAX,
+        Some(Size(bytes)) => bytes,
+        None => memory::available().map_or(u64::MAX, |bytes| bytes / 4 * 3),
+    }
+}
+
+fn has_session_key(settings: &Settings) -> bool {
+    settings.session.key_file.is_some() || settings.session.key.is_some()
 }
 
 /// The one that runs user code. Few controllers need one: it is missed when it is.

@@ -392,6 +392,8 @@ fn config(
         exec_lines.push(engine.startup_command.clone());
     }
     Config {
+        // Sockets that the launcher has made for these engines.
+        is_tunneled: args.over_stdin && connection.interface.starts_with("ipc://"),
         connection,
         security,
         count: args.n,

@@ -1,20 +1,30 @@
 //! Exit codes, and failures that end the program with one.
 //!
-//! | code | meaning |
-//! |---|---|
-//! | 0 | done |
-//! | 1 | it failed; stderr says why |
-//! | 2 | the command line or a settings file is wrong |
-//! | 10 | a cluster or controller of this profile and cluster id is running already |
-//! | 11 | there is nothing to stop |
-//! | 12 | no such cluster runs: there is nothing to add engines to, to look at or to start again |
-//! | 13 | the kernels of all engines have died, and the restart policy starts none again |
-//! | 130 | interrupted |
-//!
 //! 10 to 12 are ipyparallel's (`cluster/app.py`).
 
 use std::io::Write;
 use std::process::ExitCode;
+
+/// What each of them means, as `README.md` and the manual page have it.
+pub const MEANINGS: &[(u8, &str)] = &[
+    (0, "done"),
+    (FAILED, "it failed; stderr says why"),
+    (USAGE, "the command line or a settings file is wrong"),
+    (
+        ALREADY_STARTED,
+        "such a cluster or controller is running already",
+    ),
+    (ALREADY_STOPPED, "there is nothing to stop"),
+    (
+        NO_CLUSTER,
+        "no such cluster runs: there is nothing to add engines to, to look at or to start again",
+    ),
+    (
+        KERNELS_DIED,
+        "the kernels of all engines of `ipcluster engine` have died, and `--restart` starts none again",
+    ),
+    (INTERRUPTED, "interrupted"),
+];
 
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
@@ -79,5 +89,19 @@ impl Failure {
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_same_table() {
+        let readme = include_str!("../../README.md");
+        for (code, meaning) in MEANINGS {
+            let row = format!("| {code} | {meaning} |");
+            assert!(readme.contains(&row), "README.md has no row {row}");
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod args;
 pub mod exit_code;
 
 mod clean;
+mod completions;
 mod controller;
 mod curve;
 mod dashboard;
@@ -16,6 +17,7 @@ mod launch_args;
 mod lifeline;
 mod list;
 mod logs;
+mod man;
 mod output;
 mod parts;
 mod profile;
@@ -98,7 +100,15 @@ enum Verb {
     Controller(controller::ControllerArgs),
     /// Run engines on this machine
     Engine(engine::EngineArgs),
+    /// Print the completions of commands and flags for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
+
+/// Names under which the program is that subcommand.
+const OTHER_NAMES: &[(&str, &str)] = &[("ipcontroller", "controller"), ("ipengine", "engine")];
 
 /// Runs the program. The first argument is the name under which it was called.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -146,6 +156,8 @@ impl Verb {
             Self::Profile(args) => profile::run(&args, rewritten),
             Self::Controller(args) => controller::run(&args, rewritten),
             Self::Engine(args) => engine::run(&args, rewritten),
+            Self::Completions(args) => completions::run(&args),
+            Self::Man(args) => man::run(&args),
         }
     }
 }
@@ -191,18 +203,24 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
     format!("`{path}` knows no {unknown}{near}; `{path} --help` shows what it knows")
 }
 
+/// What the program takes when it is called by one of its other names.
+fn command_of(name: &'static str, verb: &str) -> clap::Command {
+    Cli::command()
+        .find_subcommand(verb)
+        .expect("every other name stands for a verb")
+        .clone()
+        .name(name)
+        .version(env!("CARGO_PKG_VERSION"))
+}
+
 /// `ipcontroller ARGS` is `ipcluster controller ARGS`; `ipcluster cluster start` is `ipcluster start`.
 fn as_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
     let called = argv
         .first()
         .and_then(|name| Path::new(name).file_stem())
         .and_then(|name| name.to_str());
-    let verb = match called {
-        Some("ipcontroller") => Some("controller"),
-        Some("ipengine") => Some("engine"),
-        _ => None,
-    };
-    if let Some(verb) = verb {
+    let verb = OTHER_NAMES.iter().find(|(name, _)| called == Some(name));
+    if let Some((_, verb)) = verb {
         argv.insert(1, verb.into());
     } else if argv.get(1).is_some_and(|word| word == "cluster") {
         argv.remove(1);

@@ -121,7 +121,7 @@ pub(super) fn controller_job(
     arguments.extend(own.iter().cloned());
     let mut job = job(setup, "ipcontroller", "controller", arguments)?;
     job.environment.extend(environment(&traits));
-    job.environment.extend(session_key(setup));
+    job.environment.extend(secrets(setup, Program::Controller));
     Ok((job, own))
 }
 
@@ -148,6 +148,7 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     arguments.extend(texts(&traits, "engine_args"));
     let mut job = job(setup, "ipengine", "engine", arguments)?;
     job.environment.extend(environment(&traits));
+    job.environment.extend(secrets(setup, Program::Engine));
     Ok(job)
 }
 
@@ -375,7 +376,7 @@ fn log_arguments(log: &LogSettings) -> impl Iterator<Item = OsString> {
 
 /// `--Class.trait=value` of the cluster's command line that this part understands. A key is not shown a second time.
 fn handed_on(setup: &Setup, program: Program) -> Vec<OsString> {
-    let meant = |one: &&Assignment| is_for(program, one) && !sets_session_key(one);
+    let meant = |one: &&Assignment| is_for(program, one) && secret_of(one).is_none();
     setup
         .traits
         .iter()
@@ -391,14 +392,31 @@ fn handed_on(setup: &Setup, program: Program) -> Vec<OsString> {
         .collect()
 }
 
-fn sets_session_key(assignment: &Assignment) -> bool {
-    assignment.class.starts_with("Session") && assignment.name == "key"
+/// The environment variable by which a key goes to a part: command lines can be read by everybody on this machine.
+fn secret_of(assignment: &Assignment) -> Option<&'static str> {
+    match &assignment.name[..] {
+        "key" if assignment.class.starts_with("Session") => Some("IPP_SESSION_KEY"),
+        "curve_secretkey" => Some("IPP_CURVE_SECRETKEY"),
+        "curve_publickey" => Some("IPP_CURVE_PUBLICKEY"),
+        "curve_serverkey" => Some("IPP_CURVE_SERVERKEY"),
+        _ => None,
+    }
 }
 
-fn session_key(setup: &Setup) -> Option<(OsString, OsString)> {
-    setup.traits.iter().find(|one| sets_session_key(one))?;
-    let key = setup.settings.session.key.as_ref()?;
-    Some(("IPP_SESSION_KEY".into(), key.into()))
+/// Keys of the cluster's command line that this part understands.
+fn secrets(setup: &Setup, program: Program) -> Vec<(OsString, OsString)> {
+    let meant = setup.traits.iter().filter(|one| is_for(program, one));
+    meant
+        .filter_map(|one| {
+            let variable = secret_of(one)?;
+            match &one.action {
+                Action::Set(Written::Text(values)) => {
+                    Some((variable.into(), values.last()?.into()))
+                }
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 fn texts(traits: &Traits, name: &str) -> Vec<OsString> {

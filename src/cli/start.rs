@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::Failure;
+use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::dashboard::parse_place;
 use crate::cli::launch_args::LaunchArgs;
@@ -68,6 +69,11 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
 
+    /// Encrypt all connections (CURVE) [default: as soon as the controller listens beyond this machine]
+    #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = boolean)]
+    enable_curve: Option<bool>,
+
     /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
     #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "",
           value_parser = parse_place)]
@@ -114,12 +120,13 @@ fn start(
 ) -> Result<(), Failure> {
     let mut rest = rewritten.rest.take().unwrap_or_default();
     // What stands behind -- goes before it.
-    rest.splice(
-        0..0,
-        args.dashboard
-            .as_ref()
-            .map(|place| format!("--dashboard={place}").into()),
-    );
+    let curve = args.enable_curve;
+    let dashboard = args.dashboard.as_ref();
+    let own = [
+        dashboard.map(|place| format!("--dashboard={place}").into()),
+        curve.map(|wanted| format!("--enable-curve={wanted}").into()),
+    ];
+    rest.splice(0..0, own.into_iter().flatten());
     let mut edits = args.edits();
     edits.extend(edit(
         "log.to_file",

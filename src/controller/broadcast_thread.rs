@@ -13,6 +13,7 @@ use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
+use crate::controller::room::Room;
 use crate::hub::recorder::Traffic;
 use crate::observe::{Load, Status};
 use crate::protocol::header::{Brief, parent_id};
@@ -50,6 +51,7 @@ struct Desk {
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
     lookout: Option<Lookout>,
+    room: Option<Room>,
 }
 
 /// Processes that take broadcasts for their engines: to each of them a request goes once, however many of its engines
@@ -118,6 +120,7 @@ impl BroadcastThread {
             outgoing: Vec::new(),
             reporter: witnesses.reporter,
             lookout: witnesses.lookout,
+            room: witnesses.room,
         };
         Self {
             clients: sockets.clients,
@@ -147,7 +150,7 @@ impl BroadcastThread {
                 self.on_mail(message, &mut frames);
             }
             self.receive_replies(&mut frames);
-            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
             }
@@ -158,6 +161,7 @@ impl BroadcastThread {
             self.desk.outbox.retry(&mut self.engines, Instant::now());
             self.desk.show();
             let timeout = time_left([
+                self.desk.room.as_ref().and_then(Room::next_deadline),
                 self.desk.outbox.next_retry(),
                 self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
             ]);
@@ -241,6 +245,15 @@ struct BroadcastRequest {
 }
 
 impl Desk {
+    fn takes_requests(&mut self) -> bool {
+        let is_pending = self.scheduler.has_pending();
+        let has_room = self
+            .room
+            .as_mut()
+            .is_none_or(|room| room.takes_requests(is_pending));
+        has_room && !self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
     /// `frames`: `client, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &[Frame], clients: &mut Socket, engines: &mut Socket) {
         let Some(wire) = self.door.admit(frames) else {

@@ -11,6 +11,14 @@ use crate::transport::KeyPair;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface(pub String);
 
+impl Interface {
+    /// Does it stand for all of this machine's?
+    pub fn is_all(&self) -> bool {
+        let address = self.0.strip_prefix("tcp://");
+        matches!(address, Some("*" | "0.0.0.0" | "[::]" | "::"))
+    }
+}
+
 /// Ports to be used, in order. A pool that is used up is followed by `common`, and that by ports of the system's choice.
 #[derive(Clone, Debug, Default)]
 pub struct PortPools {
@@ -42,6 +50,11 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// Encrypts all connections.
     pub curve: Option<Arc<KeyPair>>,
+    /// Bytes of the largest message; also of all that have not come in whole, and of what waits for clients of one channel
+    /// that do not read.
+    pub message_limit: u64,
+    /// Bytes of memory that the process may take before requests wait.
+    pub memory_limit: u64,
     /// What a former controller left unfinished in the task database is queued again.
     pub restore_tasks: bool,
     /// Where the set of engines is written down, as `{engines: {id: uuid}, next_id}`.

@@ -15,6 +15,7 @@ use crate::controller::mail::{Answer, HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
+use crate::controller::room::Room;
 use crate::hub::recorder::Traffic;
 use crate::observe::Load;
 use crate::protocol::header::{Brief, parent_id, reply_type};
@@ -48,6 +49,7 @@ struct Desk {
     reporter: Option<Reporter>,
     /// On the mux channel.
     lookout: Option<Lookout>,
+    room: Option<Room>,
     /// Who waits within this process for a reply to a message of these ids.
     inside: HashMap<MsgId, Answer>,
 }
@@ -71,6 +73,7 @@ impl DirectThread {
             task_scheduler,
             reporter: witnesses.reporter,
             lookout: witnesses.lookout,
+            room: witnesses.room,
             inside: HashMap::new(),
         };
         Self {
@@ -101,7 +104,7 @@ impl DirectThread {
                 self.on_mail(message, &mut frames);
             }
             self.receive_replies(&mut frames);
-            let takes_requests = !self.desk.reporter.as_ref().is_some_and(Reporter::is_behind);
+            let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
             }
@@ -110,6 +113,7 @@ impl DirectThread {
             self.desk.outbox.retry(&mut self.engines, Instant::now());
             self.desk.show();
             let timeout = time_left([
+                self.desk.room.as_ref().and_then(Room::next_deadline),
                 self.desk.outbox.next_retry(),
                 self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
             ]);
@@ -201,6 +205,15 @@ impl DirectThread {
 }
 
 impl Desk {
+    fn takes_requests(&mut self) -> bool {
+        let is_pending = self.scheduler.has_pending();
+        let has_room = self
+            .room
+            .as_mut()
+            .is_none_or(|room| room.takes_requests(is_pending));
+        has_room && !self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
     /// `frames`: `client, engine, <IDS|MSG>, …`.
     fn on_request(&mut self, frames: &mut Vec<Frame>, clients: &mut Socket, engines: &mut Socket) {
         if self.door.admit(frames).is_some() {

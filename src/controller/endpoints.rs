@@ -10,9 +10,12 @@ use super::config::{Config, Interface};
 use crate::os::ports;
 use crate::transport::{BindError, Context, Kind, Socket};
 
-/// Bytes of output that are kept for a client that does not read. Beyond that a client loses output, rather than the
+/// Bytes of output that are kept for clients that do not read. Beyond that they lose output, rather than the
 /// controller its memory.
 const IOPUB_BACKLOG: usize = 64 << 20;
+
+/// Bytes of notifications that wait for clients that do not read.
+const NOTIFICATIONS: usize = 16 << 20;
 
 /// Sockets on which peers only subscribe or echo have no use for anything larger.
 const SMALL_MESSAGE: u64 = 8 * 1024;
@@ -113,6 +116,7 @@ impl Endpoints {
         let (client, engine) = (fixed.client, fixed.engine);
         // Engines' ports first, in the order in which ipyparallel takes them from a pool.
         let queries = binder.socket(Kind::Router, "registration")?;
+        queries.set_patience(binder.patience());
         let registration = binder.bind_registration(&queries, fixed.registration)?;
         let (control_engines, control_out) = binder.engines_router("control", engine.control)?;
         let (mux_engines, mux_out) = binder.engines_router("mux", engine.mux)?;
@@ -132,6 +136,7 @@ impl Endpoints {
         // A client that misses a notification would miss an engine, so none is dropped; there are few.
         let (notifications, notification) =
             binder.publisher("notification", client.notification, None)?;
+        notifications.set_patience(NOTIFICATIONS);
         let (broadcast_clients, broadcast_in) =
             binder.clients_router("broadcast", client.broadcast)?;
 
@@ -218,6 +223,11 @@ impl Binder<'_> {
         Ok(socket)
     }
 
+    /// What is kept for clients of a channel that do not read.
+    fn patience(&self) -> usize {
+        usize::try_from(self.config.message_limit).unwrap_or(usize::MAX)
+    }
+
     /// A router whose routing id engines put before their answers: their one shell socket is connected to several.
     fn engines_router(
         &mut self,
@@ -238,6 +248,7 @@ impl Binder<'_> {
         port: u16,
     ) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Router, channel)?;
+        socket.set_patience(self.patience());
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }
@@ -252,7 +263,7 @@ impl Binder<'_> {
         if let Some(bytes) = backlog {
             socket.set_send_limit(bytes);
         }
-        socket.set_max_frame_size(SMALL_MESSAGE);
+        socket.set_max_message_size(SMALL_MESSAGE);
         let port = self.bind(&socket, Side::Client, channel, port)?;
         Ok((socket, port))
     }
@@ -265,24 +276,30 @@ impl Binder<'_> {
 
     fn ping(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::XPub, "hb_ping")?;
-        socket.set_max_frame_size(SMALL_MESSAGE);
+        socket.set_max_message_size(SMALL_MESSAGE);
         let port = self.bind(&socket, Side::Engine, "hb_ping", port)?;
         Ok((socket, port))
     }
 
     fn pong(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Router, "hb_pong")?;
-        socket.set_max_frame_size(SMALL_MESSAGE);
+        socket.set_max_message_size(SMALL_MESSAGE);
         socket.set_handover();
         let port = self.bind(&socket, Side::Engine, "hb_pong", port)?;
         Ok((socket, port))
     }
 
-    /// Engines and clients use the same registration port, on both interfaces where they differ.
+    /// Engines and clients use the same registration port, on both interfaces where they differ. One that stands for all
+    /// of this machine's contains the other.
     fn bind_registration(&mut self, socket: &Socket, fixed: u16) -> Result<u16, EndpointError> {
-        let port = self.bind(socket, Side::Engine, "registration", fixed)?;
         let (client, engine) = (&self.config.client_interface, &self.config.engine_interface);
-        if client != engine {
+        let side = if client.is_all() {
+            Side::Client
+        } else {
+            Side::Engine
+        };
+        let port = self.bind(socket, side, "registration", fixed)?;
+        if client != engine && !client.is_all() && !engine.is_all() {
             socket
                 .bind(&client.0, port)
                 .map_err(|error| taken("registration", &error, port))?;

@@ -59,9 +59,10 @@ impl HeartbeatThread {
                     HeartbeatMail::Expect(uuid) => self
                         .hearts
                         .expect(&Identity::from(&uuid), &mut self.actions),
-                    HeartbeatMail::Accept(uuid) => self
-                        .hearts
-                        .accept(&Identity::from(&uuid), &mut self.actions),
+                    HeartbeatMail::Accept { uuid, is_tunneled } => {
+                        self.hearts
+                            .accept(&Identity::from(&uuid), is_tunneled, &mut self.actions)
+                    }
                     HeartbeatMail::Forget(uuid) => self.hearts.forget(&Identity::from(&uuid)),
                     HeartbeatMail::Stop => return,
                 }

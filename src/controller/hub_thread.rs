@@ -391,8 +391,9 @@ impl Desk {
                 Action::ExpectHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Expect(uuid));
                 }
-                Action::AcceptHeart(uuid) => {
-                    self.heartbeat.send(HeartbeatMail::Accept(uuid));
+                Action::AcceptHeart { uuid, is_tunneled } => {
+                    self.heartbeat
+                        .send(HeartbeatMail::Accept { uuid, is_tunneled });
                 }
                 Action::ForgetHeart(uuid) => {
                     self.heartbeat.send(HeartbeatMail::Forget(uuid));

@@ -93,7 +93,7 @@ impl IopubThread {
         }
     }
 
-    /// libzmq acts upon subscriptions as they are read.
+    /// The socket has acted upon them when they are received.
     fn take_subscriptions(&mut self, frames: &mut Vec<Frame>) -> bool {
         let subscriptions = &mut self.subscriptions;
         drain(&mut self.clients, frames, |_, frames| {

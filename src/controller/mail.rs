@@ -72,7 +72,7 @@ pub(super) type Answer = UnboundedSender<Bytes>;
 #[derive(Debug)]
 pub(super) enum HeartbeatMail {
     Expect(EngineUuid),
-    Accept(EngineUuid),
+    Accept { uuid: EngineUuid, is_tunneled: bool },
     Forget(EngineUuid),
     Stop,
 }

@@ -37,6 +37,7 @@ mod reader_thread;
 mod recorder_thread;
 mod replies;
 mod reports;
+mod room;
 mod storage_health;
 mod task_messages;
 mod task_thread;
@@ -72,6 +73,7 @@ use lookout::{Lookout, OutputTap};
 use mail::{HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
 use reader_thread::{ReaderMail, ReaderThread};
 use recorder_thread::{Readers, RecorderMail, RecorderThread, Reporter};
+use room::Room;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -117,10 +119,11 @@ impl Controller {
         store: Option<Box<dyn TaskStore>>,
         sightings: Option<Sender<Sighting>>,
     ) -> Result<Self, StartError> {
-        let context = Context::secured(match &config.curve {
+        let security = match &config.curve {
             Some(keys) => Security::Server(keys.clone()),
             None => Security::Null,
-        });
+        };
+        let context = Context::limited(security, config.message_limit);
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 
@@ -201,7 +204,9 @@ impl Controller {
             );
             move || relay.run()
         })?;
+        let memory_limit = config.memory_limit;
         let witnesses = |channel: Option<Channel>| Witnesses {
+            room: channel.map(|channel| Room::new(channel.name(), memory_limit)),
             reporter: reporter.clone().filter(|_| channel.is_some()),
             lookout: channel
                 .zip(sightings.clone())
@@ -362,6 +367,8 @@ fn join(threads: Vec<JoinHandle<()>>) {
 
 /// Whom a scheduler's thread tells of what passes it.
 struct Witnesses {
+    /// Of a queue in which requests may gather.
+    room: Option<Room>,
     /// With a task database.
     reporter: Option<Reporter>,
     /// With a dashboard.
@@ -475,6 +482,8 @@ mod tests {
             restored: None,
             python: None,
             curve: None,
+            message_limit: 1 << 30,
+            memory_limit: u64::MAX,
             restore_tasks: false,
             engine_state_file: None,
         }

@@ -11,6 +11,7 @@ use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Fresh, Reporter, completed, stored};
 use crate::controller::replies::{error_reply, queue_reply_type};
 use crate::controller::reports;
+use crate::controller::room::Room;
 use crate::controller::task_messages::{
     Submission, Word, is_answered, mark_as_resent, read_submission, read_word,
 };
@@ -63,6 +64,7 @@ struct Desk {
     farewells: HashSet<EngineUuid>,
     reporter: Option<Reporter>,
     lookout: Option<Lookout>,
+    room: Option<Room>,
     /// Only with a database that outlives controllers.
     held: Option<HeldRequests>,
     /// What is to be sent to engines when the task database has caught up: what they do has to be recorded.
@@ -110,6 +112,7 @@ impl TaskThread {
             farewells: HashSet::new(),
             reporter: witnesses.reporter,
             lookout: witnesses.lookout,
+            room: witnesses.room,
             held,
             unsent: VecDeque::new(),
         };
@@ -155,6 +158,7 @@ impl TaskThread {
             }
             self.desk.show();
             let timeout = time_left([
+                self.desk.room.as_ref().and_then(Room::next_deadline),
                 self.desk.lookout.as_ref().and_then(Lookout::next_deadline),
                 self.desk.scheduler.next_deadline(),
                 self.desk.outbox.next_retry(),
@@ -335,9 +339,14 @@ impl Desk {
         }
     }
 
-    fn takes_requests(&self) -> bool {
+    fn takes_requests(&mut self) -> bool {
+        let is_pending = self.scheduler.has_pending();
+        let has_room = self
+            .room
+            .as_mut()
+            .is_none_or(|room| room.takes_requests(is_pending));
         let is_full = self.held.as_ref().is_some_and(HeldRequests::is_full);
-        !self.is_behind() && !is_full
+        has_room && !self.is_behind() && !is_full
     }
 
     /// The task database is behind.

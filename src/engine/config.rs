@@ -27,6 +27,8 @@ pub struct Config {
     pub first_id: Option<u32>,
     /// Names the engines that were started together, to whoever looks after them.
     pub set: Option<String>,
+    /// The controller's ports are led here by ssh.
+    pub is_tunneled: bool,
     /// The controller has so long to answer a registration.
     pub registration_timeout: Duration,
     /// A Python has so long to start, import what it needs and run the start-up code; without a limit if absent.

@@ -159,7 +159,7 @@ impl EngineThread {
             &self.uuid,
             self.wanted,
             self.post.as_ref(),
-            self.config.set.as_deref(),
+            &self.config,
         );
         registrar
             .send(&mut frames)
@@ -287,13 +287,14 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
     }
 }
 
-/// Asks the hub to be registered, under an id if it is free. Host name, pid and set are for `ipcluster status`.
+/// Asks the hub to be registered, under an id if it is free. Host name, pid and set are for `ipcluster status`; for engines
+/// behind a tunnel it has more patience.
 fn registration(
     composer: &mut Composer,
     uuid: &EngineUuid,
     wanted: Option<u32>,
     post: Option<&EngineUuid>,
-    set: Option<&str>,
+    config: &Config,
 ) -> Vec<Frame> {
     let mut content = json!({
         "uuid": uuid,
@@ -306,8 +307,11 @@ fn registration(
     if let Some(post) = post {
         content["host"] = json!(post);
     }
-    if let Some(set) = set {
+    if let Some(set) = &config.set {
         content["set"] = json!(set);
+    }
+    if config.is_tunneled {
+        content["tunnel"] = json!(true);
     }
     let message = Outgoing::new("registration_request", content);
     composer

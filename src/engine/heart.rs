@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::mail::HostMail;
+use crate::os::host::Host;
 use crate::protocol::EngineUuid;
 use crate::transport::{Context, Frame, Kind, Mailbox, Poller, Socket, drain, time_left};
 
@@ -15,6 +16,9 @@ pub(super) enum HeartMail {
     Beat {
         uuid: EngineUuid,
         period: Duration,
+        /// The controller lets a new connection of a heart take the place of its old one. ipyparallel's ignores it as
+        /// long as it has not heard of the old one's end.
+        renews: bool,
     },
     Stop {
         uuid: EngineUuid,
@@ -33,8 +37,12 @@ pub(super) struct Hearts {
     beating: Vec<Heart>,
     /// Without a ping until then, the controller is gone.
     deadline: Option<Instant>,
+    /// Without a ping until then, the way to the controller may have been interrupted; and how long it is waited then.
+    renewal: Option<Instant>,
+    patience: Duration,
     last_ping: Option<Instant>,
     period: Duration,
+    renews: bool,
 }
 
 struct Heart {
@@ -64,8 +72,11 @@ impl Hearts {
             host,
             beating: Vec::new(),
             deadline: None,
+            renewal: None,
+            patience: Duration::ZERO,
             last_ping: None,
             period: Duration::ZERO,
+            renews: false,
         }
     }
 
@@ -77,9 +88,14 @@ impl Hearts {
             let mut busy = self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 match message {
-                    HeartMail::Beat { uuid, period } => match self.beat(uuid) {
+                    HeartMail::Beat {
+                        uuid,
+                        period,
+                        renews,
+                    } => match self.beat(uuid) {
                         Ok(()) => {
                             self.period = period;
+                            self.renews = renews;
                             self.allow();
                         }
                         Err(error) => tracing::error!("a heart cannot be started: {error}"),
@@ -97,10 +113,16 @@ impl Hearts {
                 self.deadline = None;
                 let _ = self.host.send(HostMail::ControllerLost);
             }
+            if self
+                .renewal
+                .is_some_and(|renewal| renewal <= Instant::now())
+            {
+                self.renew();
+            }
             let timeout = if busy {
                 Some(Duration::ZERO)
             } else {
-                time_left([self.deadline])
+                time_left([self.deadline, self.renewal])
             };
             if let Err(error) = poller.wait(timeout) {
                 tracing::error!("hearts: cannot wait for pings: {error}");
@@ -149,7 +171,25 @@ impl Hearts {
         self.allow();
     }
 
+    /// A way that was interrupted for half a minute would stay silent for some 20 seconds more, in which the controller
+    /// takes the engines for dead: the system tries an old connection ever more seldom. What else is on its way has the
+    /// time to wait for that.
+    fn renew(&mut self) {
+        tracing::debug!("no ping for {:?}: connecting again", self.patience);
+        let this = Host::this();
+        for heart in &mut self.beating {
+            heart.ping.connect_anew(&this);
+            heart.pong.connect_anew(&this);
+        }
+        // The attempts themselves are repeated quickly. A controller that was reached has reasons to be slow.
+        self.patience *= 2;
+        self.renewal = Some(Instant::now() + self.patience);
+    }
+
     fn allow(&mut self) {
+        self.patience = 2 * self.period + SLACK;
+        self.renewal = (self.renews && !self.period.is_zero() && !self.beating.is_empty())
+            .then(|| Instant::now() + self.patience);
         self.deadline = (self.max_misses > 0 && !self.beating.is_empty())
             .then(|| Instant::now() + (self.period + SLACK) * self.max_misses);
     }

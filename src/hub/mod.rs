@@ -91,7 +91,10 @@ pub enum Action {
     /// An engine of this uuid registers: report its heart, even if it has been beating for long.
     ExpectHeart(EngineUuid),
     /// Report that engine's heart from now on.
-    AcceptHeart(EngineUuid),
+    AcceptHeart {
+        uuid: EngineUuid,
+        is_tunneled: bool,
+    },
     ForgetHeart(EngineUuid),
     /// Every scheduler takes the engine into service, and then says so with [`Hub::on_scheduler_done`].
     TakeIn {
@@ -215,7 +218,10 @@ impl Hub {
         let Some(uuid) = self.registry.registering(heart) else {
             return;
         };
-        out.push(Action::AcceptHeart(uuid.clone()));
+        out.push(Action::AcceptHeart {
+            is_tunneled: self.registry.is_tunneled(&uuid),
+            uuid: uuid.clone(),
+        });
         let token = self.token();
         self.registry
             .on_alive(&uuid, token, self.config.schedulers, out);

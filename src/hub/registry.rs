@@ -53,6 +53,8 @@ pub(super) struct Origin {
     pub(super) pid: Option<i64>,
     /// Names the engines that were started together.
     pub(super) set: Option<String>,
+    /// All of its connections go through one of ssh.
+    pub(super) is_tunneled: bool,
 }
 
 impl Origin {
@@ -68,6 +70,7 @@ impl Origin {
             host: text("hostname"),
             pid: content["pid"].as_i64(),
             set: text("set"),
+            is_tunneled: content["tunnel"].as_bool().unwrap_or(false),
         }
     }
 }
@@ -210,6 +213,12 @@ impl Registry {
     pub(super) fn registering(&self, heart: &Identity) -> Option<EngineUuid> {
         let engine = self.engines.get(self.by_heart.get(heart)?)?;
         (engine.state == State::Registering).then(|| engine.uuid.clone())
+    }
+
+    pub(super) fn is_tunneled(&self, uuid: &EngineUuid) -> bool {
+        self.id_of(&Identity::from(uuid))
+            .and_then(|id| self.engines.get(&id))
+            .is_some_and(|engine| engine.origin.is_tunneled)
     }
 
     pub(super) fn id_of(&self, heart: &Identity) -> Option<EngineId> {

@@ -59,7 +59,11 @@ impl World {
         self.hub
             .on_heart_started(&Identity::from(uuid.as_bytes()), &mut self.out);
         let actions = self.take();
-        assert_eq!(actions[0], Action::AcceptHeart(EngineUuid::from(uuid)));
+        let accepted = Action::AcceptHeart {
+            uuid: EngineUuid::from(uuid),
+            is_tunneled: uuid.starts_with("tunneled"),
+        };
+        assert_eq!(actions[0], accepted);
         let Action::TakeIn { token, .. } = &actions[1] else {
             panic!("{actions:?}")
         };
@@ -460,6 +464,17 @@ fn an_engine_that_is_back_at_once_is_not_announced_before_its_departure() {
     world.now += Duration::from_secs(1);
     world.hub.on_time(world.now, &mut world.out);
     assert_eq!(world.take(), []);
+}
+
+#[test]
+fn an_engine_behind_a_tunnel_says_so_and_its_heart_is_accepted_as_such() {
+    let mut world = World::new(Database::None);
+    let about = json!({ "uuid": "tunneled", "tunnel": true });
+    only_reply(
+        world.request("registration_request", about),
+        "registration_reply",
+    );
+    world.beat("tunneled");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{HubClient, HubError, endpoint};
 use crate::profile::connection::Channel;
 use crate::protocol::{EngineUuid, Header, Outgoing, Timestamp, Wire};
-use crate::transport::{Frame, Kind, Poller};
+use crate::transport::{Frame, Kind};
 
 /// How an engine is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl HubClient {
             if left.is_zero() || asked.is_empty() {
                 break;
             }
-            let mut poller = Poller::new();
+            let mut poller = self.background();
             poller.add_socket(&mut control);
             poller
                 .wait(Some(left))

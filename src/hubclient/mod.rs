@@ -140,12 +140,21 @@ impl HubClient {
                     seconds: timeout.as_secs_f64(),
                 });
             }
-            let mut poller = Poller::new();
+            let mut poller = self.background();
             poller.add_socket(&mut self.queries);
             poller
                 .wait(Some(left))
                 .map_err(|error| self.failed(error))?;
         }
+    }
+
+    /// Has notifications come, for later, while something else is waited for: a subscription that is made afterwards misses
+    /// what the answer brings about.
+    fn background(&mut self) -> Poller {
+        let mut poller = Poller::new();
+        let notifications = poller.add_socket(&mut self.notifications);
+        poller.want_read(notifications, false);
+        poller
     }
 
     /// The engines that a client which connects now would see.

@@ -264,6 +264,7 @@ impl Found {
             paths.extend([
                 connection.client,
                 connection.engine,
+                connection.curve_key,
                 self.engine_state_path(),
             ]);
         }

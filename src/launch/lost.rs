@@ -1,6 +1,6 @@
 //! Clusters that run though their profile's folder is gone: only the processes themselves say that they are there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::os::ProcessRef;
 use crate::protocol::ClusterId;
@@ -47,7 +47,7 @@ fn controller_of(argv: &[String]) -> Option<(PathBuf, ClusterId)> {
     let [program, verb, rest @ ..] = argv else {
         return None;
     };
-    if !program.ends_with("ipcluster") || verb != "controller" {
+    if !is_ours(program) || verb != "controller" {
         return None;
     }
     let value = |name: &str| rest.iter().find_map(|word| word.strip_prefix(name));
@@ -57,10 +57,16 @@ fn controller_of(argv: &[String]) -> Option<(PathBuf, ClusterId)> {
     ))
 }
 
+/// Packages may install it under a longer name.
+fn is_ours(program: &str) -> bool {
+    let name = Path::new(program)
+        .file_name()
+        .and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("ipcluster"))
+}
+
 fn is_supervisor(argv: &[String]) -> bool {
-    argv.first()
-        .is_some_and(|program| program.ends_with("ipcluster"))
-        && argv.iter().any(|word| word == "start")
+    argv.first().is_some_and(|program| is_ours(program)) && argv.iter().any(|word| word == "start")
 }
 
 #[cfg(test)]
@@ -86,6 +92,7 @@ mod tests {
             assert_eq!(controller_of(&argv(line)), None, "{line}");
         }
         assert!(is_supervisor(&argv("ipcluster --debug start -n 4")));
+        assert!(is_supervisor(&argv("/x/bin/ipcluster-rs start")));
         assert!(!is_supervisor(&argv("bash start")));
     }
 }

@@ -21,6 +21,13 @@ pub enum LimitError {
     Raise { from: u64, to: u64, errno: Errno },
 }
 
+/// The limit on open files as it is now.
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .ok()
+        .map(|(soft, _)| soft)
+}
+
 /// Raises the soft limit on open files to the hard one.
 pub fn raise_open_files() -> Result<OpenFiles, LimitError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(LimitError::Read)?;

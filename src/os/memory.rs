@@ -51,6 +51,19 @@ pub fn resident() -> Option<usize> {
     Some(pages * usize::try_from(page).ok()?)
 }
 
+/// Bytes of memory that this process can have at most: the machine's, or less where its group has a limit (Linux).
+pub fn available() -> Option<u64> {
+    // SAFETY: the call has no preconditions.
+    let pages = unsafe { nix::libc::sysconf(nix::libc::_SC_PHYS_PAGES) };
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    let machine = u64::try_from(pages).ok()? * u64::try_from(page).ok()?;
+    let group = ["memory.max", "memory/memory.limit_in_bytes"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok())
+        .find_map(|text| text.trim().parse().ok());
+    Some(machine.min(group.unwrap_or(u64::MAX)))
+}
+
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {
     use super::*;

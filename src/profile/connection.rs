@@ -92,12 +92,12 @@ impl Common {
     }
 }
 
-/// Without the key: debug output ends up in logs.
+/// Without the keys: debug output ends up in logs.
 impl std::fmt::Debug for Common {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Common")
             .field("signs", &!self.key.is_empty())
-            .field("curve_serverkey", &self.curve_serverkey)
+            .field("encrypts", &self.curve_serverkey.is_some())
             .field("location", &self.location)
             .finish_non_exhaustive()
     }
@@ -219,11 +219,13 @@ impl EngineFile {
     }
 }
 
-/// Where the two files of a cluster are.
+/// Where the files of a cluster are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionFiles {
     pub client: PathBuf,
     pub engine: PathBuf,
+    /// The secret half of the controller's CURVE key, for one that takes these files over.
+    pub curve_key: PathBuf,
 }
 
 impl ConnectionFiles {
@@ -232,13 +234,8 @@ impl ConnectionFiles {
         Self {
             client: security_folder.join(format!("{base}-client.json")),
             engine: security_folder.join(format!("{base}-engine.json")),
+            curve_key: security_folder.join(format!(".{base}-curve.key")),
         }
-    }
-
-    /// The secret half of a controller's CURVE key, for one that reuses these files.
-    pub fn curve_key(security_folder: &Path, cluster_id: &ClusterId) -> PathBuf {
-        let base = cluster_id.suffixed(".ipcontroller");
-        security_folder.join(format!("{base}-curve.key"))
     }
 
     /// Held by the controller that these files are of.
@@ -284,11 +281,12 @@ impl ConnectionFiles {
         client.write(&self.client)
     }
 
-    /// Removes both; those that are not there are no error.
+    /// Removes all; those that are not there are no error.
     pub fn remove(&self) -> Result<(), FileError> {
         let client = files::remove_if_there(&self.client);
-        files::remove_if_there(&self.engine)?;
-        client.map(|_| ())
+        let engine = files::remove_if_there(&self.engine);
+        files::remove_if_there(&self.curve_key)?;
+        client.and(engine).map(|_| ())
     }
 }
 

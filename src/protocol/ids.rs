@@ -134,7 +134,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Text where it is text, hexadecimal where it is a number that libzmq made up; never more than 64 characters.
+/// Text where it is text, hexadecimal where it is a number that a router made up; never more than 64 characters.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match std::str::from_utf8(&self.0) {

@@ -272,6 +272,11 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
             .collect()
     }
 
+    /// Are there requests that have not ended?
+    pub fn has_pending(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
     /// Is a request of this id, or an engine's part in one, under way?
     pub fn is_pending(&self, msg_id: &str) -> bool {
         if self.numbers.contains_key(msg_id) {

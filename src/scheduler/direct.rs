@@ -221,6 +221,11 @@ impl<H> DirectScheduler<H> {
         }
     }
 
+    /// Are there requests that have not ended?
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     pub fn is_pending(&self, msg_id: &str) -> bool {
         self.pending.contains_key(msg_id)
     }

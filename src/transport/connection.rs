@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Frame;
 use super::endpoint::{Address, Stream};
 use super::frame::{ConnectionId, PeerName};
+use super::limits::Visitor;
 use super::zmtp::Violation;
 use super::zmtp::outgoing::Outgoing;
 use super::zmtp::peer::{Io, Ours, Peer};
@@ -48,9 +50,12 @@ pub(super) struct Connection {
     pub(super) may_write: bool,
     /// The peer will send no more.
     pub(super) is_ending: bool,
-    /// In the socket's list of those with something to read, or to write.
+    /// In the socket's list of those that arrive, with something to read, or to write.
+    pub(super) is_arriving: bool,
     pub(super) is_readable: bool,
     pub(super) is_dirty: bool,
+    /// Of a connection that the peer has made.
+    pub(super) visitor: Option<Visitor>,
 }
 
 /// What a connection that this end makes keeps for the next attempt.
@@ -58,6 +63,8 @@ pub(super) struct Connection {
 pub(super) struct Connector {
     pub(super) to: Address,
     pub(super) attempts: usize,
+    /// When the last one began.
+    pub(super) begun: Option<Instant>,
     /// The name that a router was told to give it.
     pub(super) known_as: Option<Box<[u8]>>,
     /// Messages for a peer that is not there.
@@ -73,6 +80,7 @@ impl Connector {
         Self {
             to,
             attempts: 0,
+            begun: None,
             known_as,
             waiting: VecDeque::new(),
             unwritten: VecDeque::new(),
@@ -113,8 +121,10 @@ impl Connection {
             may_read: true,
             may_write: true,
             is_ending: false,
+            is_arriving: false,
             is_readable: false,
             is_dirty: false,
+            visitor: None,
         }
     }
 
@@ -229,6 +239,11 @@ impl Connection {
         if let Err(violation) = outcome {
             return State::Refused(violation);
         }
+        if let Some(visitor) = &mut self.visitor
+            && let Err(violation) = visitor.hold(self.peer.held())
+        {
+            return State::Refused(violation);
+        }
         match result {
             Ok((_, true)) => State::Open,
             Ok((_, false)) => State::Ended,
@@ -244,6 +259,7 @@ impl Connection {
     /// The stream is gone. What is to be said next is a greeting; messages that were not wholly written wait for it.
     pub(super) fn reset(&mut self) {
         self.stream = None;
+        self.visitor = None;
         self.is_connecting = false;
         self.is_ending = false;
         (self.may_read, self.may_write) = (false, false);
@@ -263,6 +279,14 @@ impl Connection {
         self.id = id;
         self.is_connecting = true;
         (self.may_read, self.may_write) = (true, true);
+    }
+
+    /// Greets the peer, and says why it is not taken in.
+    pub(super) fn dismiss(&mut self, why: &Violation) {
+        self.out = Peer::dismissal(&self.ours, why);
+        // It may have gone already.
+        let _ = self.write();
+        self.finish();
     }
 
     /// Takes in what the peer has sent, for nobody, so that closing does not make it lose what it was sent.

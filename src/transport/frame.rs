@@ -161,6 +161,13 @@ impl From<Bytes> for Frame {
     }
 }
 
+/// Of the same bytes.
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame({} bytes)", self.len())

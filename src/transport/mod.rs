@@ -11,6 +11,7 @@ mod endpoint;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod limits;
 mod mailbox;
 mod monitor;
 mod outbox;

@@ -3,6 +3,8 @@
 //! A socket belongs to one thread, which does all its work: connections are accepted and made, bytes read and written
 //! while the thread waits ([`Poller::wait`](super::Poller::wait)) and when it receives. Nothing happens in between.
 
+mod arrivals;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -21,12 +23,18 @@ use super::Frame;
 use super::connection::{Connection, Connector, State};
 use super::endpoint::{self, Address, Stream};
 use super::frame::{ConnectionId, PeerName};
+use super::limits::{Visitors, fair_share};
 use super::monitor::ConnectionEvent;
 use super::peer_log::PeerLog;
 use super::zmtp::Violation;
 use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
+use crate::os::host::Host;
 use crate::protocol::Identity;
+
+/// An attempt to connect that has not been answered by then is begun anew: the system would ask ever more seldom, and
+/// find out long after the peer, or the way to it, is there again.
+const CONNECT_TIME: Duration = Duration::from_secs(2);
 
 /// A connection that has not shown by then that it speaks ZMTP is ended.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
@@ -37,11 +45,15 @@ const RECONNECT: Duration = Duration::from_millis(100);
 /// After a connection could not be accepted, as a rule because there are no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Unread by a peer, it is worth a look at the limit.
+const NOTICEABLE: usize = 1 << 20;
+
 /// Written without waiting for more, and for the thread's next wait.
 const WRITE_NOW: usize = 64 * 1024;
 
-/// Events that are taken from the system at once.
+/// Events that are taken from the system at once, and how often in one turn.
 const EVENTS: usize = 128;
+const ROUNDS: usize = 8;
 
 /// Vectors that are kept to be used again.
 const SPARE: usize = 16;
@@ -53,9 +65,16 @@ const READS_AHEAD: usize = 256;
 const LISTENER: usize = 1 << 40;
 
 /// What the sockets of a program have in common.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Context {
     security: Security,
+    visitors: Arc<Visitors>,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::secured(Security::Null)
+    }
 }
 
 impl Context {
@@ -65,13 +84,22 @@ impl Context {
     }
 
     pub fn secured(security: Security) -> Self {
-        Self { security }
+        Self::limited(security, u64::MAX)
+    }
+
+    /// Peers that connect may send messages of `message_limit` bytes, and all of them together have as much under way.
+    /// Who wants more is left.
+    pub fn limited(security: Security, message_limit: u64) -> Self {
+        Self {
+            security,
+            visitors: Arc::new(Visitors::new(message_limit)),
+        }
     }
 
     /// A socket that nothing lingers for: what is unsent when it closes is dropped.
     pub fn socket(&self, kind: Kind) -> io::Result<Socket> {
         Ok(Socket {
-            shared: Arc::new(Mutex::new(Shared::new(kind, self.security.clone())?)),
+            shared: Arc::new(Mutex::new(Shared::new(kind, self)?)),
         })
     }
 }
@@ -170,9 +198,15 @@ impl Socket {
         Arc::make_mut(&mut shared.ours).identity = identity.to_vec();
     }
 
-    /// Bytes that are kept for a peer that does not keep up.
+    /// Bytes that are kept for peers that do not keep up, all of them together. Beyond its share a peer is sent nothing
+    /// more until it has read.
     pub fn set_send_limit(&self, bytes: usize) {
         lock(&self.shared).send_limit = bytes;
+    }
+
+    /// The same, where a peer that has read nothing for so long is left: it would miss what it cannot do without.
+    pub fn set_patience(&self, bytes: usize) {
+        lock(&self.shared).patience = bytes;
     }
 
     /// A router reports peers that it cannot reach or that do not keep up, instead of dropping in silence.
@@ -185,8 +219,8 @@ impl Socket {
         lock(&self.shared).handover = true;
     }
 
-    /// Largest frame that a peer may send, in bytes; larger ones end its connection.
-    pub fn set_max_frame_size(&self, bytes: u64) {
+    /// Largest message that a peer may send, in bytes; larger ones end its connection.
+    pub fn set_max_message_size(&self, bytes: u64) {
         let mut shared = lock(&self.shared);
         Arc::make_mut(&mut shared.ours).limit = bytes;
     }
@@ -201,6 +235,13 @@ impl Socket {
     pub fn receive(&mut self, frames: &mut Vec<Frame>) -> bool {
         frames.clear();
         lock(&self.shared).receive(frames)
+    }
+
+    /// Ends the connections that this end has made to other machines than `this`, and makes them again: for peers that
+    /// say nothing any more. If only the way to them was interrupted, the new connection is there as soon as the way is;
+    /// over the old one, the system asks ever more seldom.
+    pub fn connect_anew(&mut self, this: &Host) {
+        lock(&self.shared).connect_anew(this);
     }
 
     /// Writes what was sent, as far as it goes, without waiting for the thread's next wait.
@@ -225,12 +266,15 @@ impl Drop for Socket {
 pub(super) struct Shared {
     kind: Kind,
     ours: Arc<Ours>,
+    visitors: Arc<Visitors>,
     poll: Poll,
     events: Option<Events>,
     listeners: Vec<TcpListener>,
     connections: Slab<Connection>,
     /// By which names a router reaches whom.
     peers: HashMap<Identity, usize>,
+    /// Listeners, and connections in their handshakes, with something to be read.
+    arrivals: VecDeque<usize>,
     /// Connections with messages, or with bytes to be read. Each has its turn.
     readable: VecDeque<usize>,
     /// Connections with something to be written.
@@ -243,6 +287,7 @@ pub(super) struct Shared {
     spare: Vec<Vec<Frame>>,
     next_name: u32,
     send_limit: usize,
+    patience: usize,
     mandatory: bool,
     handover: bool,
     linger: Duration,
@@ -251,15 +296,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(kind: Kind, security: Security) -> io::Result<Self> {
+    fn new(kind: Kind, context: &Context) -> io::Result<Self> {
         Ok(Self {
             kind,
             ours: Arc::new(Ours {
                 socket_type: kind.of_zmtp(),
                 identity: Vec::new(),
-                limit: u64::MAX,
-                security,
+                limit: context.visitors.message_limit,
+                security: context.security.clone(),
             }),
+            visitors: context.visitors.clone(),
+            arrivals: VecDeque::new(),
             poll: Poll::new()?,
             events: Some(Events::with_capacity(EVENTS)),
             listeners: Vec::new(),
@@ -274,6 +321,7 @@ impl Shared {
             spare: Vec::new(),
             next_name: fastrand::u32(..),
             send_limit: usize::MAX,
+            patience: usize::MAX,
             mandatory: false,
             handover: false,
             linger: Duration::ZERO,
@@ -292,7 +340,7 @@ impl Shared {
 
     /// The thread has something to do: events to hear of or, if it reads, messages to receive.
     pub(super) fn has_news(&self, is_read: bool) -> bool {
-        !self.news.is_empty() || is_read && !self.readable.is_empty()
+        !self.news.is_empty() || !self.arrivals.is_empty() || is_read && !self.readable.is_empty()
     }
 
     /// When [`look_after`](Self::look_after) is to be called at the latest.
@@ -303,7 +351,7 @@ impl Shared {
     /// Does what the system (`has_events`) or the time demands.
     pub(super) fn look_after(&mut self, has_events: bool) {
         if has_events && let Some(mut events) = self.events.take() {
-            loop {
+            for _ in 0..ROUNDS {
                 match self.poll.poll(&mut events, Some(Duration::ZERO)) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -311,7 +359,7 @@ impl Shared {
                 }
                 for event in &events {
                     match event.token().0 {
-                        token if token >= LISTENER => self.accept(token - LISTENER),
+                        token if token >= LISTENER => self.arrivals.push_back(token),
                         slot => {
                             let has_input = event.is_readable() || event.is_error();
                             let is_ending = event.is_read_closed() || event.is_error();
@@ -325,6 +373,7 @@ impl Shared {
             }
             self.events = Some(events);
         }
+        self.welcome();
         if !self.timers.is_empty() {
             self.on_time(Instant::now());
         }
@@ -352,7 +401,9 @@ impl Shared {
         connection.may_read |= has_input;
         connection.may_write |= has_room;
         connection.is_ending |= is_ending;
-        if !connection.is_ready() || connection.is_ending || self.kind == Kind::XPub {
+        if !connection.is_ready() {
+            self.mark_arriving(slot);
+        } else if connection.is_ending || self.kind == Kind::XPub {
             self.read_ahead(slot);
         } else if connection.may_read {
             self.mark_readable(slot);
@@ -375,7 +426,13 @@ impl Shared {
             if connection.stream.is_none() {
                 self.connect_again(slot);
             } else if !connection.is_ready() {
-                self.end(slot);
+                let begun = connection.connector.as_ref().and_then(|own| own.begun);
+                let deadline = begun.map_or(when, |begun| begun + HANDSHAKE_TIME);
+                if connection.is_connecting || deadline <= now {
+                    self.end(slot);
+                } else {
+                    self.timers.push(Reverse((deadline, slot, id)));
+                }
             }
         }
     }
@@ -393,46 +450,6 @@ impl Shared {
         Ok(port)
     }
 
-    fn accept(&mut self, index: usize) {
-        while let Some(listener) = self.listeners.get(index) {
-            match listener.accept() {
-                Ok((stream, address)) => self.take_in(Stream::Tcp(stream), address.ip()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) => {}
-                Err(error) => {
-                    let now = Instant::now();
-                    let nobody = Identity::from(&b""[..]);
-                    if let Some(line) = self.accepting.on_event(now, &nobody) {
-                        tracing::error!("a connection cannot be accepted: {error} {line}");
-                    }
-                    let again = (now + ACCEPT_AGAIN, LISTENER + index, ConnectionId(0));
-                    self.timers.push(Reverse(again));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn take_in(&mut self, mut stream: Stream, address: std::net::IpAddr) {
-        let id = new_connection_id();
-        let slot = self.connections.vacant_key();
-        if let Err(error) = stream.register(self.poll.registry(), Token(slot)) {
-            tracing::error!("a connection cannot be watched: {error}");
-            return;
-        }
-        stream.set_no_delay();
-        let mut connection = Connection::new(id, Some(stream), self.ours.clone());
-        connection.address = Some(address);
-        self.connections.insert(connection);
-        self.timers
-            .push(Reverse((Instant::now() + HANDSHAKE_TIME, slot, id)));
-        self.write(slot);
-    }
-
     fn connect(&mut self, endpoint: &str, known_as: Option<&[u8]>) -> io::Result<()> {
         let to = Address::resolve(endpoint)?;
         let connector = Connector::new(to, known_as.map(Box::from));
@@ -446,11 +463,28 @@ impl Shared {
         Ok(())
     }
 
+    fn connect_anew(&mut self, this: &Host) {
+        let is_elsewhere =
+            |connection: &Connection| connection.address.is_some_and(|address| !this.has(address));
+        let made: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.connector.is_some() && is_elsewhere(connection))
+            .filter(|(_, connection)| connection.stream.is_some() && !connection.is_connecting)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in made {
+            self.end(slot);
+        }
+    }
+
     fn connect_again(&mut self, slot: usize) {
+        let now = Instant::now();
         let connection = &mut self.connections[slot];
         let Some(connector) = &mut connection.connector else {
             return;
         };
+        connector.begun = Some(now);
         let turn = connector.attempts;
         connector.attempts = turn.wrapping_add(1);
         let id = new_connection_id();
@@ -461,8 +495,7 @@ impl Shared {
         match made {
             Ok(stream) => {
                 connection.use_stream(stream, id);
-                let deadline = Instant::now() + HANDSHAKE_TIME;
-                self.timers.push(Reverse((deadline, slot, id)));
+                self.timers.push(Reverse((now + CONNECT_TIME, slot, id)));
             }
             Err(_) => {
                 connection.id = id;
@@ -567,20 +600,6 @@ impl Shared {
         }
     }
 
-    fn refuse(&mut self, slot: usize, violation: &Violation) {
-        let address = self.connections[slot].address;
-        let peer = address.map_or_else(String::new, |address| address.to_string());
-        if let Some(line) = self
-            .refusals
-            .on_event(Instant::now(), &Identity::from(peer.as_bytes()))
-        {
-            let port = self.listeners.first().and_then(|l| l.local_addr().ok());
-            let at = port.map_or_else(String::new, |at| format!(" to port {}", at.port()));
-            tracing::warn!("a connection from {peer}{at} was ended: {violation} {line}");
-        }
-        self.end(slot);
-    }
-
     // Reading.
 
     fn mark_readable(&mut self, slot: usize) {
@@ -672,7 +691,10 @@ impl Shared {
         }
         match state {
             State::Open => {}
-            State::Ended => self.end(slot),
+            State::Ended => match self.connections[slot].peer.farewell(&self.ours) {
+                Some(violation) => self.refuse(slot, &violation),
+                None => self.end(slot),
+            },
             State::Refused(violation) => self.refuse(slot, &violation),
         }
     }
@@ -745,6 +767,7 @@ impl Shared {
         let Some(first) = frames.first() else {
             return;
         };
+        let share = self.share_of(self.send_limit);
         let wanting: Vec<usize> = self
             .connections
             .iter()
@@ -753,11 +776,14 @@ impl Shared {
                     super::zmtp::subscriptions::Subscriptions::want(subscriptions, first)
                 };
                 connection.subscriptions.as_ref().is_some_and(wants)
-                    && connection.backlog() <= self.send_limit
+                    && connection.backlog() <= share
             })
             .map(|(slot, _)| slot)
             .collect();
         for slot in wanting {
+            if self.has_lost_patience(slot) {
+                continue;
+            }
             let connection = &mut self.connections[slot];
             if connection.is_ready() {
                 connection.send_copy(frames);
@@ -774,6 +800,9 @@ impl Shared {
         frames: &mut Vec<Frame>,
         from: usize,
     ) -> Result<(), SendError> {
+        if self.has_lost_patience(slot) {
+            return Err(SendError::Unreachable);
+        }
         let connection = &mut self.connections[slot];
         if connection.backlog() > self.send_limit {
             return Err(SendError::Full);
@@ -789,6 +818,30 @@ impl Shared {
         frames.drain(..from);
         connector.waiting.push_back(std::mem::take(frames));
         Ok(())
+    }
+
+    /// Leaves a peer that does not read. What it would have been sent is lost.
+    fn has_lost_patience(&mut self, slot: usize) -> bool {
+        let connection = &self.connections[slot];
+        let backlog = connection.backlog();
+        if backlog < NOTICEABLE
+            || connection.connector.is_some()
+            || backlog <= self.share_of(self.patience)
+        {
+            return false;
+        }
+        let waiting = backlog as u64;
+        self.refuse(slot, &Violation::Unread { waiting });
+        true
+    }
+
+    /// What each of those who do not keep up may have of a limit.
+    fn share_of(&self, limit: usize) -> usize {
+        if limit == usize::MAX {
+            return limit;
+        }
+        let backlogs = self.connections.iter().map(|(_, c)| c.backlog());
+        fair_share(limit, backlogs)
     }
 
     fn after_send(&mut self, slot: usize) {

@@ -196,6 +196,66 @@ fn a_subscriber_that_never_reads_loses_messages_beyond_a_limit() {
 }
 
 #[test]
+fn a_client_that_never_reads_is_left() {
+    let (mut router, port) = router();
+    router.set_patience(4 << 20);
+    let big = Frame::from(vec![7; 1_000_000]);
+    let mut idle = dealer(b"idle", port);
+    let mut other = dealer(b"other", port);
+    for peer in [&mut idle, &mut other] {
+        peer.send(&mut frames(&[b"hello"])).unwrap();
+        receive(&mut [&mut router, peer]);
+    }
+    let send = |router: &mut Socket, name: &[u8]| {
+        let result = router.send(&mut vec![Frame::from(name), big.clone()]);
+        let held: usize = lock(&router.shared)
+            .connections
+            .iter()
+            .map(|(_, connection)| connection.backlog())
+            .sum();
+        assert!(held <= 6 << 20, "{held}");
+        result
+    };
+    // Some of it lies with the system. What is larger than the limit is not refused to who reads.
+    let left = (0..1000).find(|_| send(&mut router, b"idle").is_err());
+    assert!(left.is_some());
+    for _ in 0..100 {
+        send(&mut router, b"other").unwrap();
+        assert_eq!(receive(&mut [&mut other, &mut router])[0].len(), 1_000_000);
+    }
+}
+
+#[test]
+fn messages_beyond_a_limit_are_refused_whole_or_in_parts() {
+    let context = Context::limited(Security::Null, 2 << 20);
+    let mut router = context.socket(Kind::Router).unwrap();
+    let port = router.bind("tcp://127.0.0.1", 0).unwrap();
+    let part = Frame::from(vec![7; 1_500_000]);
+    let mut ends = |mut message: Vec<Frame>| {
+        let mut peer = dealer(b"peer", port);
+        let mut monitor = Monitor::new(&peer);
+        peer.send(&mut message).unwrap();
+        let mut poller = Poller::new();
+        poller.add_socket(&mut router);
+        poller.add_socket(&mut peer);
+        let mut frames = Vec::new();
+        loop {
+            if router.receive(&mut frames) {
+                return false;
+            }
+            if let Some(ConnectionEvent::Ended(_)) = monitor.receive() {
+                return true;
+            }
+            poller.wait(None).unwrap();
+        }
+    };
+    assert!(!ends(vec![part.clone()]));
+    assert!(ends(vec![part.clone(), part.clone()]));
+    assert!(ends(vec![Frame::from(vec![7; 3_000_000])]));
+    assert!(!ends(vec![part.clone()]));
+}
+
+#[test]
 fn one_socket_can_be_many_peers() {
     let (mut router, port) = router();
     let mut many = socket(Kind::Router);

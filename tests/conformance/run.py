@@ -37,7 +37,8 @@ REPLACES = {
     "none": "",
 }
 
-# Those that start a controller, an engine or a cluster. The others test ipyparallel's own Python classes.
+# All but two: test_mongodb.py tests a Python class alone and needs a server, test_slurm.py the containers of its own
+# continuous integration. Those at the end test ipyparallel's Python classes: they show that what is installed is whole.
 FILES = [
     "test_view.py",
     "test_view_broadcast.py",
@@ -53,6 +54,14 @@ FILES = [
     "test_async.py",
     "test_cluster.py",
     "test_apps.py",
+    "test_mpi.py",
+    "test_ssh.py",
+    "test_shellcmd.py",
+    "test_launcher.py",
+    "test_db.py",
+    "test_canning.py",
+    "test_serialize.py",
+    "test_util.py",
 ]
 
 # In which a file's tests have to be through; each test has its own, much shorter limit.
@@ -118,6 +127,10 @@ def run_file(file, ours, binary, python):
         "PYTHONPATH": str(HERE / "site"),
         "TMPDIR": str(work / "tmp"),
         "VIRTUAL_ENV": str(python.parent.parent),
+        # More engines than processors, and perhaps as root: Open MPI wants to be told.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
     }
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-p", "report_results", "-rA", "--tb=short"]
     # As in ipyparallel's pyproject.toml, which its wheel does not have.

@@ -1,4 +1,4 @@
-"""An OpenSSH server on the loopback address: its own keys, configuration, port and folder."""
+"""An OpenSSH server on the loopback address, or on a pretend host: its own keys, configuration, port and folder."""
 
 import getpass
 import os
@@ -14,7 +14,7 @@ COMMANDS = ("sshd", "ssh", "ssh-keygen")
 
 SERVER = """\
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {address}
 HostKey {folder}/host_key
 PidFile {folder}/sshd.pid
 AuthorizedKeysFile {folder}/authorized_keys
@@ -27,7 +27,7 @@ StrictModes no
 
 CLIENT = """\
 Host there elsewhere
-    HostName 127.0.0.1
+    HostName {address}
     Port {port}
     User {user}
     IdentityFile {folder}/key
@@ -35,7 +35,7 @@ Host there elsewhere
     UserKnownHostsFile {folder}/known_hosts
     StrictHostKeyChecking yes
 Host stranger
-    HostName 127.0.0.1
+    HostName {address}
     Port {port}
     User {user}
     IdentityFile {folder}/other_key
@@ -59,8 +59,9 @@ def free_port():
 
 
 @contextmanager
-def sshd(folder):
-    """Runs it; gives the client's configuration file, which knows it as `there` and `elsewhere`."""
+def sshd(folder, address="127.0.0.1", begin=()):
+    """Runs it, by a command that begins so; gives the client's configuration file, which knows it as `there` and
+    `elsewhere`."""
     program = shutil.which("sshd", path=PATH)
     port = free_port()
     for name in ("host_key", "key", "other_key"):
@@ -69,21 +70,25 @@ def sshd(folder):
         )
     (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
     host_key = (folder / "host_key.pub").read_text()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    (folder / "known_hosts").write_text(f"[{address}]:{port} {host_key}")
     server, client = folder / "sshd_config", folder / "ssh_config"
-    server.write_text(SERVER.format(port=port, folder=folder))
+    server.write_text(SERVER.format(address=address, port=port, folder=folder))
     client.write_text(
-        CLIENT.format(port=port, folder=folder, user=getpass.getuser(), closed=free_port())
+        CLIENT.format(
+            address=address, port=port, folder=folder, user=getpass.getuser(), closed=free_port()
+        )
     )
     if os.getuid() == 0:
         # Where it separates privileges.
         os.makedirs("/run/sshd", exist_ok=True)
-    process = subprocess.Popen([program, "-D", "-f", server, "-E", folder / "sshd.log"])
+    log = folder / "sshd.log"
+    log.touch()
+    process = subprocess.Popen([*begin, program, "-D", "-f", server, "-E", log])
     try:
         deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+        while "Server listening" not in log.read_text():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"sshd does not get ready:\n{(folder / 'sshd.log').read_text()}")
+                raise RuntimeError(f"sshd does not get ready:\n{log.read_text()}")
             time.sleep(0.02)
         yield client
     finally:

@@ -368,6 +368,8 @@ def test_the_profile_for_tests_is_built_in(place):
         (["--ping=-1"], "-1"),
         (["--log-level=loud"], "debug"),
         (["--config=nope.toml"], "nope.toml"),
+        (["--dictdb", "--sqlitedb"], "--sqlitedb"),
+        (["--DictDB.cull_fraction=10"], "between 0 and 1"),
         (["stray"], "stray"),
     ],
 )

@@ -448,3 +448,180 @@ def test_an_engine_s_sockets_refuse_garbage_too(place, context):
     assert json.loads(frames[frames.index(DELIMITER) + 5])["status"] == "ok"
     assert engine.is_running()
     assert "panic" not in engine.output and "\x1b" not in engine.output
+
+
+# ---- limits
+
+
+def limited(place, size, **how):
+    """A controller that takes messages of `size`, with two engines."""
+    folder = place.profile_dir()
+    folder.mkdir(parents=True)
+    (folder / "ipcluster.toml").write_text(f'[controller]\nmax_message_size = "{size}"\n')
+    place.controller_program = place.controller("--dictdb", "--ping=500", **how)
+    place.engine_program = place.engines(2)
+    return place
+
+
+def test_a_message_beyond_the_limit_is_refused_with_a_reason(place):
+    limited(place, "8 MiB")
+    client = place.client(2)
+    too_much = place.client(2)
+    assert client[0].apply_sync(len, bytes(7_000_000)) == 7_000_000
+    too_much[0].apply_async(len, bytes(20_000_000))
+    controller = place.controller_program
+    controller.wait_for(r"from 127.0.0.1 to port \d+ was ended: a message is larger than 8388608 bytes")
+    # Of many parts, each of which is small.
+    too_much[1].apply_async(len, [bytes(1_000_000) for _ in range(20)])
+    assert_well(place, client)
+    assert len(re.findall("was ended", controller.output)) < 20
+
+
+def test_messages_that_never_come_whole_have_a_limit_together(place, context):
+    import psutil
+
+    limited(place, "64 MiB")
+    client = place.client(2)
+    process = psutil.Process(place.controller_program.pid)
+    before = process.memory_info().rss
+    greeting = b"\xff" + b"\0" * 8 + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" * 32
+    ready = b"\x04\x1c\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    peers = []
+    for _ in range(20):
+        peer = socket.create_connection(("127.0.0.1", place.connection()["mux"]), timeout=GENEROUS)
+        peers.append(peer)
+        try:
+            # Claims to be 50 MB, and stops before.
+            peer.sendall(greeting + ready + b"\x02" + struct.pack(">Q", 50_000_000) + bytes(20_000_000))
+        except OSError:
+            # The controller has had enough in the middle.
+            pass
+    place.controller_program.wait_for("was ended: messages that are still coming in take more than 67108864 bytes")
+    assert_well(place, client)
+    assert process.memory_info().rss - before < 300 << 20
+    for peer in peers:
+        peer.close()
+    # Then there is room again.
+    assert wait_until(lambda: client[0].apply_sync(len, bytes(50_000_000)) == 50_000_000, "room")
+
+
+def test_a_client_that_never_reads_its_results_is_left(place, context):
+    import psutil
+
+    limited(place, "16 MiB")
+    client = place.client(2)
+    assert_well(place, client)
+    process = psutil.Process(place.controller_program.pid)
+    before = process.memory_info().rss
+    idle = context.socket(zmq.DEALER)
+    idle.linger = 0
+    idle.rcvhwm = 1
+    idle.setsockopt(zmq.RCVBUF, 4096)
+    idle.connect(client_channels(place)["mux"])
+    key = place.connection()["key"]
+    engine = client._engines[0].encode()
+    for _ in range(100):
+        request = {"code": "", "silent": False, "user_expressions": {"x": "'x' * 1_000_000"}}
+        idle.send_multipart([engine, *message(key, "execute_request", request)])
+    place.controller_program.wait_for(r"was ended: it does not read, and \d+ bytes wait for it")
+    assert_well(place, client)
+    # The records have the results.
+    done = wait_until(
+        lambda: len(records := client.db_query({"completed": {"$ne": None}}, keys=["msg_id"])) >= 100 and records,
+        "all results",
+    )
+    assert done
+    assert process.memory_info().rss - before < 400 << 20
+
+
+def test_more_connections_than_descriptors(place):
+    import resource
+
+    limit = 160
+    limited(place, "1 GiB", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
+    client = place.client(2)
+    assert_well(place, client)
+    port = place.connection()["task"]
+    crowd = [socket.create_connection(("127.0.0.1", port), timeout=GENEROUS) for _ in range(200)]
+    said = rf"was ended: \d+ connections are open, as many as the limit on open files \({limit}, see ulimit -n\) allows"
+    place.controller_program.wait_for(said)
+    # Who comes now is told why, in ZeroMQ's own way.
+    late = socket.create_connection(("127.0.0.1", port), timeout=GENEROUS)
+    told = b""
+    while more := late.recv(1000):
+        told += more
+    assert b"\x05ERROR" in told and b"as many as the limit on open files" in told
+    assert get_all(client) == [1, 1]
+    assert len(re.findall("was ended", place.controller_program.output)) < 30
+    for peer in crowd:
+        peer.close()
+    assert_well(place, client)
+
+
+def test_a_client_that_submits_without_end_waits(place, context):
+    import psutil
+
+    folder = place.profile_dir()
+    folder.mkdir(parents=True)
+    (folder / "ipcluster.toml").write_text('[controller]\nmax_memory = "150 MiB"\n')
+    controller = place.controller()
+    process = psutil.Process(controller.pid)
+    busy = connected(context, zmq.DEALER, client_channels(place)["task"])
+    key = place.connection()["key"]
+    for _ in range(500):
+        busy.send_multipart([*message(key), bytes(1_000_000)])
+    controller.wait_for("task: .* new requests wait with the clients until some have ended; max_memory")
+    # Others have their answers: the hub, and those who ask for something else.
+    client = place.client()
+    assert client.queue_status()["unassigned"] < 300
+    assert process.memory_info().rss < 300 << 20
+    place.engines(2)
+    wait_until(lambda: len(client.ids) == 2, "the engines")
+    assert get_all(client) == [1, 1]
+    for _ in range(500):
+        reply = busy.recv_multipart()
+        assert json.loads(reply[reply.index(DELIMITER) + 2])["msg_type"] == "apply_reply"
+
+
+def get_all(client):
+    return client[:].apply_async(lambda: 1).get(GENEROUS)
+
+
+@pytest.mark.parametrize("curve", [False, True])
+def test_a_flood_of_handshakes_does_not_keep_others_from_their_work(place, curve):
+    place.controller_program = place.controller("--dictdb", "--ping=500", f"--enable-curve={curve}")
+    place.engine_program = place.engines(2)
+    client = place.client(2)
+    assert_well(place, client)
+    mechanism = b"CURVE" if curve else b"NULL"
+    greeting = b"\xff" + b"\0" * 8 + b"\x7f" + b"\x03\x00" + mechanism.ljust(20, b"\0") + b"\0" * 32
+    hello = b"\x04\xc8\x05HELLO\x01\x00" + os.urandom(72) + os.urandom(32) + struct.pack(">Q", 1) + os.urandom(80)
+    ports = [place.connection()[name] for name in ("mux", "task", "registration")]
+    done = threading.Event()
+
+    def flood(port):
+        while not done.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=GENEROUS) as peer:
+                    peer.sendall(greeting + hello)
+            except OSError:
+                # It was faster with hanging up.
+                pass
+
+    flooders = [threading.Thread(target=flood, args=[port]) for port in ports]
+    for flooder in flooders:
+        flooder.start()
+    try:
+        for _ in range(10):
+            assert get_all(client) == [1, 1]
+        assert client.load_balanced_view().map_async(abs, range(-20, 0)).get(GENEROUS) == list(range(20, 0, -1))
+        # Newcomers have their turn as well.
+        new = place.client(2)
+        assert get_all(new) == [1, 1]
+        new.close()
+    finally:
+        done.set()
+        for flooder in flooders:
+            flooder.join()
+    assert_well(place, client)
+    assert len(place.controller_program.lines) < 60

@@ -261,6 +261,32 @@ def test_multiprocessing(kernel):
     assert kernel.execute(code).ok.streams() == "[0, 1, 4, 9]\n"
 
 
+def test_pools_end_however_soon(kernel):
+    code = (
+        "import multiprocessing\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "for _ in range(30):\n"
+        "    with context.Pool(2) as pool: pool.map(abs, [-1])\n"
+        "print('all')"
+    )
+    assert kernel.execute(code).ok.streams() == "all\n"
+
+
+def test_sigterm_ends_what_user_code_forks(kernel):
+    code = (
+        "import os, signal, time\n"
+        "there, tell = os.pipe()\n"
+        "if not (pid := os.fork()):\n"
+        "    os.write(tell, b'.')\n"
+        "    while True:\n"
+        "        try: time.sleep(60)\n"
+        "        except BaseException: pass\n"
+        "os.read(there, 1); os.kill(pid, signal.SIGTERM)\n"
+        "print(os.waitpid(pid, 0)[1], signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    )
+    assert kernel.execute(code).ok.streams() == "15 False\n"
+
+
 def test_chdir_and_environment(start, tmp_path):
     (tmp_path / "beside_me.py").write_text("here = 5")
     kernel = start(work_dir=str(tmp_path), env={"OF_THE_ENGINE": "7", "HOME_OF_NONE": None})

@@ -342,7 +342,7 @@ impl Serving {
             &self.who.uuid,
             Some(self.who.id.0),
             self.post.as_ref(),
-            self.config.set.as_deref(),
+            &self.config,
         );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);

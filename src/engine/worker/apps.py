@@ -57,8 +57,9 @@ class EngineKernel(LinkKernel):
             kernel_app.ipython_dir = settings.ipython_dir
         if settings.profile_dir:
             kernel_app.config.ProfileDir.location = settings.profile_dir
-        # Without a key of the engine's, one of this kernel's own: what the session has, it had before the fork.
-        self.session.key = settings.session.get("key", os.urandom(16).hex()).encode()
+        # Without a key of the engine's, as with CURVE, one of this kernel's own: what the session has, it had before the
+        # fork, and nobody may run code in a kernel that was bound because its messages need no signature.
+        self.session.key = (settings.session.get("key") or os.urandom(16).hex()).encode()
         self.session.signature_scheme = settings.session.get("signature_scheme", "hmac-sha256")
         kernel_app.session = self.session
         kernel_app.start_up()

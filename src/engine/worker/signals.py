@@ -1,10 +1,12 @@
 """When SIGINT becomes KeyboardInterrupt, and how SIGTERM ends a kernel."""
 
+import os
 import signal
 from contextlib import contextmanager
 from _signal import default_int_handler, signal as set_handler  # The one of `signal` makes enums: 5 us per request.
 
 _SIGINT = int(signal.SIGINT)
+_TERMINATE = {signal.SIGTERM}
 
 
 class Signals:
@@ -23,6 +25,21 @@ class Signals:
     def install(self):
         set_handler(_SIGINT, _ignore)
         signal.signal(signal.SIGTERM, self._on_terminate)
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATE),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATE),
+            after_in_child=self._leave_termination_to_the_system,
+        )
+
+    def _leave_termination_to_the_system(self):
+        """In a process that user code has forked: SIGTERM ends it, at any moment.
+
+        One that came while it starts would be lost with a handler of Python's, and a pool of multiprocessing, which ends
+        its processes so, would wait for ever.
+        """
+        if signal.getsignal(signal.SIGTERM) == self._on_terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATE)
 
     def enter_user_code(self):
         """From here on a SIGINT raises."""

@@ -288,9 +288,9 @@ impl Loader<'_> {
             return Ok(());
         };
         let value = match *key {
-            // As ipyparallel has it: 1 switches it on, and nothing else does anything.
+            // As ipyparallel has it. What is neither is an error: who sets it means something.
             "controller.enable_curve" if value == "1" => Value::from(true),
-            "controller.enable_curve" => return Ok(()),
+            "controller.enable_curve" if value == "0" => Value::from(false),
             // An empty session key switches signing off; other empty variables are as good as unset.
             _ if value.is_empty() && *key != "session.key" => return Ok(()),
             _ => Value::from(value),
@@ -460,14 +460,22 @@ mod tests {
             ("OTHER", "x"),
         ]);
         assert_eq!(resolved.settings.session.key.as_deref(), Some("k"));
-        assert!(resolved.settings.controller.enable_curve);
+        assert_eq!(resolved.settings.controller.enable_curve, Some(true));
         assert_eq!(
             resolved.origin("session.key"),
             Origin::Environment("IPP_SESSION_KEY".into())
         );
         let resolved = with(&[("IPP_CURVE_SECRETKEY", ""), ("IPP_ENABLE_CURVE", "0")]);
         assert!(!resolved.is_set("curve.secret_key"));
-        assert!(!resolved.settings.controller.enable_curve);
+        assert_eq!(resolved.settings.controller.enable_curve, Some(false));
+        let resolved = with(&[("IPP_ENABLE_CURVE", "")]);
+        assert_eq!(resolved.settings.controller.enable_curve, None);
+        sources.environment = vec![("IPP_ENABLE_CURVE".into(), "perhaps".into())];
+        let error = load(&sources).unwrap_err().to_string();
+        assert!(
+            error.contains("$IPP_ENABLE_CURVE") && error.contains("perhaps"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use model::{
     ClusterSettings, ControllerSettings, CurveSettings, Database, EngineSettings,
     HeartbeatSettings, LauncherTraits, LogSettings, MemorySettings, MongodbSettings,
     ProcessSettings, Restart, SchedulerSettings, Scheme, SessionSettings, Settings, SqliteSettings,
-    Synchronous, Traits,
+    Synchronous, Traits, is_local_interface,
 };
 pub use ports::{PortError, Ports};
 pub use resolve::{

@@ -73,7 +73,13 @@ pub struct ControllerSettings {
     pub restore: bool,
     /// In seconds; else the larger of 30 s and ten heartbeats.
     pub registration_timeout: Option<Seconds>,
-    pub enable_curve: bool,
+    /// Encrypt all connections; when absent, as soon as the controller listens beyond this machine.
+    pub enable_curve: Option<bool>,
+    /// Bytes of the largest message, 0 for any number; a quarter of the memory when absent.
+    pub max_message_size: Option<Size>,
+    /// Bytes of memory that the controller may take before new requests wait with the clients, 0 for any number; three
+    /// quarters of the memory when absent.
+    pub max_memory: Option<Size>,
     /// Where the status page and the metrics are: `ADDRESS:PORT`; nowhere when absent.
     pub dashboard: Option<String>,
     /// By which they are reached; a random one when absent.
@@ -103,7 +109,9 @@ impl Default for ControllerSettings {
             reuse: false,
             restore: false,
             registration_timeout: None,
-            enable_curve: false,
+            enable_curve: None,
+            max_message_size: None,
+            max_memory: None,
             dashboard: None,
             dashboard_token: None,
             db: Database::default(),
@@ -134,6 +142,19 @@ impl ControllerSettings {
 
 fn interface(transport: &str, ip: &str) -> String {
     format!("{transport}://{ip}")
+}
+
+/// Can what listens on this interface (such as `tcp://127.0.0.1`) be reached from this machine alone? A name is taken for
+/// that of a machine, which others know.
+pub fn is_local_interface(interface: &str) -> bool {
+    let Some(address) = interface.strip_prefix("tcp://") else {
+        return interface.starts_with("ipc://");
+    };
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    matches!(address, "localhost" | "lo" | "lo0")
+        || address
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.to_canonical().is_loopback())
 }
 
 /// Where task records are kept.
@@ -180,6 +201,7 @@ pub struct MemorySettings {
     /// Bytes of buffers to keep; 0 for any number.
     pub size_limit: u64,
     /// The part that is dropped when a limit is reached.
+    #[serde(deserialize_with = "fraction")]
     pub cull_fraction: f64,
 }
 
@@ -190,6 +212,15 @@ impl Default for MemorySettings {
             size_limit: 1 << 30,
             cull_fraction: 0.1,
         }
+    }
+}
+
+fn fraction<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let value = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err(serde::de::Error::custom("it must be between 0 and 1"))
     }
 }
 
@@ -516,12 +547,12 @@ pub struct CurveSettings {
     pub secret_key: Option<String>,
 }
 
-/// Without the secret key.
+/// Without the keys. A controller's public one is what opens its door.
 impl fmt::Debug for CurveSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CurveSettings")
-            .field("server_key", &self.server_key)
-            .field("public_key", &self.public_key)
+            .field("server_key", &self.server_key.as_ref().map(|_| "(secret)"))
+            .field("public_key", &self.public_key.as_ref().map(|_| "(secret)"))
             .field("secret_key", &self.secret_key.as_ref().map(|_| "(secret)"))
             .finish()
     }

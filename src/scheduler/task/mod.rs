@@ -567,6 +567,11 @@ impl<P: Payload> TaskScheduler<P> {
         })
     }
 
+    /// Are there tasks that have not ended?
+    pub fn has_pending(&self) -> bool {
+        self.jobs.len() > 0
+    }
+
     pub fn snapshot(&self) -> TaskSnapshot {
         let engines = self.roster.iter().map(|(_, engine)| engine);
         let mut here: Vec<_> = engines

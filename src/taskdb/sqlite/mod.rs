@@ -40,14 +40,13 @@ mod tests;
 mod write;
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use self::checkpoint::Checkpointer;
-use self::pushdown::Condition;
 use self::reader::SqliteReader;
 use super::changes::Changes;
 use super::query::Query;
@@ -122,11 +121,25 @@ pub struct SqliteStore {
     records: u64,
 }
 
+/// Makes the file if it is not there, for this user alone: records hold what people compute with. SQLite gives the files
+/// that it puts beside it the same mode, and says what is wrong with the path.
+fn make_private(path: &Path) {
+    if path == Path::new(":memory:") {
+        return;
+    }
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+}
+
 impl SqliteStore {
     /// Opens or makes the file and the table.
     pub fn open(config: &SqliteConfig) -> Result<Self, StoreError> {
         let place = config.path.display().to_string();
         let wrong = |error| fault(&place, error);
+        make_private(&config.path);
         let db = Connection::open(&config.path).map_err(wrong)?;
         // SQLite opens such a file all the same, and complains in odd words later.
         if db.is_readonly("main").map_err(wrong)? {
@@ -146,11 +159,15 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Opens a table that is there already.
+    /// Opens a table that is there already; the newest where none is configured.
     pub fn open_existing(config: &SqliteConfig) -> Result<Self, StoreError> {
         // Found before anything is made. Where nothing can be written, it is at least read.
         let reader = Self::open_to_read(config)?;
-        match Self::open(config) {
+        let found = SqliteConfig {
+            table: reader.table().to_owned(),
+            ..config.clone()
+        };
+        match Self::open(&found) {
             Err(StoreError::Fault {
                 fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
                 ..
@@ -255,9 +272,17 @@ impl TaskStore for SqliteStore {
 
     fn remove(&mut self, query: &Query) -> Result<u64, StoreError> {
         self.flush()?;
-        let removed = self.delete(query).map_err(|error| self.file.wrong(error))?;
-        self.records = self.records.saturating_sub(removed);
-        Ok(removed)
+        let mut ids = Vec::new();
+        let found = self.file.select(query, KeySet::EMPTY, &mut |id, _| {
+            ids.push(id);
+            ControlFlow::Continue(())
+        });
+        found.map_err(|error| self.file.wrong(error))?;
+        for piece in ids.chunks(retention::PIECE as usize) {
+            self.delete(piece).map_err(|error| self.file.wrong(error))?;
+            self.records = self.records.saturating_sub(piece.len() as u64);
+        }
+        Ok(ids.len() as u64)
     }
 
     fn reader(&self) -> Result<Option<Box<dyn RecordReader>>, StoreError> {
@@ -341,32 +366,16 @@ impl SqliteStore {
         find().unwrap_or(true)
     }
 
-    fn delete(&self, query: &Query) -> Result<u64, rusqlite::Error> {
-        let condition = Condition::of(query);
-        let table = &self.file.tables.records;
-        if condition.exact {
-            let sql = format!("DELETE FROM {table} WHERE {}", condition.sql);
-            let deleted = self
-                .file
-                .db
-                .execute(&sql, params_from_iter(&condition.params))?;
-            return Ok(deleted as u64);
-        }
-        let mut ids = Vec::new();
-        self.file.select(query, KeySet::EMPTY, &mut |id, _| {
-            ids.push(id);
-            ControlFlow::Continue(())
-        })?;
+    /// Deletes rows in one transaction: many of them at once would make the file's log as large as they are.
+    fn delete(&self, ids: &[i64]) -> Result<(), rusqlite::Error> {
         let transaction = self.file.db.unchecked_transaction()?;
-        let sql = format!("DELETE FROM {table} WHERE id = ?");
-        for id in &ids {
-            self.file
-                .db
-                .prepare_cached(&sql)?
-                .execute([SqlValue::from(*id)])?;
+        let sql = format!("DELETE FROM {} WHERE id = ?", self.file.tables.records);
+        let mut statement = self.file.db.prepare_cached(&sql)?;
+        for id in ids {
+            statement.execute([id])?;
         }
         transaction.commit()?;
-        Ok(ids.len() as u64)
+        self.shrink()
     }
 }
 

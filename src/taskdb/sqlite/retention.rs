@@ -3,8 +3,8 @@
 use super::SqliteStore;
 use crate::protocol::Timestamp;
 
-/// Records that one call drops at most, so that what waits to be written does not wait for long.
-const PIECE: u64 = 2000;
+/// Records that are dropped at once at most, so that what waits to be written does not wait for long.
+pub(super) const PIECE: u64 = 2000;
 
 /// Pages that one call gives back to the file system at most.
 const PAGES: u64 = 2000;
@@ -37,13 +37,19 @@ impl SqliteStore {
         let excess = self.retention.excess(records, bytes);
         dropped += self.drop_finished(None, excess.min(PIECE))?;
         if dropped > 0 {
-            // Each step gives back one page.
-            let sql = format!("PRAGMA incremental_vacuum({PAGES})");
-            let mut statement = self.file.db.prepare_cached(&sql)?;
-            let mut steps = statement.query([])?;
-            while steps.next()?.is_some() {}
+            self.shrink()?;
         }
         Ok(dropped)
+    }
+
+    /// Gives pages that hold nothing back to the file system.
+    pub(super) fn shrink(&self) -> Result<(), rusqlite::Error> {
+        let sql = format!("PRAGMA incremental_vacuum({PAGES})");
+        let mut statement = self.file.db.prepare_cached(&sql)?;
+        let mut steps = statement.query([])?;
+        // Each gives back one page.
+        while steps.next()?.is_some() {}
+        Ok(())
     }
 
     fn drop_finished(&self, before: Option<i64>, count: u64) -> Result<u64, rusqlite::Error> {

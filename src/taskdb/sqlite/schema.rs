@@ -46,6 +46,18 @@ pub(super) struct Found {
     pub(super) notice: Option<String>,
 }
 
+impl Found {
+    fn new(place: &str, wanted: &str, name: &str) -> Self {
+        let notice = (name != wanted).then(|| {
+            format!("{place}: table {wanted:?} was made by another program; records are kept in {name:?}")
+        });
+        Self {
+            tables: Tables::new(name),
+            notice,
+        }
+    }
+}
+
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -94,26 +106,50 @@ pub(super) fn prepare(
     found
 }
 
-/// Finds the tables of a file that is only read.
+/// Finds the tables of a file that is only read: those of the name that is configured, as [`choose`] has made them;
+/// where every run has its own, the last one's.
 pub(super) fn existing(
     db: &Connection,
     config: &SqliteConfig,
     place: &str,
 ) -> Result<Found, StoreError> {
-    let wanted = wanted(config);
-    let version = version(db, &wanted).map_err(|error| fault(place, error))?;
+    let wrong = |error| fault(place, error);
+    let known = names(db).map_err(wrong)?;
+    let wanted = if config.table.is_empty() {
+        known.last().cloned().unwrap_or_default()
+    } else {
+        config.table.clone()
+    };
+    let (name, version) = search(db, &wanted).map_err(wrong)?;
     match version {
-        Some(VERSION) => Ok(Found {
-            tables: Tables::new(&wanted),
-            notice: None,
-        }),
-        Some(other) => Err(other_version(place, &wanted, other)),
+        Some(VERSION) => Ok(Found::new(place, &wanted, &name)),
+        Some(other) => Err(other_version(place, &name, other)),
         None => Err(StoreError::Fault {
             place: place.to_owned(),
             fault: Fault::Unreachable,
-            detail: format!("no table {wanted:?}"),
+            detail: none_of(&wanted, &known, name != wanted),
         }),
     }
+}
+
+fn none_of(wanted: &str, known: &[String], of_another: bool) -> String {
+    if known.is_empty() && of_another {
+        format!("table {wanted:?} was made by another program, and there is none of this one's")
+    } else if known.is_empty() {
+        "there are no task records in it".to_owned()
+    } else {
+        format!("no table {wanted:?}; there is {}", known.join(", "))
+    }
+}
+
+/// The tables of this program, the newest last.
+fn names(db: &Connection) -> Result<Vec<String>, rusqlite::Error> {
+    if !is_taken(db, "ipcluster-tables")? {
+        return Ok(Vec::new());
+    }
+    db.prepare("SELECT name FROM \"ipcluster-tables\" ORDER BY rowid")?
+        .query_map([], |row| row.get(0))?
+        .collect()
 }
 
 fn wanted(config: &SqliteConfig) -> String {
@@ -134,24 +170,25 @@ fn choose(db: &Connection, config: &SqliteConfig, place: &str) -> Result<Found, 
     )
     .map_err(wrong)?;
     let wanted = wanted(config);
-    let mut name = wanted.clone();
-    for number in 1.. {
-        match version(db, &name).map_err(wrong)? {
-            Some(VERSION) => break,
-            Some(other) => return Err(other_version(place, &name, other)),
-            None if !is_taken(db, &name).map_err(wrong)? => break,
-            None => name = format!("{wanted}_{number}"),
-        }
+    let (name, version) = search(db, &wanted).map_err(wrong)?;
+    match version {
+        Some(VERSION) | None => Ok(Found::new(place, &wanted, &name)),
+        Some(other) => Err(other_version(place, &name, other)),
     }
-    let notice = (name != wanted).then(|| {
-        format!(
-            "{place}: table {wanted:?} was made by another program; records are kept in {name:?}"
-        )
-    });
-    Ok(Found {
-        tables: Tables::new(&name),
-        notice,
-    })
+}
+
+/// The first name that another program has not taken, and the version of the table that has it, if there is one.
+fn search(db: &Connection, wanted: &str) -> Result<(String, Option<i64>), rusqlite::Error> {
+    let mut name = wanted.to_owned();
+    let mut number = 0;
+    loop {
+        let version = version(db, &name)?;
+        if version.is_some() || !is_taken(db, &name)? {
+            return Ok((name, version));
+        }
+        number += 1;
+        name = format!("{wanted}_{number}");
+    }
 }
 
 fn other_version(place: &str, table: &str, version: i64) -> StoreError {

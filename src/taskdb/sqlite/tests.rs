@@ -50,6 +50,23 @@ proptest! {
 }
 
 #[test]
+fn nobody_else_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = dir();
+    let mut store = open(&dir);
+    store.add(full_record(1)).unwrap();
+    store.flush_due().unwrap();
+    let mut count = 0;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", file.path());
+        count += 1;
+    }
+    assert!(count >= 2, "the log lies beside the database");
+}
+
+#[test]
 fn records_outlive_the_store() {
     let dir = dir();
     let mut store = open(&dir);
@@ -254,12 +271,39 @@ fn a_foreign_table_is_left_alone() {
     let db = Connection::open(default_path(dir.path())).unwrap();
     db.execute_batch("CREATE TABLE 'ipython-tasks' (msg_id text PRIMARY KEY, header dict text)")
         .unwrap();
+    let none = SqliteStore::open_existing(&config(&dir)).unwrap_err();
+    assert!(none.to_string().contains("another program"), "{none}");
     let mut store = open(&dir);
     assert_eq!(store.table(), "ipython-tasks_1");
     assert!(store.notice().unwrap().contains("ipython-tasks"));
     store.add(record(1)).unwrap();
     store.close().unwrap();
     assert_eq!(open(&dir).stats().unwrap().records, 1);
+    let mut found = SqliteStore::open_existing(&config(&dir)).unwrap();
+    assert_eq!(found.table(), "ipython-tasks_1");
+    assert_eq!(found.stats().unwrap().records, 1);
+}
+
+#[test]
+fn the_newest_table_is_found_where_each_run_has_its_own() {
+    let dir = dir();
+    let of_run = |session: &str| SqliteConfig {
+        table: String::new(),
+        session: session.to_owned(),
+        ..config(&dir)
+    };
+    let none = SqliteStore::open_existing(&of_run("")).unwrap_err();
+    assert_eq!(fault_of::<()>(Err(none)), Fault::Unreachable);
+    for session in ["b-0", "a-1"] {
+        SqliteStore::open(&of_run(session))
+            .unwrap()
+            .close()
+            .unwrap();
+    }
+    let found = SqliteStore::open_existing(&of_run("")).unwrap();
+    assert_eq!(found.table(), "_a_1");
+    let named = SqliteStore::open_existing(&config(&dir)).unwrap_err();
+    assert!(named.to_string().contains("there is _b_0, _a_1"), "{named}");
 }
 
 #[test]
@@ -477,6 +521,27 @@ fn the_file_shrinks() {
     store.close().unwrap();
     let after = size(&default_path(dir.path()));
     assert!(before > 10_000_000 && after < 500_000, "{before} {after}");
+}
+
+#[test]
+fn much_is_removed_in_pieces_and_the_file_shrinks() {
+    let dir = dir();
+    let mut store = open(&dir);
+    let count = 2 * retention::PIECE + 1;
+    for n in 0..count {
+        let n = i64::try_from(n).unwrap();
+        let mut record = with_buffer(n, 2000);
+        record.completed = (n > 0).then(|| time(n));
+        store.add(record).unwrap();
+    }
+    store.flush().unwrap();
+    let finished = Query::completed(true);
+    assert_eq!(store.remove(&finished).unwrap(), count - 1);
+    assert_eq!(store.remove(&finished).unwrap(), 0);
+    assert_eq!(store.stats().unwrap().records, 1);
+    store.close().unwrap();
+    let size = std::fs::metadata(default_path(dir.path())).unwrap().len();
+    assert!(size < 500_000, "{size}");
 }
 
 #[test]

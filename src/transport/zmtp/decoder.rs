@@ -53,6 +53,11 @@ impl Decoder {
         self.limit = limit;
     }
 
+    /// Bytes that are here of a large frame whose rest is to come.
+    pub(in crate::transport) fn held(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.bytes.len() as u64)
+    }
+
     /// Takes bytes as they come; `sink` gets each frame that is whole, with its flags.
     pub(in crate::transport) fn feed(
         &mut self,

@@ -4,6 +4,9 @@ use super::Violation;
 
 pub(in crate::transport) const LEN: usize = 64;
 
+/// The part that all versions have.
+pub(in crate::transport) const SIGNATURE: usize = 10;
+
 /// Signature, version 3.0, mechanism, role, padding.
 const VERSION: usize = 10;
 const MECHANISM: std::ops::Range<usize> = 12..32;

@@ -38,7 +38,7 @@ pub(super) enum Violation {
     Handshake,
     #[error("a frame has flags that do not exist")]
     Flags,
-    #[error("a frame is larger than {limit} bytes")]
+    #[error("a message is larger than {limit} bytes")]
     TooLarge { limit: u64 },
     #[error("a message has more than {limit} frames")]
     TooManyFrames { limit: usize },
@@ -48,6 +48,16 @@ pub(super) enum Violation {
     Encryption,
     #[error("it refuses the connection: {0}")]
     Refused(String),
+    #[error("messages that are still coming in take more than {limit} bytes")]
+    NoMemory { limit: u64 },
+    #[error("it does not read, and {waiting} bytes wait for it")]
+    Unread { waiting: u64 },
+    #[error(
+        "{connections} connections are open, as many as the limit on open files ({open_files}, see ulimit -n) allows"
+    )]
+    Crowd { connections: usize, open_files: u64 },
+    #[error("it hung up {0}")]
+    HungUp(&'static str),
     #[error("another connection has its identity")]
     IdentityInUse,
 }

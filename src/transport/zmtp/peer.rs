@@ -22,7 +22,7 @@ const FRAMES: usize = 100_000;
 pub(in crate::transport) struct Ours {
     pub(in crate::transport) socket_type: SocketType,
     pub(in crate::transport) identity: Vec<u8>,
-    /// Bytes of the largest frame that is taken.
+    /// Bytes of the largest message that is taken.
     pub(in crate::transport) limit: u64,
     pub(in crate::transport) security: Security,
 }
@@ -92,8 +92,9 @@ struct Talk {
     handshake: Option<Box<Handshake>>,
     /// Of one that is.
     session: Option<Box<Session>>,
-    /// The message that is coming in.
+    /// The message that is coming in, and its bytes.
     message: Vec<Frame>,
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -141,6 +142,7 @@ impl Peer {
                 handshake: handshake.map(Box::new),
                 session: None,
                 message: Vec::new(),
+                size: 0,
             },
         }
     }
@@ -200,6 +202,41 @@ impl Peer {
         decoder.feed(input, &mut |flags, frame| talk.on_frame(flags, frame, io))
     }
 
+    /// Bytes that are here of a message whose rest is to come.
+    pub(in crate::transport) fn held(&self) -> u64 {
+        self.talk.size + self.decoder.held()
+    }
+
+    /// What a peer is told that is not taken in.
+    pub(in crate::transport) fn dismissal(ours: &Ours, violation: &Violation) -> Outgoing {
+        let mut reason = violation.to_string().into_bytes();
+        reason.truncate(usize::from(u8::MAX));
+        reason.insert(0, reason.len() as u8);
+        let is_server = matches!(ours.security, Security::Server(_));
+        let mut out = Outgoing::default();
+        out.push(&greeting::compose(ours.mechanism(), is_server));
+        out.push(&command::compose("ERROR", &reason));
+        out
+    }
+
+    /// What it means that the peer has ended the connection now, if it means something: peers of libzmq do not say what
+    /// they do not like.
+    pub(in crate::transport) fn farewell(&self, ours: &Ours) -> Option<Violation> {
+        let talk = &self.talk;
+        match (&talk.state, talk.handshake.as_deref(), ours.mechanism()) {
+            (State::Greeting(received), _, mechanism) if received.len() >= greeting::SIGNATURE => {
+                Some(Violation::HungUp(match mechanism {
+                    Mechanism::Curve => "when it heard that connections are encrypted here",
+                    Mechanism::Null => "when it heard that connections are not encrypted here",
+                }))
+            }
+            (State::Handshake, Some(Handshake::Welcome { .. }), _) => Some(Violation::HungUp(
+                "when it was greeted with the key that was expected of it: it may have another",
+            )),
+            _ => None,
+        }
+    }
+
     /// Where the next bytes can be put without a copy, and how many.
     pub(in crate::transport) fn body(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         self.decoder.body()
@@ -228,7 +265,7 @@ impl Talk {
                 if command {
                     return self.on_command(&payload, io);
                 }
-                self.on_message_frame(more, Frame::from(payload), io)
+                self.on_message_frame(more, payload, io)
             }
             (State::Traffic, None) => self.on_command(&frame, io),
             _ if flags & COMMAND != 0 => self.on_handshake(&frame, io),
@@ -249,11 +286,17 @@ impl Talk {
         if message.is_empty() && io.ours.socket_type == SocketType::Router {
             message.push(Frame::empty());
         }
+        self.size += frame.len() as u64;
         message.push(frame);
         if message.len() > FRAMES {
             return Err(Violation::TooManyFrames { limit: FRAMES });
         }
+        if self.size > io.ours.limit {
+            let limit = io.ours.limit;
+            return Err(Violation::TooLarge { limit });
+        }
         if !more {
+            self.size = 0;
             io.incoming.push_back(std::mem::take(message));
         }
         Ok(())

@@ -192,7 +192,79 @@ fn pings_are_answered_and_subscriptions_told() {
     assert_eq!(told, [b"\x01x", b"\x01y"]);
 }
 
+#[test]
+fn who_is_not_taken_in_is_told_why() {
+    let violation = Violation::Crowd {
+        connections: 7,
+        open_files: 8,
+    };
+    let (server, client) = secrets();
+    for (ours, theirs) in [(Security::Null, Security::Null), (server, client)] {
+        let router = End::secured(SocketType::Router, b"", ours);
+        let mut peer = End::secured(SocketType::Dealer, b"", theirs);
+        let mut said = Peer::dismissal(&router.ours, &violation);
+        let mut bytes = Vec::new();
+        while let Some(piece) = said.single().map(<[u8]>::to_vec) {
+            said.advance(piece.len());
+            bytes.extend(piece);
+        }
+        let told = peer.receive(&bytes).unwrap_err();
+        assert_eq!(told, Violation::Refused(violation.to_string()));
+        assert!(peer.identity.is_none());
+    }
+}
+
+#[test]
+fn a_peer_that_hangs_up_has_its_reasons() {
+    let (server, client) = secrets();
+    let greeting = greeting::compose(Mechanism::Null, false);
+    for (security, heard) in [
+        (Security::Null, "not encrypted"),
+        (server.clone(), "are encrypted"),
+    ] {
+        let mut end = End::secured(SocketType::Router, b"", security);
+        assert_eq!(end.peer.farewell(&end.ours), None, "nothing was said yet");
+        end.receive(&greeting[..11]).unwrap();
+        let why = end.peer.farewell(&end.ours).unwrap().to_string();
+        assert!(why.contains(heard), "{why}");
+    }
+    let mut dealer = End::secured(SocketType::Dealer, b"", client);
+    dealer
+        .receive(&greeting::compose(Mechanism::Curve, true))
+        .unwrap();
+    let why = dealer.peer.farewell(&dealer.ours).unwrap().to_string();
+    assert!(why.contains("key"), "{why}");
+    let mut router = End::secured(SocketType::Router, b"", server);
+    let (there, back) = (dealer.written(), router.written());
+    router.receive(&there).unwrap();
+    let _ = back;
+    let welcome = router.written();
+    dealer.receive(&welcome).unwrap();
+    assert_eq!(dealer.peer.farewell(&dealer.ours), None);
+}
+
 proptest! {
+    #[test]
+    fn any_bytes_are_understood_or_refused_in_secret(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        how_far in 0..3usize,
+        as_client in any::<bool>(),
+    ) {
+        let (server, client) = secrets();
+        let (ours, theirs) = if as_client { (client, server) } else { (server, client) };
+        let mut end = End::secured(SocketType::Router, b"", ours);
+        let mut other = End::secured(SocketType::Dealer, b"", theirs);
+        if how_far == 1 {
+            end.receive(&greeting::compose(Mechanism::Curve, as_client)).unwrap();
+        }
+        if how_far == 2 {
+            exchange(&mut end, &mut other).unwrap();
+        }
+        let _ = end.receive(&bytes);
+        assert!(end.incoming.is_empty(), "something was taken for a message");
+        assert_eq!(end.identity.is_some(), how_far == 2);
+    }
+
     #[test]
     fn a_conversation_does_not_depend_on_how_its_bytes_are_cut(
         cuts in prop::collection::vec(1..120usize, 1..30),

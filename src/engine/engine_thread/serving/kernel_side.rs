@@ -188,6 +188,8 @@ impl Serving {
             self.hearts.send(HeartMail::Beat {
                 uuid: self.who.uuid.clone(),
                 period: self.heartbeat_period,
+                // As those do that know last words.
+                renews: self.farewells,
             });
             let _ = self.host.send(HostMail::Running { rank: self.rank });
         }
