@@ -51,6 +51,7 @@ conformance:
 	$(PYTHON) tests/conformance/run.py --ours both
 	$(PYTHON) tests/conformance/run.py --ours controller
 	$(PYTHON) tests/conformance/run.py --ours engine
+	$(MAKE) test-versions
 
 # Clients and engines of older versions of ipyparallel; see tests/versions/README.md.
 test-versions:

@@ -20,7 +20,10 @@ pub fn connection_file(data: &[u8]) {
     }
     if let Ok(file) = serde_json::from_str::<ClientFile>(text) {
         let written = serde_json::to_string(&file).expect("what was read can be written");
-        assert_eq!(serde_json::from_str::<ClientFile>(&written).ok(), Some(file));
+        assert_eq!(
+            serde_json::from_str::<ClientFile>(&written).ok(),
+            Some(file)
+        );
     }
 }
 

@@ -8,13 +8,18 @@ use super::TARGETS;
 const TRIES: usize = 4_000;
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
     let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.unwrap().path())
         .collect();
     found.sort();
-    found.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    found
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect()
 }
 
 #[test]
@@ -48,8 +53,21 @@ fn run(name: &str, target: super::Target, data: &[u8], what: &str) {
 /// Some small changes of the kinds that libFuzzer makes as well.
 fn mutate(chance: &mut fastrand::Rng, mut data: Vec<u8>, other: &[u8]) -> Vec<u8> {
     const ODD: &[&[u8]] = &[
-        b"-1", b"0", b"18446744073709551616", b"1e999", b"null", b"\"\"", b"[]", b"{}", b"\0",
-        b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\\ud800", b"\n", b"$not", "é".as_bytes(),
+        b"-1",
+        b"0",
+        b"18446744073709551616",
+        b"1e999",
+        b"null",
+        b"\"\"",
+        b"[]",
+        b"{}",
+        b"\0",
+        b"\xff\xff\xff\xff",
+        b"\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"\\ud800",
+        b"\n",
+        b"$not",
+        "é".as_bytes(),
     ];
     for _ in 0..chance.usize(1..5) {
         let at = chance.usize(..=data.len());
@@ -58,7 +76,9 @@ fn mutate(chance: &mut fastrand::Rng, mut data: Vec<u8>, other: &[u8]) -> Vec<u8
             0 if at < data.len() => data[at] ^= 1 << chance.u8(..8),
             1 if at < data.len() => data[at] = chance.u8(..),
             2 => drop(data.drain(at..until)),
-            3 => data.splice(at..at, ODD[chance.usize(..ODD.len())].iter().copied()).for_each(drop),
+            3 => data
+                .splice(at..at, ODD[chance.usize(..ODD.len())].iter().copied())
+                .for_each(drop),
             4 => {
                 let again = data[at..until].to_vec();
                 data.splice(at..at, again);

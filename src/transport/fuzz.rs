@@ -133,7 +133,9 @@ pub fn curve_handshake(data: &[u8]) {
             bytes
         };
         if client.peer.is_ready() && round == 5 {
-            client.peer.send(&[Frame::from(&b"secret"[..])], &mut client.out);
+            client
+                .peer
+                .send(&[Frame::from(&b"secret"[..])], &mut client.out);
         }
         let there = changed(client.written(), 0);
         let back = changed(server.written(), 1);
