@@ -144,6 +144,12 @@ class Check:
             return request["may_fail"] or (request["kind"] == "retries" and msg_id in self.aborted)
         if ename == "TaskAborted":
             return msg_id in self.aborted
+        if ename == "EngineError" and "is registered" in outcome.get("evalue", ""):
+            # It had left long before, and the client has not heard of it.
+            client_began = min(event["at"] for event in self.by_what["submitted"] if event["who"] == request["who"])
+            unheard = self.faults.any(CLIENT_LINK | CONTROLLER_LOST | {"client stopped"}, client_began - AFTERMATH, since)
+            since = client_began if unheard else since
+            return self.faults.any(ENGINE_LOST, since, until, AFTERMATH)
         if ename == "EngineError":
             return self.faults.any(ENGINE_LOST, since, until, AFTERMATH)
         if ename == "ImpossibleDependency":

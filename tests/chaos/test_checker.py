@@ -130,6 +130,15 @@ def test_an_aborted_task_is_not_tried_again():
     assert judge([*whole(), *failed, event(100.3, "aborting", msg_id="c")]) == []
 
 
+def test_an_engine_that_left_long_ago_may_be_asked_by_a_client_that_has_not_heard_of_it():
+    late = submitted(300, "c", kind="direct")
+    refused = {**replied(300.1, "c", ename="EngineError"), "evalue": "no engine x is registered"}
+    events = [*whole(), late, refused, found("c", ename="EngineError", evalue="no engine x is registered")]
+    killed = fault("engines killed", 150, 150.1)
+    assert any("EngineError" in one for one in judge([*events, *killed]))
+    assert judge([*events, *killed, *fault("clients' link down", 149, 152)]) == []
+
+
 @pytest.mark.parametrize("broken", ["the hub does not know it", "is lost", "the hub has 3 in place of 2", "leak: a file"])
 def test_no_fault_excuses_losses(broken):
     everything = [one for name in (*checker.ENGINE_LOST, *checker.CLIENT_LINK) for one in fault(name, 50, 1000)]
