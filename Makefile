@@ -4,13 +4,16 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help demo test test-rust test-python test-pythons test-conformance conformance lint bench clean
-.PHONY: packages archives deb wheel formula test-packages
+.PHONY: help demo test test-rust test-python test-pythons test-conformance test-versions chaos fuzz conformance
+.PHONY: lint bench clean packages archives deb wheel formula test-packages
 
 help:
 	@echo "make demo         build ipcluster and show a cluster at work"
 	@echo "make test         set everything up and run all tests"
 	@echo "make conformance  run ipyparallel's tests with every combination of our programs and its own"
+	@echo "make test-versions  older versions of ipyparallel with our programs"
+	@echo "make chaos        faults on a real cluster under load, and a checker (SECONDS=3600 SEED=7)"
+	@echo "make fuzz         bytes of others, under libFuzzer (SECONDS=600 for each target)"
 	@echo "make bench        measure against ipyparallel and the limit of the sockets"
 	@echo "make lint         what CI checks before the tests"
 	@echo "make packages     Debian package, wheel, Homebrew formula and release archives, in target/packages/dist"
@@ -32,7 +35,8 @@ test-rust:
 
 test-python:
 	$(CARGO) build --locked
-	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/worker && "$$python" -m pytest -q tests/python
+	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/worker && "$$python" -m pytest -q tests/python && \
+	"$$python" -m pytest -q tests/chaos
 
 # The kernel's own tests, under every Python that is there.
 test-pythons:
@@ -47,6 +51,22 @@ conformance:
 	$(PYTHON) tests/conformance/run.py --ours both
 	$(PYTHON) tests/conformance/run.py --ours controller
 	$(PYTHON) tests/conformance/run.py --ours engine
+	$(MAKE) test-versions
+
+# Clients and engines of older versions of ipyparallel; see tests/versions/README.md.
+test-versions:
+	$(CARGO) build --locked
+	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/versions
+
+# make chaos SECONDS=3600 SEED=7; see tests/chaos/README.md.
+SECONDS ?= 60
+chaos:
+	$(CARGO) build --locked
+	@python=$$($(ENVIRONMENT)) && "$$python" tests/chaos/run.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# make fuzz SECONDS=600 TARGET=query; each target in turn for so long. See fuzz/README.md.
+fuzz:
+	$(PYTHON) fuzz/run.py --seconds $(SECONDS) $(if $(TARGET),--only $(TARGET))
 
 lint:
 	$(CARGO) fmt --check

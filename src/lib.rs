@@ -98,6 +98,8 @@ pub mod controller;
 #[doc = include_str!("differences.md")]
 pub mod differences {}
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod heartbeat;
 pub mod hub;
 pub mod hubclient;

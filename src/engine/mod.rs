@@ -8,6 +8,8 @@
 
 mod config;
 mod engine_thread;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod heart;
 mod host;
 mod jupyter;

@@ -78,13 +78,12 @@ pub(super) struct EngineSockets {
     pub(super) iopub: Socket,
     pub(super) shell_monitor: Monitor,
     pub(super) control_monitor: Monitor,
+    /// How many queues the shell socket is connected to.
+    shell_queues: usize,
     shell_connections: usize,
     control_connections: usize,
     has_subscriber: bool,
 }
-
-/// Queues that the shell socket is connected to.
-const SHELL_QUEUES: usize = 3;
 
 impl EngineSockets {
     pub(super) fn connect(
@@ -98,7 +97,12 @@ impl EngineSockets {
         let shell_monitor = Monitor::new(&shell);
         shell.connect(&url(connection.url(Channel::Mux), "mux")?)?;
         shell.connect(&url(connection.url(Channel::Task), "task")?)?;
-        shell.connect(&url(connection.broadcast_url(id.0), "broadcast")?)?;
+        let mut shell_queues = 2;
+        // A controller of ipyparallel 6 knows no broadcasts.
+        if let Some(broadcasts) = connection.broadcast_url(id.0) {
+            shell.connect(&broadcasts)?;
+            shell_queues += 1;
+        }
         let control = router(context, identity)?;
         let control_monitor = Monitor::new(&control);
         control.connect(&url(connection.url(Channel::Control), "control")?)?;
@@ -112,6 +116,7 @@ impl EngineSockets {
             iopub,
             shell_monitor,
             control_monitor,
+            shell_queues,
             shell_connections: 0,
             control_connections: 0,
             has_subscriber: false,
@@ -143,7 +148,7 @@ impl EngineSockets {
 
     /// Every message of this engine and to it would arrive.
     pub(super) fn all_connected(&self) -> bool {
-        self.shell_connections >= SHELL_QUEUES
+        self.shell_connections >= self.shell_queues
             && self.control_connections >= 1
             && self.has_subscriber
     }

@@ -9,6 +9,8 @@ mod connection;
 mod door;
 mod endpoint;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod limits;
 mod mailbox;
 mod monitor;

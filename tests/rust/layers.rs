@@ -96,8 +96,9 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// The code of a file without its comments and without its test module, which stands last or in a file of its own.
 fn code(path: &Path) -> String {
-    let is_test =
-        |part: &str| part == "tests" || part == "testing.rs" || part.ends_with("tests.rs");
+    let is_test = |part: &str| {
+        ["tests", "testing.rs", "fuzzing", "fuzz.rs"].contains(&part) || part.ends_with("tests.rs")
+    };
     if path
         .iter()
         .filter_map(|part| part.to_str())
@@ -136,7 +137,8 @@ fn by_room() -> BTreeMap<String, Vec<PathBuf>> {
             .unwrap()
             .trim_end_matches(".rs")
             .to_owned();
-        if room != "lib" && room != "main" {
+        // What fuzzes looks into all of them, and is not part of the program.
+        if !["lib", "main", "fuzzing"].contains(&room.as_str()) {
             rooms.entry(room).or_default().push(file);
         }
     }

@@ -241,6 +241,16 @@ struct Decoder {
     partial: Option<Partial>,
 }
 
+/// The messages that bytes are, up to the first that is not one.
+#[cfg(any(test, fuzzing))]
+pub(in crate::engine) fn messages_of(bytes: &[u8]) -> Vec<LinkMessage> {
+    let mut decoder = Decoder {
+        buffer: bytes.to_vec(),
+        ..Decoder::default()
+    };
+    std::iter::from_fn(|| decoder.next().ok().flatten()).collect()
+}
+
 #[derive(Debug)]
 struct Partial {
     tag: u32,

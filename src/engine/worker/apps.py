@@ -11,11 +11,12 @@ from IPython.extensions import storemagic  # noqa: F401  The same for IPython's 
 
 from . import process
 from .config import traitlets_config
-from .kernel import MODE, LinkKernel
+from .kernel import LinkKernel
 
-if MODE == "ipyparallel":
+try:
     from .engineapp import EngineApp
-else:
+except ImportError:
+    # Without ipyparallel; and in ipyparallel 6 it is somewhere else, and binds no kernel where ipykernel's is there.
     EngineApp = None
 
 
