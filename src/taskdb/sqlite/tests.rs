@@ -2,9 +2,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use rusqlite::params_from_iter;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::pushdown::Condition;
 use super::*;
 use crate::taskdb::record::{Key, dropped_bytes};
 use crate::taskdb::testing::{
