@@ -14,6 +14,9 @@ const CHUNK: usize = 64 * 1024;
 /// No message has more frames; a number beyond is not a message.
 const MAX_FRAMES: u32 = 1_000_000;
 
+/// Room for a frame that is made before its bytes are there: user code can reach the link, and claim any length.
+const RESERVE: usize = 1 << 30;
+
 /// Pieces that are handed to one `writev`.
 const PIECES: usize = 64;
 
@@ -317,7 +320,7 @@ impl Decoder {
                 }
             }
             match partial.lengths.get(partial.frames.len()) {
-                Some(length) => partial.frames.push(room_for(*length)),
+                Some(length) => partial.frames.push(room_for((*length).min(RESERVE))),
                 None => break,
             }
         }
