@@ -86,6 +86,9 @@
 //!   slow or stopped keeps its connection and has until the limit of missed heartbeats.
 //! - **Broadcasts are a flat fan-out** that shares buffers by reference count, in place of a tree of schedulers. To a
 //!   process that runs several engines a broadcast goes once; they share what has come.
+//! - **Peers are strangers until they have shown otherwise, and have limits then**: a few handshakes in each turn of a
+//!   thread, a turn for each connection, a limit for what is read of a message and for what waits to be read; `SECURITY.md`
+//!   lists them.
 //! - **What an engine is sent goes to it in order**, also when one of its connections is down for a moment.
 //!
 //! [`differences`] lists where the behaviour differs from ipyparallel's on purpose.

@@ -74,7 +74,9 @@ fn pages() -> Vec<(String, Vec<u8>)> {
 }
 
 fn gather(command: &Command, found: &mut Vec<(String, Vec<u8>)>) {
-    let name = command.get_display_name().unwrap_or(command.get_name());
+    let name = command
+        .get_display_name()
+        .unwrap_or_else(|| command.get_name());
     let mut text = page(command.clone());
     if command.get_name() == "ipcluster" {
         let codes: Vec<(String, &str)> = exit_code::MEANINGS

@@ -326,6 +326,7 @@ fn the_table_names_settings_that_exist() {
         .chain(APP_TRAITS.iter().map(|known| ("Application", known)))
     {
         let written = match target {
+            Target::Key("controller.memory.cull_fraction", _) => "0.5",
             Target::Key(_, Kind::Int | Kind::Float | Kind::Level) => "10",
             Target::Key(_, Kind::Bool) => "True",
             Target::Key(_, Kind::Any) if name.ends_with("kwargs") => "{'host': 'x'}",

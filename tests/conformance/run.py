@@ -1,6 +1,6 @@
 """Runs ipyparallel's own tests against this project's programs.
 
-    python3 tests/conformance/run.py [--ours both|controller|engine|none] [TEST_FILE ...]
+    python3 tests/conformance/run.py [--ours both|controller|engine|none] [--curve] [TEST_FILE ...]
 
 The pinned ipyparallel is installed from PyPI into .venv of the checkout. Its tests start everything as
 `python -m ipyparallel.NAME`; site/sitecustomize.py starts ours instead. What does not pass must stand in expected.txt,
@@ -85,7 +85,7 @@ def main():
     results = {}
     left_behind = []
     for file in options.files:
-        found, processes = run_file(file, options.ours, binary, python)
+        found, processes = run_file(file, options, binary, python)
         results.update(found)
         left_behind += processes
     return report(results, expected, left_behind, options)
@@ -99,12 +99,14 @@ def arguments():
         default=os.environ.get("IPCLUSTER_BIN") or CHECKOUT / "target/debug/ipcluster",
         help="the ipcluster to test [default: $IPCLUSTER_BIN, or target/debug/ipcluster]",
     )
+    parser.add_argument("--curve", action="store_true", help="encrypt all connections")
     parser.add_argument("files", nargs="*", default=FILES, metavar="TEST_FILE", help=f"[default: {' '.join(FILES)}]")
     return parser.parse_args()
 
 
-def run_file(file, ours, binary, python):
+def run_file(file, options, binary, python):
     """What became of the file's tests, and the processes that were left behind."""
+    ours = options.ours
     work = CHECKOUT / "target" / "conformance" / ours / file
     shutil.rmtree(work, ignore_errors=True)
     for folder in ("home", "tmp"):
@@ -116,6 +118,8 @@ def run_file(file, ours, binary, python):
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("IPP_", "PYTEST_"))},
         MARK: mark,
+        # As in ipyparallel's own continuous integration.
+        "IPP_ENABLE_CURVE": "1" if options.curve else "0",
         "IPCLUSTER_BIN": str(binary),
         "IPCLUSTER_REPLACES": REPLACES[ours],
         "IPCLUSTER_FILE": file,

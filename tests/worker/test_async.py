@@ -86,3 +86,9 @@ def test_context_variables_last(kernel):
 def test_stopping_on_error_is_left_to_the_engine(kernel):
     assert kernel.execute("await asyncio.nothing()").error
     assert kernel.execute("1").ok
+
+
+def test_a_loop_that_user_code_stops_goes_on(kernel):
+    kernel.execute("import asyncio\nasyncio.get_event_loop().stop()").ok
+    kernel.execute("asyncio.get_event_loop().call_soon(asyncio.get_event_loop().stop)").ok
+    assert kernel.execute("await asyncio.sleep(0); print('still here')").ok.streams() == "still here\n"

@@ -62,6 +62,7 @@ class LinkKernel(BaseKernel):
         self._parent_is_apply = False
         self.session.apply_header = self._apply_message["header"]
         self._lost_loops = []
+        self._told_to_end = False
 
     # What ipykernel does about queues and subshells is the engine's part here.
 
@@ -142,7 +143,9 @@ class LinkKernel(BaseKernel):
             self.loop.add_reader(self.link.fileno(), self._on_readable)
             try:
                 self.loop.run_forever()
-                return
+                if self._is_to_end():
+                    return
+                self.log.warning("user code stopped the event loop: it goes on")
             except (KeyboardInterrupt, SystemExit):
                 # Of a background task of user code, or of SIGTERM.
                 if self.signals.ending:
@@ -153,6 +156,11 @@ class LinkKernel(BaseKernel):
                 self._lost_loops.append(self.loop)
                 self.log.warning("the event loop was lost: user code closed its descriptors")
                 self._new_loop()
+
+    def _is_to_end(self):
+        """Whether the engine, a SIGTERM, a cell's `exit` or a shutdown_request has stopped the loop."""
+        told = self._told_to_end or self.signals.ending
+        return told or self.shell.exit_now or self._shutdown_message is not None
 
     def _stop_from_signal(self):
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -190,6 +198,7 @@ class LinkKernel(BaseKernel):
         elif tag == MAPPED:
             self._dispatch_mapped(load(frames[0]), frames[1:])
         elif tag == EXIT:
+            self._told_to_end = True
             self.loop.stop()
 
     def _dispatch_mapped(self, where, frames):
