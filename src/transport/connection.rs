@@ -216,14 +216,10 @@ impl Connection {
             spare,
         };
         let (result, outcome) = match self.peer.body() {
-            Some((body, missing)) => {
-                let (before, wanted) = (body.len(), missing.min(LARGE_CHUNK));
-                let result = stream.take(wanted as u64).read_to_end(body);
-                let count = body.len() - before;
-                let outcome = self.peer.filled(count, &mut io);
-                // The end of the stream shows as an end before what was wanted.
-                (result.map(|count| (count, count == wanted)), outcome)
-            }
+            Some((body, missing)) => match stream.append_to(body, missing.min(LARGE_CHUNK)) {
+                Ok(count) => (Ok((count, count > 0)), self.peer.filled(count, &mut io)),
+                Err(error) => (Err(error), Ok(())),
+            },
             None => CHUNK_BUFFER.with_borrow_mut(|chunk| match stream.read(chunk) {
                 Ok(count) => {
                     if count < chunk.len() && !self.is_ending {

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use mio::Interest;
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Registry, Token};
+use nix::libc;
 
 /// What a socket connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ fn local_address(host: &str) -> io::Result<IpAddr> {
     if let Some(address) = address_of_interface(host) {
         return Ok(address);
     }
-    let unknown = || io::Error::from_raw_os_error(nix::libc::ENODEV);
+    let unknown = || io::Error::from_raw_os_error(libc::ENODEV);
     let mut addresses = (host, 0).to_socket_addrs().map_err(|_| unknown())?;
     addresses
         .next()
@@ -148,6 +150,26 @@ impl Stream {
         };
     }
 
+    /// Reads once, at most `most` bytes, behind what `bytes` has. Its room is not written to before, and a payload not
+    /// read in pieces.
+    pub(super) fn append_to(&mut self, bytes: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(most);
+        }
+        let room = bytes.spare_capacity_mut();
+        let most = most.min(room.len());
+        let fd = match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        };
+        // SAFETY: the room has at least so many bytes, and nobody else uses it.
+        let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), most, 0) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: the system has written to that many bytes behind the length.
+        unsafe { bytes.set_len(bytes.len() + count) };
+        Ok(count)
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         match self {
@@ -216,6 +238,6 @@ mod tests {
             listen(host, 0).unwrap_or_else(|error| panic!("{host}: {error}"));
         }
         let error = listen("tcp://no.such.host.invalid", 0).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(nix::libc::ENODEV));
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     }
 }
