@@ -108,14 +108,16 @@ def test_large_data(client):
         assert np.array_equal(view.apply_sync(lambda a: a * 2, array), array * 2)
 
 
-def test_output_and_control(client):
+def test_output_and_control(client, tmp_path):
     result = client[:].execute("print('seen')", silent=False)
     get(result)
     assert result.wait_for_output(GENEROUS)
     assert result.stdout == ["seen\n"] * N
-    running = client[0].execute("import time; time.sleep(1)")
+    end = tmp_path / "end"
+    running = client[0].execute(f"import os, time\nwhile not os.path.exists({str(end)!r}): time.sleep(0.01)")
     queued = client[0].apply_async(lambda: 1)
     client[0].abort(queued, block=True)
+    end.touch()
     with pytest.raises(error.TaskAborted):
         get(queued)
     get(running)
