@@ -418,7 +418,7 @@ fn a_job_that_waits_in_the_queue_has_time() {
     let mut world = World::starting(plan());
     world
         .supervisor
-        .on_queued(ENGINES, "busy".into(), &mut world.out);
+        .on_queued(world.now, ENGINES, "busy".into(), &mut world.out);
     world.take();
     assert_eq!(world.pass(), plan().engine_timeout);
     // Whoever has started it need not wait any longer.
@@ -435,7 +435,7 @@ fn a_job_that_waits_in_the_queue_has_time() {
     let mut world = World::starting(plan());
     world
         .supervisor
-        .on_queued(ENGINES, "busy".into(), &mut world.out);
+        .on_queued(world.now, ENGINES, "busy".into(), &mut world.out);
     world.pass();
     world
         .supervisor
@@ -630,7 +630,7 @@ proptest! {
                 Happening::Registered(engine) => world.registered(engine),
                 Happening::Left(engine) => world.supervisor.on_left(EngineId(engine), &mut world.out),
                 Happening::Wish(reason) => world.wish(reason),
-                Happening::Queued(member) => world.supervisor.on_queued(member, String::new(), &mut world.out),
+                Happening::Queued(member) => world.supervisor.on_queued(world.now, member, String::new(), &mut world.out),
                 Happening::Runs(member) => world.supervisor.on_runs(world.now, member, String::new(), &mut world.out),
                 Happening::Relay => world.supervisor.on_relay(10, &mut world.out),
                 Happening::Time => {
