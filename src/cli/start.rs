@@ -187,7 +187,7 @@ fn start(
         engines,
         engines_by,
         send_connection_info: settings.send_connection_info,
-        controller: Controller::Start(controller, controller_by),
+        controller: Controller::Start(Box::new(controller), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
     })

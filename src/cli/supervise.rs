@@ -282,7 +282,15 @@ pub(super) fn plan(setup: &Setup, engines_by: &By, with_controller: bool) -> Res
         Some(limits) => first_engines(setup, limits)?,
         None => engine_count(setup),
     };
-    let sets = if machines.is_empty() {
+    let inseparable = matches!(engines_by, By::Mpi(_));
+    let sets = if let (Some(limits), true) = (&elastic, inseparable) {
+        // Those that are always there are one program.
+        let together = limits.min.min(left);
+        let alone = left.saturating_sub(together);
+        let together = (together > 0).then_some(together);
+        let alone = (0..alone).map(|_| 1);
+        together.into_iter().chain(alone).collect()
+    } else if machines.is_empty() {
         vec![left]
     } else if elastic.is_none() {
         machines.clone()
@@ -301,6 +309,7 @@ pub(super) fn plan(setup: &Setup, engines_by: &By, with_controller: bool) -> Res
         sets,
         machines,
         elastic,
+        inseparable,
         // Jobs that end were ended by somebody, or have had their time.
         restart: !matches!(engines_by, By::Batch(_)),
         delay: cluster.delay.duration(),

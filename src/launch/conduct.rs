@@ -57,7 +57,7 @@ pub enum By {
 /// Where the controller comes from.
 #[derive(Debug)]
 pub enum Controller {
-    Start(Job, By),
+    Start(Box<Job>, By),
     /// It runs already; the process is known if it is one of this machine.
     Join(Option<ProcessRef>),
 }
@@ -433,7 +433,7 @@ impl Conductor {
 
     fn spawn(&mut self, member: Member) {
         let job = match (member, &self.cluster.controller) {
-            (Member::Controller, Controller::Start(job, _)) => Ok(job.clone()),
+            (Member::Controller, Controller::Start(job, _)) => Ok(job.as_ref().clone()),
             (Member::Controller, Controller::Join(_)) => {
                 unreachable!("the supervisor of engines that join starts no controller")
             }

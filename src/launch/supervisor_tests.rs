@@ -11,6 +11,7 @@ fn plan() -> Plan {
         sets: vec![2],
         machines: Vec::new(),
         elastic: None,
+        inseparable: false,
         restart: true,
         delay: Duration::ZERO,
         engine_timeout: Duration::from_secs(60),
@@ -411,6 +412,31 @@ fn signals_reach_engines_that_run() {
     let mut world = World::up(plan());
     world.supervisor.on_relay(10, &mut world.out);
     assert_eq!(world.done(), [Action::Relay(SetNo(0), 10)]);
+}
+
+#[test]
+fn a_controller_that_waits_in_the_queue_has_time() {
+    let mut world = World::new(plan());
+    world.begin();
+    world.started(CONTROLLER);
+    world.take();
+    for _ in 0..2 {
+        let why = "busy".to_owned();
+        let queued = &mut world.supervisor;
+        queued.on_queued(world.now, CONTROLLER, why, &mut world.out);
+    }
+    assert_eq!(world.pass(), plan().engine_timeout);
+    // Whoever has started it need not wait any longer, and is not told again.
+    assert_eq!(world.done(), [Action::Ready]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+    let place = "node".to_owned();
+    world
+        .supervisor
+        .on_runs(world.now, CONTROLLER, place, &mut world.out);
+    world
+        .supervisor
+        .on_controller_ready(world.now, &mut world.out);
+    assert_eq!(world.done(), [Action::WriteFiles, Action::Spawn(ENGINES)]);
 }
 
 #[test]

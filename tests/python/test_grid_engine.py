@@ -90,18 +90,12 @@ def test_the_controller_is_a_job_that_is_warned_before_its_end(sge):
 
 
 def test_an_elastic_cluster_submits_further_jobs_while_tasks_wait(sge):
-    from test_elastic import hold
+    from test_elastic import grows_and_shrinks
 
-    gate = sge.folder / "gate"
-    sge.ok("start", "--min=1", "--max=2", "--idle-timeout=1", "--engines=sge", "--daemonize")
+    sge.ok("start", "--min=1", "--max=3", "--idle-timeout=1", "--engines=sge", "--daemonize")
     with sge.client() as client:
-        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(4)]
-        wait_until(lambda: len(client.ids) == 2, "the second job's engine")
-        gate.touch()
-        for task in tasks:
-            task.get(60)
-        wait_until(lambda: len(client.ids) == 1, "the end of the idle one")
-    wait_until(lambda: len(jobs(sge)) == 1, "the end of its job")
+        grows_and_shrinks(client, sge.folder, 3)
+    wait_until(lambda: len(jobs(sge)) == 1, "the end of the first job")
     sge.ok("stop")
     assert jobs(sge) == []
     sge.assert_nothing_left()

@@ -127,20 +127,14 @@ def test_the_job_of_a_supervisor_that_was_killed_is_cancelled_later(slurm):
 
 
 def test_an_elastic_cluster_submits_further_jobs_while_tasks_wait(slurm):
-    from test_elastic import hold
+    from test_elastic import grows_and_shrinks
 
-    gate = slurm.folder / "gate"
-    slurm.ok("start", "--min=1", "--max=2", "--idle-timeout=1", "--engines=slurm", "--daemonize")
+    slurm.ok("start", "--min=1", "--max=3", "--idle-timeout=1", "--engines=slurm", "--daemonize")
     assert len(jobs(slurm)) == 1
     with slurm.client() as client:
-        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(4)]
-        wait_until(lambda: len(client.ids) == 2, "the second job's engine")
-        assert len(jobs(slurm)) == 2
-        gate.touch()
-        for task in tasks:
-            task.get(60)
-        wait_until(lambda: len(client.ids) == 1, "the end of the idle one")
-    wait_until(lambda: len(jobs(slurm)) == 1, "the end of its job")
+        # Two of the three are of one job.
+        grows_and_shrinks(client, slurm.folder, 3)
+    wait_until(lambda: len(jobs(slurm)) == 1, "the end of the first job")
     slurm.ok("stop")
     assert jobs(slurm) == []
     slurm.assert_nothing_left()
