@@ -279,6 +279,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         starter.tell(&News::Connection {
             client: client.to_text(),
             engine: engine.to_variable(),
+            pid: std::process::id(),
         });
     }
     let named = setup.settings.controller.location.clone();

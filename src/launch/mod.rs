@@ -173,6 +173,8 @@ pub enum News {
     Connection {
         client: String,
         engine: String,
+        /// Of the controller, on its machine.
+        pid: u32,
     },
     /// A controller listens, and its connection files are there.
     Ready,

@@ -80,14 +80,16 @@ pub fn command(
 }
 
 /// The command that leads ports of this machine to addresses that the other one reaches. It says a line when all of them
-/// are led there, and ends when its input does.
-pub fn forwarding(host: &Host, ports: &BTreeMap<String, u16>) -> Vec<String> {
+/// are led there, and ends with the process `pid` there: nothing else would tell the other side of an end here of which
+/// the network carries no word.
+pub fn forwarding(host: &Host, ports: &BTreeMap<String, u16>, pid: u32) -> Vec<String> {
     let mut argv = host.ssh.clone();
     let destination = argv.pop().expect("a host is named last");
     for (there, here) in ports {
         argv.extend(["-L".to_owned(), format!("127.0.0.1:{here}:{there}")]);
     }
-    argv.extend([destination, "--".to_owned(), "echo; exec cat".to_owned()]);
+    let line = format!("echo; while kill -0 {pid} 2>/dev/null; do sleep 1; done");
+    argv.extend([destination, "--".to_owned(), line]);
     argv
 }
 
@@ -134,8 +136,12 @@ mod tests {
             "exec ipcluster controller --over-stdin --profile-dir=p --hwm=2 --cluster-id=x"
         );
         let ports = BTreeMap::from([("127.0.0.1:7".to_owned(), 8)]);
-        let argv = forwarding(&host, &ports);
-        let end = ["-L", "127.0.0.1:8:127.0.0.1:7", "a", "--", "echo; exec cat"];
-        assert!(argv.ends_with(&end.map(str::to_owned)), "{argv:?}");
+        let argv = forwarding(&host, &ports, 99);
+        let end = ["-L", "127.0.0.1:8:127.0.0.1:7", "a", "--"];
+        assert!(
+            argv[..argv.len() - 1].ends_with(&end.map(str::to_owned)),
+            "{argv:?}"
+        );
+        assert!(argv[argv.len() - 1].contains("kill -0 99"));
     }
 }

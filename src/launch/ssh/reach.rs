@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commands::forwarding;
@@ -55,7 +55,11 @@ pub(super) async fn hear(
             continue;
         };
         let event = match news {
-            News::Connection { client, engine } => match reach(&host, &client, &engine).await {
+            News::Connection {
+                client,
+                engine,
+                pid,
+            } => match reach(&host, &client, &engine, pid).await {
                 Ok((reached, opened)) => {
                     tunnel = opened;
                     LaunchEvent::Reached(Box::new(reached))
@@ -90,6 +94,7 @@ async fn reach(
     host: &Host,
     client: &str,
     engine: &str,
+    pid: u32,
 ) -> Result<(Reached, Option<Tunnel>), ReachError> {
     let failed = |error| ReachError::Files {
         host: host.name.clone(),
@@ -121,7 +126,7 @@ async fn reach(
         host: host.name.clone(),
         why,
     };
-    let tunnel = Tunnel::open(host, ports).await.map_err(no_tunnel)?;
+    let tunnel = Tunnel::open(host, ports, pid).await.map_err(no_tunnel)?;
     Ok((reached, Some(tunnel)))
 }
 
@@ -241,21 +246,22 @@ fn led_here(
     }
 }
 
-/// An ssh that leads ports of this machine to the controller. It ends with this process, and when it is dropped.
+/// An ssh that leads ports of this machine to the controller. It ends with that, and when it is dropped.
 struct Tunnel {
     ports: BTreeMap<String, u16>,
+    /// Of the controller, there.
+    pid: u32,
     ssh: Child,
-    _input: Option<ChildStdin>,
 }
 
 impl Tunnel {
     /// Resolves when the ports are led there.
-    async fn open(host: &Host, ports: BTreeMap<String, u16>) -> Result<Self, String> {
-        let argv = forwarding(host, &ports);
+    async fn open(host: &Host, ports: BTreeMap<String, u16>, pid: u32) -> Result<Self, String> {
+        let argv = forwarding(host, &ports, pid);
         let mut command = Command::new(&argv[0]);
         command
             .args(&argv[1..])
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
@@ -264,7 +270,6 @@ impl Tunnel {
         let mut ssh = command
             .spawn()
             .map_err(|error| format!("{}: {error}", argv[0]))?;
-        let input = ssh.stdin.take();
         let output = ssh.stdout.take().expect("it was asked for");
         let mut errors = BufReader::new(ssh.stderr.take().expect("it was asked for")).lines();
         let ready = BufReader::new(output).lines().next_line().await;
@@ -274,11 +279,7 @@ impl Tunnel {
                     tracing::debug!("ssh of the tunnel: {line}");
                 }
             });
-            return Ok(Self {
-                ports,
-                ssh,
-                _input: input,
-            });
+            return Ok(Self { ports, pid, ssh });
         }
         let mut said = Vec::new();
         while let Ok(Some(line)) = errors.next_line().await {
@@ -297,7 +298,7 @@ impl Tunnel {
             tracing::debug!("the tunnel to {} has ended ({status})", host.name);
         }
         tokio::time::sleep(PAUSE).await;
-        match Self::open(host, self.ports.clone()).await {
+        match Self::open(host, self.ports.clone(), self.pid).await {
             Ok(tunnel) => {
                 tracing::warn!("the tunnel to {} broke, and was made again", host.name);
                 *self = tunnel;
