@@ -59,8 +59,13 @@ use crate::profile::connection::{ClientFile, EngineFile};
 use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
-/// Launchers that there are, by the names that `--engines` and `--controller` take.
+/// Launchers of engines, by the names that `--engines` takes.
 pub const LAUNCHERS: &[&str] = &[
+    "local", "ssh", "sshproxy", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
+];
+
+/// Launchers of a controller.
+pub const CONTROLLER_LAUNCHERS: &[&str] = &[
     "local", "ssh", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
 ];
 
@@ -88,6 +93,8 @@ pub struct Connection {
     pub here: String,
     /// For others. It differs where a controller elsewhere is reached from here through a tunnel.
     pub elsewhere: String,
+    /// The content of the clients' file, for others.
+    pub client_elsewhere: String,
 }
 
 /// What was started.
@@ -146,7 +153,7 @@ pub enum LaunchEvent {
     /// It has waited, and runs.
     Runs(Member, String),
     Said(Member, News),
-    /// The connection files of a controller on another machine.
+    /// How a controller on another machine is reached. Told again when that changes.
     Reached(Box<Reached>),
     /// The controller runs, and cannot be reached from here, or has not said where it is.
     NotReached(String),
@@ -159,8 +166,11 @@ pub struct Reached {
     /// As this machine has to have them.
     pub client: ClientFile,
     pub engine: EngineFile,
-    /// As the controller has it.
+    /// As the controller has them.
+    pub client_elsewhere: ClientFile,
     pub engine_elsewhere: EngineFile,
+    /// What leads there, if that is needed.
+    pub tunnel: Option<ProcessRef>,
 }
 
 /// What a program tells the supervisor that has started it.
@@ -184,6 +194,10 @@ pub enum News {
         why: String,
     },
     Warning(String),
+    /// A batch system lets engines wait that are started by another `ipcluster`.
+    Queued(String),
+    /// They have waited, and run.
+    Runs(String),
 }
 
 #[derive(Debug, Error)]
