@@ -15,7 +15,7 @@ use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, exit_code, lifeline};
 use crate::launch::LAUNCHERS;
 use crate::launch::batch::system::Role;
-use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::found::Found;
 use crate::launch::ledger::Ledger;
 use crate::os::ProcessRef;

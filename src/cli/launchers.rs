@@ -11,9 +11,9 @@ use crate::cli::setup::Setup;
 use crate::cli::supervise::engine_count;
 use crate::launch::batch::script::{self as batch, connection_info_timeout};
 use crate::launch::batch::system::{Role, System};
-use crate::launch::conduct::By;
+use crate::launch::cluster::By;
 use crate::launch::local::{AwaitedFiles, Mpi};
-use crate::launch::ssh::hosts;
+use crate::launch::ssh::hosts::{self, Host};
 use crate::os::files;
 use crate::profile::ConnectionFiles;
 use crate::profile::settings::Traits;
@@ -236,7 +236,7 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
             .parse()
             .is_ok_and(|address: IpAddr| address.is_loopback());
     let of_controller = match controller_by {
-        By::Ssh(hosts) => hosts.first().map(|host| &host.name),
+        By::Ssh(hosts) => hosts.first().map(Host::address),
         _ => None,
     };
     let elsewhere = match engines_by {
@@ -244,7 +244,7 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
         By::Local | By::Mpi(_) => matches!(controller_by, By::Batch(_)),
         By::Ssh(hosts) => hosts
             .iter()
-            .any(|host| !host.tunnel && Some(&host.name) != of_controller),
+            .any(|host| !host.tunnel && Some(host.address()) != of_controller),
         By::Batch(_) => true,
     };
     if is_loopback && elsewhere {

@@ -14,7 +14,7 @@ use crate::launch::Job;
 use crate::launch::batch::script as batch;
 use crate::launch::batch::system::{Role, System};
 use crate::launch::batch::{Where, script};
-use crate::launch::conduct::By;
+use crate::launch::cluster::By;
 use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
 use crate::os::log::{LogFormat, LogLevel};

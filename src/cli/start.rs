@@ -19,7 +19,7 @@ use crate::cli::supervise::{
     launcher_of, plan,
 };
 use crate::launch::batch::system::Role;
-use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::ledger::{Launchers, Ledger};
 use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::{Database, Edit};
@@ -57,7 +57,7 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf, htcondor [default: local]
+    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER")]
     controller: Option<String>,
 

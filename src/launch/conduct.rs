@@ -9,66 +9,22 @@ use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::background::{Link, Told};
-use super::batch::BatchLauncher;
-use super::channel::Order;
+use super::cluster::{By, Cluster, Controller, Starter};
 use super::control::{Wish as Asked, Wished};
 use super::elastic::{Look, Seen};
 use super::ledger::Ledger;
-use super::local::{LocalLauncher, Mpi};
 use super::look::look;
 use super::report::{Report, Severity};
-use super::ssh::SshLauncher;
-use super::ssh::hosts::Host;
-use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
+use super::supervisor::{Action, Member, Outcome, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
-use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
+use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started};
 use crate::hubclient::{EngineState, Status};
-use crate::os::process::{ProcessRef, wait_until_gone};
+use crate::os::process::wait_until_gone;
 use crate::os::progress;
-use crate::profile::ProfileDir;
 use crate::profile::connection::{ClientFile, ConnectionFiles, EngineFile};
-use crate::protocol::{ClusterId, EngineId};
-
-/// Everything that a cluster is made of.
-#[derive(Debug)]
-pub struct Cluster {
-    pub profile: ProfileDir,
-    pub cluster_id: ClusterId,
-    pub plan: Plan,
-    pub ledger: Ledger,
-    pub engines: Job,
-    pub engines_by: By,
-    /// Hand the connection information to the engines, so that they need no file.
-    pub send_connection_info: bool,
-    pub controller: Controller,
-}
-
-/// How a part of the cluster is started.
-#[derive(Debug)]
-pub enum By {
-    Local,
-    Mpi(Mpi),
-    /// One set of engines on each; a controller has only one machine.
-    Ssh(Vec<Host>),
-    Batch(Box<batch::script::Settings>),
-}
-
-/// Another `ipcluster` that has started this one, and is told what becomes of the engines.
-#[derive(Debug)]
-pub struct Starter {
-    pub orders: UnboundedReceiver<Order>,
-    pub news: std::sync::mpsc::Sender<News>,
-}
-
-/// Where the controller comes from.
-#[derive(Debug)]
-pub enum Controller {
-    Start(Box<Job>, By),
-    /// It runs already; the process is known if it is one of this machine.
-    Join(Option<ProcessRef>),
-}
+use crate::protocol::EngineId;
 
 #[derive(Debug, Error)]
 pub enum ConductError {
@@ -108,33 +64,10 @@ pub async fn conduct(
         None => (None, None),
     };
     let mut wishes = Wishes::new(orders).map_err(ConductError::Signals)?;
-    let local = || {
-        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
-        LocalLauncher::new(folder, id, launched.clone())
-    };
-    let launcher = |by: &By| -> Result<Box<dyn Launcher>, LaunchError> {
-        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
-        Ok(match by {
-            By::Local => Box::new(local()?),
-            By::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
-            By::Ssh(hosts) => {
-                let hosts = hosts.clone();
-                Box::new(SshLauncher::new(hosts, folder, id, launched.clone()))
-            }
-            By::Batch(settings) => {
-                let place = batch::Where {
-                    profile: cluster.profile.clone(),
-                    cluster_id: id,
-                };
-                let settings = settings.as_ref().clone();
-                Box::new(BatchLauncher::new(settings, place, launched.clone()))
-            }
-        })
-    };
-    let engines = launcher(&cluster.engines_by)?;
+    let engines = cluster.launcher(&cluster.engines_by, &launched)?;
     let controller = match &cluster.controller {
-        Controller::Start(_, by) => launcher(by)?,
-        Controller::Join(_) => launcher(&By::Local)?,
+        Controller::Start(_, by) => cluster.launcher(by, &launched)?,
+        Controller::Join(_) => cluster.launcher(&By::Local, &launched)?,
     };
     let control = cluster.ledger.control_socket(wishes_told);
     let mut conductor = Conductor {

@@ -5,6 +5,7 @@
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
 //! | `elastic` \[p\] | decides how many engines there are, by the queue |
 //! | `report` \[p\] | the line that is shown for each event |
+//! | `cluster` | what a cluster is made of, and which launcher starts each part |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
 //! | `ssh` | engines and controllers on other machines |
@@ -27,6 +28,7 @@ pub mod background;
 pub mod batch;
 pub mod channel;
 mod child;
+pub mod cluster;
 pub mod condition;
 pub mod conduct;
 pub mod control;

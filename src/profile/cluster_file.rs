@@ -485,6 +485,7 @@ mod tests {
             launcher: local(),
             supervisor: None,
             controller: Some(this.clone()),
+            tunnel: None,
             joined: false,
             up: true,
             reuse: false,
