@@ -253,7 +253,22 @@ impl Socket {
     /// Sends `frames` as one message, emptying the vector; it is left whole when the message is not taken. The message
     /// leaves when the thread waits next, or when there is much to be sent.
     pub fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        lock(&self.shared).send(frames)
+        let mut shared = lock(&self.shared);
+        shared.holds_until = None;
+        shared.send(frames)
+    }
+
+    /// The same, where the message may be held for `time`, so that it leaves together with what is sent next.
+    pub fn send_within(
+        &mut self,
+        time: Duration,
+        frames: &mut Vec<Frame>,
+    ) -> Result<(), SendError> {
+        let mut shared = lock(&self.shared);
+        if shared.dirty.is_empty() {
+            shared.holds_until = Some(Instant::now() + time);
+        }
+        shared.send(frames)
     }
 }
 
@@ -280,6 +295,8 @@ pub(super) struct Shared {
     readable: VecDeque<usize>,
     /// Connections with something to be written.
     dirty: Vec<usize>,
+    /// Until then, what is sent may wait for more.
+    holds_until: Option<Instant>,
     /// Connections of a dealer whose turn is next.
     turn: usize,
     timers: BinaryHeap<Reverse<(Instant, usize, ConnectionId)>>,
@@ -315,6 +332,7 @@ impl Shared {
             peers: HashMap::new(),
             readable: VecDeque::new(),
             dirty: Vec::new(),
+            holds_until: None,
             turn: 0,
             timers: BinaryHeap::new(),
             news: VecDeque::new(),
@@ -346,7 +364,8 @@ impl Shared {
 
     /// When [`look_after`](Self::look_after) is to be called at the latest.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((when, ..))| *when)
+        let timer = self.timers.peek().map(|Reverse((when, ..))| *when);
+        [timer, self.holds_until].into_iter().flatten().min()
     }
 
     /// Does what the system (`has_events`) or the time demands.

@@ -1,5 +1,7 @@
 //! What is sent, to whom, and what becomes of those who do not read.
 
+use std::time::Instant;
+
 use super::{Kind, NOTICEABLE, SendError, Shared, WRITE_NOW};
 use crate::transport::Frame;
 use crate::transport::limits::fair_share;
@@ -145,8 +147,16 @@ impl Shared {
         }
     }
 
+    /// Writes what was sent since the last call, unless that may wait for more.
+    pub(in crate::transport) fn flush_in_time(&mut self) {
+        if self.holds_until.is_none_or(|until| until <= Instant::now()) {
+            self.flush();
+        }
+    }
+
     /// Writes what was sent since the last call.
     pub(in crate::transport) fn flush(&mut self) {
+        self.holds_until = None;
         while let Some(slot) = self.dirty.pop() {
             if let Some(connection) = self.connections.get_mut(slot) {
                 connection.is_dirty = false;
