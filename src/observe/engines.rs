@@ -154,7 +154,7 @@ impl Engines {
         host: Option<String>,
     ) {
         let row = self.enter(now, id, uuid);
-        row.usage.host = host.or(row.usage.host.take());
+        row.usage.host = host.or_else(|| row.usage.host.take());
     }
 
     pub(super) fn on_registered(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) {
