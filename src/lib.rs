@@ -18,8 +18,9 @@
 //!       `- python            N kernels: the user's code
 //! ```
 //!
-//! The engines may be elsewhere: on other machines over ssh, where standard input and output stand for the pipes; under
-//! mpiexec; or as a job of a batch system, which the supervisor submits, looks at and cancels.
+//! Engines and controller may be elsewhere: on other machines over ssh, where standard input and output stand for the pipes,
+//! and connection files travel through them in either direction; under mpiexec; or as a job of a batch system, which the
+//! supervisor submits, looks at and cancels. There a controller is ready when its connection files are there.
 //!
 //! The supervisor holds one end of a pipe to each child (its lifeline): however it dies, they notice and end; through
 //! another pipe they tell what becomes of them. Kernels die with their engine. The controller's end is the cluster's

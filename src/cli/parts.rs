@@ -103,7 +103,8 @@ pub(super) fn controller_job(
         job.environment.extend(environment(&traits));
         job
     };
-    job.environment.extend(secrets(setup, Program::Controller));
+    job.environment
+        .extend(secrets(setup, Program::Controller, is_job)?);
     Ok((job, own))
 }
 
@@ -151,7 +152,9 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     arguments.extend(texts(&traits, "engine_args"));
     let mut job = job(setup, "ipengine", "engine", arguments)?;
     job.environment.extend(environment(&traits));
-    job.environment.extend(secrets(setup, Program::Engine));
+    let is_job = System::named(name_of(setup, Role::Engines)).is_some();
+    job.environment
+        .extend(secrets(setup, Program::Engine, is_job)?);
     Ok(job)
 }
 
@@ -307,10 +310,30 @@ fn secret_of(assignment: &Assignment) -> Option<&'static str> {
     }
 }
 
-/// Keys of the cluster's command line that this part understands.
-fn secrets(setup: &Setup, program: Program) -> Vec<(OsString, OsString)> {
+/// Keys of the cluster's command line that this part understands. A job must not have them in its environment, which others
+/// can ask the batch system for.
+fn secrets(
+    setup: &Setup,
+    program: Program,
+    is_job: bool,
+) -> Result<Vec<(OsString, OsString)>, Failure> {
     let meant = setup.traits.iter().filter(|one| is_for(program, one));
+    // That of the connection file is the one that counts for engines.
+    let in_file = |one: &&Assignment| is_job && program == Program::Engine && one.name == "key";
+    let meant: Vec<&Assignment> = meant.filter(|one| !in_file(one)).collect();
+    if let Some(one) = meant.iter().find(|one| is_job && secret_of(one).is_some()) {
+        return Err(Failure::usage(format!(
+            "{}: it would be in the job's environment, which others can ask the batch system for: put it into the profile, as \
+             `key_file` of [session] or in [curve]",
+            one.origin
+        )));
+    }
+    Ok(secrets_of(&meant))
+}
+
+fn secrets_of(meant: &[&Assignment]) -> Vec<(OsString, OsString)> {
     meant
+        .iter()
         .filter_map(|one| {
             let variable = secret_of(one)?;
             match &one.action {

@@ -134,6 +134,20 @@ def test_the_job_of_a_supervisor_that_was_killed_is_cancelled_later(clusters, tm
     clusters.assert_nothing_left()
 
 
+def test_a_key_is_not_put_where_others_could_ask_for_it(clusters, tmp_path):
+    system = System("htcondor", clusters, tmp_path / "batch")
+    done = clusters.run("start", "--controller=htcondor", "--Session.key=secret-of-ours", "--daemonize")
+    assert done.returncode == 2 and "key_file" in done.stdout, done.stdout
+    assert "secret-of-ours" not in done.stdout
+    assert not (system.folder / "calls").exists()
+    # Engines have it from the connection file.
+    clusters.ok("start", "-n", "1", "--engines=htcondor", "--Session.key=secret-of-ours", "--daemonize")
+    with clusters.client() as client:
+        assert client[:].apply_sync(os.getenv, "IPP_SESSION_KEY") == [None]
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+
+
 def test_dry_run_prints_both_scripts(clusters, tmp_path):
     system = System("pbs", clusters, tmp_path / "batch")
     shown = clusters.ok("start", "--dry-run", "-n", "3", "--controller=pbs", "--engines=pbs", "--", "--hwm=2")
