@@ -31,7 +31,7 @@ use crate::protocol::ClusterId;
 /// Holds the number of a pipe that ends with the process that started this one.
 pub const LIFELINE_VARIABLE: &str = "IPCLUSTER_LIFELINE";
 
-/// Holds the number of a pipe for [`News`](super::News): one JSON document on each line.
+/// Holds the number of a pipe for [`News`]: one JSON document on each line.
 pub const NEWS_VARIABLE: &str = "IPCLUSTER_NEWS";
 
 /// How mpiexec is called.
