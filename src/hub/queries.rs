@@ -9,6 +9,7 @@ use super::inspection::Purpose;
 use super::registry::{Exit, Origin};
 use super::{Action, Database, Event, Hub, Request};
 use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId, RemoteError};
+use crate::taskdb::python::repr;
 
 /// `KeyError` of every access to records with NoDB, in ipyparallel's words.
 const NO_DATABASE: &str = "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable \
@@ -38,10 +39,7 @@ impl Hub {
                 self.dask.on_stop(&request, out);
                 Ok(())
             }
-            other => Err(RemoteError::new(
-                "KeyError",
-                format!("Bad Message Type: '{other}'"),
-            )),
+            other => Err(key_error(&format!("Bad Message Type: {}", repr(other)))),
         };
         if let Err(error) = answered {
             out.push(Action::Log(Event::BadRequest {
@@ -115,7 +113,7 @@ impl Hub {
                 reply(request, "registration_reply", content, out);
             }
             None => {
-                let error = RemoteError::new("KeyError", format!("uuid '{uuid}' in use"));
+                let error = key_error(&format!("uuid {} in use", repr(uuid.as_str())));
                 refused(uuid.as_str(), &error, out);
             }
         }
@@ -392,8 +390,12 @@ pub(super) fn reply(request: &Request, msg_type: &str, content: Value, out: &mut
 }
 
 fn no_database() -> RemoteError {
-    // Python shows a KeyError's message in quotes.
-    RemoteError::new("KeyError", format!("\"{NO_DATABASE}\""))
+    key_error(NO_DATABASE)
+}
+
+/// Python shows a KeyError's message in quotes.
+fn key_error(message: &str) -> RemoteError {
+    RemoteError::new("KeyError", repr(message))
 }
 
 fn no_such_engines(bad: &[Value]) -> RemoteError {

@@ -93,7 +93,7 @@ impl Serving {
                 let error = RemoteError::engine_died(self.who.id, &request.msg_id, how);
                 self.send_outcome(&request, error.to_content(), leaving());
             }
-            self.publish_status("idle", &request.header);
+            self.publish_idle(&request.header);
         }
     }
 }
