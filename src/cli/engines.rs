@@ -103,5 +103,6 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
         controller: Controller::Join(controller),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
+        rotation: setup.rotation(),
     })
 }

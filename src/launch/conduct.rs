@@ -24,6 +24,7 @@ use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
 use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::hubclient::{EngineState, Status};
+use crate::os::log::Rotation;
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::os::progress;
 use crate::profile::ProfileDir;
@@ -42,6 +43,8 @@ pub struct Cluster {
     /// Hand the connection information to the engines, so that they need no file.
     pub send_connection_info: bool,
     pub controller: Controller,
+    /// Of the logs that this process writes for others.
+    pub rotation: Rotation,
 }
 
 /// How a part of the cluster is started.
@@ -103,7 +106,13 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
             By::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
             By::Ssh(hosts) => {
                 let hosts = hosts.clone();
-                Box::new(SshLauncher::new(hosts, folder, id, launched.clone()))
+                Box::new(SshLauncher::new(
+                    hosts,
+                    folder,
+                    id,
+                    cluster.rotation,
+                    launched.clone(),
+                ))
             }
             By::Batch(settings) => {
                 let place = batch::Where {
