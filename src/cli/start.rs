@@ -190,6 +190,7 @@ fn start(
         controller: Controller::Start(Box::new(controller), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
+        rotation: setup.rotation(),
     };
     background.conduct(cluster, None)
 }
