@@ -123,13 +123,8 @@ impl EngineSockets {
         })
     }
 
-    /// Takes note of connections that have come or gone. `true` when there was any news.
-    pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> bool {
-        let before = (
-            self.shell_connections,
-            self.control_connections,
-            self.has_subscriber,
-        );
+    /// Takes note of connections that have come or gone.
+    pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) {
         count(&mut self.shell_monitor, &mut self.shell_connections);
         count(&mut self.control_monitor, &mut self.control_connections);
         let has_subscriber = &mut self.has_subscriber;
@@ -138,12 +133,6 @@ impl EngineSockets {
                 .first()
                 .is_some_and(|frame| frame.first() == Some(&1));
         });
-        before
-            != (
-                self.shell_connections,
-                self.control_connections,
-                self.has_subscriber,
-            )
     }
 
     /// Every message of this engine and to it would arrive.

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::inspection::Purpose;
-use super::registry::Origin;
+use super::registry::{Exit, Origin};
 use super::{Action, Database, Event, Hub, Request};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId, RemoteError};
 use crate::taskdb::python::repr;
 
 /// `KeyError` of every access to records with NoDB, in ipyparallel's words.
@@ -95,9 +95,11 @@ impl Hub {
         // `farewells` is ours: schedulers take a last word of an engine that leaves.
         match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
-                self.registry.describe(id, Origin::read(&request.content));
+                let origin = Origin::read(&request.content);
+                let host = origin.host.clone();
+                self.registry.describe(id, origin);
                 out.push(Action::ExpectHeart(uuid.clone()));
-                out.push(Action::Log(Event::EngineRegistering { id, uuid }));
+                out.push(Action::Log(Event::EngineRegistering { id, uuid, host }));
                 let mut content = json!({
                     "status": "ok",
                     "id": id,
@@ -118,7 +120,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` and
+    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason`, `leaving` and
     /// `farewell` are ours.
     fn unregistration(
         &mut self,
@@ -134,6 +136,8 @@ impl Hub {
             #[serde(default)]
             reason: Option<String>,
             #[serde(default)]
+            leaving: Leaving,
+            #[serde(default)]
             farewell: bool,
         }
         let content: Content = parse(request)?;
@@ -143,8 +147,12 @@ impl Hub {
         {
             return Ok(());
         }
-        let how = content.reason.as_deref().unwrap_or("it unregistered");
-        self.on_engine_gone(now, content.id, how, content.farewell, out);
+        let exit = Exit {
+            how: content.reason.as_deref().unwrap_or("it unregistered"),
+            leaving: content.leaving,
+            farewell: content.farewell,
+        };
+        self.on_engine_gone(now, content.id, &exit, out);
         Ok(())
     }
 

@@ -74,6 +74,11 @@ impl Poller {
         };
     }
 
+    /// Whether the last wait has found something at `entry`.
+    pub fn has_events(&self, entry: usize) -> bool {
+        self.fds[entry].revents != 0
+    }
+
     /// Puts another descriptor in the place of `entry`; -1 watches nothing.
     pub fn replace_fd(&mut self, entry: usize, fd: RawFd) {
         self.fds[entry] = pollfd {
@@ -88,7 +93,7 @@ impl Poller {
     pub fn wait(&mut self, mut timeout: Option<Duration>) -> io::Result<()> {
         for watched in &self.sockets {
             let mut socket = lock(&watched.socket);
-            socket.flush();
+            socket.flush_in_time();
             if socket.has_news(watched.is_read) {
                 // The others are looked at all the same: their descriptors may have news.
                 timeout = Some(Duration::ZERO);
@@ -110,7 +115,7 @@ impl Poller {
             };
         }
         for watched in &self.sockets {
-            let has_events = self.fds[watched.entry].revents != 0;
+            let has_events = self.has_events(watched.entry);
             lock(&watched.socket).look_after(has_events);
         }
         Ok(())

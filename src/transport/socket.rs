@@ -4,29 +4,30 @@
 //! while the thread waits ([`Poller::wait`](super::Poller::wait)) and when it receives. Nothing happens in between.
 
 mod arrivals;
+mod connecting;
+mod reading;
+mod writing;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use mio::net::TcpListener;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll};
 use slab::Slab;
 use thiserror::Error;
 
 use super::Frame;
-use super::connection::{Connection, Connector, State};
-use super::endpoint::{self, Address, Stream};
-use super::frame::{ConnectionId, PeerName};
-use super::limits::{Visitors, fair_share};
+use super::connection::Connection;
+use super::endpoint::Stream;
+use super::frame::ConnectionId;
+use super::limits::Visitors;
 use super::monitor::ConnectionEvent;
 use super::peer_log::PeerLog;
-use super::zmtp::Violation;
 use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
 use crate::os::host::Host;
@@ -252,7 +253,22 @@ impl Socket {
     /// Sends `frames` as one message, emptying the vector; it is left whole when the message is not taken. The message
     /// leaves when the thread waits next, or when there is much to be sent.
     pub fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        lock(&self.shared).send(frames)
+        let mut shared = lock(&self.shared);
+        shared.holds_until = None;
+        shared.send(frames)
+    }
+
+    /// The same, where the message may be held for `time`, so that it leaves together with what is sent next.
+    pub fn send_within(
+        &mut self,
+        time: Duration,
+        frames: &mut Vec<Frame>,
+    ) -> Result<(), SendError> {
+        let mut shared = lock(&self.shared);
+        if shared.dirty.is_empty() {
+            shared.holds_until = Some(Instant::now() + time);
+        }
+        shared.send(frames)
     }
 }
 
@@ -279,6 +295,8 @@ pub(super) struct Shared {
     readable: VecDeque<usize>,
     /// Connections with something to be written.
     dirty: Vec<usize>,
+    /// Until then, what is sent may wait for more.
+    holds_until: Option<Instant>,
     /// Connections of a dealer whose turn is next.
     turn: usize,
     timers: BinaryHeap<Reverse<(Instant, usize, ConnectionId)>>,
@@ -314,6 +332,7 @@ impl Shared {
             peers: HashMap::new(),
             readable: VecDeque::new(),
             dirty: Vec::new(),
+            holds_until: None,
             turn: 0,
             timers: BinaryHeap::new(),
             news: VecDeque::new(),
@@ -345,7 +364,8 @@ impl Shared {
 
     /// When [`look_after`](Self::look_after) is to be called at the latest.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((when, ..))| *when)
+        let timer = self.timers.peek().map(|Reverse((when, ..))| *when);
+        [timer, self.holds_until].into_iter().flatten().min()
     }
 
     /// Does what the system (`has_events`) or the time demands.
@@ -437,459 +457,6 @@ impl Shared {
         }
     }
 
-    // Listening and connecting.
-
-    fn listen(&mut self, interface: &str, port: u16) -> io::Result<u16> {
-        let mut listener = endpoint::listen(interface, port)?;
-        let port = listener.local_addr()?.port();
-        let token = Token(LISTENER + self.listeners.len());
-        self.poll
-            .registry()
-            .register(&mut listener, token, Interest::READABLE)?;
-        self.listeners.push(listener);
-        Ok(port)
-    }
-
-    fn connect(&mut self, endpoint: &str, known_as: Option<&[u8]>) -> io::Result<()> {
-        let to = Address::resolve(endpoint)?;
-        let connector = Connector::new(to, known_as.map(Box::from));
-        let mut connection = Connection::new(new_connection_id(), None, self.ours.clone());
-        connection.connector = Some(Box::new(connector));
-        let slot = self.connections.insert(connection);
-        if let Some(name) = known_as {
-            self.peers.insert(Identity::from(name), slot);
-        }
-        self.connect_again(slot);
-        Ok(())
-    }
-
-    fn connect_anew(&mut self, this: &Host) {
-        let is_elsewhere =
-            |connection: &Connection| connection.address.is_some_and(|address| !this.has(address));
-        let made: Vec<usize> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.connector.is_some() && is_elsewhere(connection))
-            .filter(|(_, connection)| connection.stream.is_some() && !connection.is_connecting)
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in made {
-            self.end(slot);
-        }
-    }
-
-    fn connect_again(&mut self, slot: usize) {
-        let now = Instant::now();
-        let connection = &mut self.connections[slot];
-        let Some(connector) = &mut connection.connector else {
-            return;
-        };
-        connector.begun = Some(now);
-        let turn = connector.attempts;
-        connector.attempts = turn.wrapping_add(1);
-        let id = new_connection_id();
-        let made = connector.to.connect(turn).and_then(|mut stream| {
-            stream.register(self.poll.registry(), Token(slot))?;
-            Ok(stream)
-        });
-        match made {
-            Ok(stream) => {
-                connection.use_stream(stream, id);
-                self.timers.push(Reverse((now + CONNECT_TIME, slot, id)));
-            }
-            Err(_) => {
-                connection.id = id;
-                self.retry_later(slot);
-            }
-        }
-    }
-
-    fn retry_later(&mut self, slot: usize) {
-        let pause = RECONNECT + RECONNECT.mul_f64(fastrand::f64());
-        let id = self.connections[slot].id;
-        self.timers
-            .push(Reverse((Instant::now() + pause, slot, id)));
-    }
-
-    /// The peer has shown who it is.
-    fn on_ready(&mut self, slot: usize, identity: &[u8]) -> Result<(), Violation> {
-        if self.kind == Kind::Router {
-            self.name_peer(slot, identity)?;
-        }
-        let connection = &mut self.connections[slot];
-        match self.kind {
-            Kind::Sub => connection.send(&mut vec![Frame::from(&[1][..])], 0),
-            // A connection that is made again is subscribed to again.
-            Kind::XPub => {
-                connection.subscriptions.get_or_insert_default();
-            }
-            Kind::Router | Kind::Dealer => {}
-        }
-        if let Some(connector) = &mut connection.connector {
-            connector.attempts = 0;
-            for mut frames in std::mem::take(&mut connector.waiting) {
-                connection.send(&mut frames, 0);
-            }
-        }
-        if self.keeps_events {
-            self.news
-                .push_back(ConnectionEvent::Established(connection.id));
-        }
-        self.mark_dirty(slot);
-        Ok(())
-    }
-
-    fn name_peer(&mut self, slot: usize, identity: &[u8]) -> Result<(), Violation> {
-        let connection = &self.connections[slot];
-        let known_as = connection
-            .connector
-            .as_ref()
-            .and_then(|connector| connector.known_as.clone());
-        let identity = match known_as {
-            Some(name) => Identity::from(&name[..]),
-            None if identity.is_empty() => self.made_up_name(),
-            None => Identity::from(identity),
-        };
-        if let Some(other) = self.peers.get(&identity).copied()
-            && other != slot
-        {
-            if !self.handover {
-                return Err(Violation::IdentityInUse);
-            }
-            self.end(other);
-        }
-        let connection = &mut self.connections[slot];
-        connection.name = Some(Arc::new(PeerName {
-            identity: identity.clone(),
-            connection: connection.id,
-            address: connection.address,
-        }));
-        self.peers.insert(identity, slot);
-        Ok(())
-    }
-
-    /// As libzmq names those who have no name: a zero and a number.
-    fn made_up_name(&mut self) -> Identity {
-        self.next_name = self.next_name.wrapping_add(1);
-        let mut name = [0; 5];
-        name[1..].copy_from_slice(&self.next_name.to_be_bytes());
-        Identity::from(&name[..])
-    }
-
-    /// The connection is over. What it has brought can still be received.
-    fn end(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        if connection.is_ready() && self.keeps_events {
-            self.news.push_back(ConnectionEvent::Ended(connection.id));
-        }
-        connection.reset();
-        if connection.connector.is_some() {
-            return self.retry_later(slot);
-        }
-        if let Some(name) = &connection.name
-            && self.peers.get(&name.identity) == Some(&slot)
-        {
-            self.peers.remove(&name.identity);
-        }
-        if connection.incoming.is_empty() {
-            self.connections.remove(slot);
-        } else {
-            self.mark_readable(slot);
-        }
-    }
-
-    // Reading.
-
-    fn mark_readable(&mut self, slot: usize) {
-        let connection = &mut self.connections[slot];
-        if !connection.is_readable {
-            connection.is_readable = true;
-            self.readable.push_back(slot);
-        }
-    }
-
-    fn receive(&mut self, frames: &mut Vec<Frame>) -> bool {
-        while let Some(slot) = self.readable.front().copied() {
-            let Some(connection) = self.connections.get_mut(slot) else {
-                self.readable.pop_front();
-                continue;
-            };
-            if let Some(message) = connection.incoming.pop_front() {
-                let before = std::mem::replace(frames, message);
-                if self.spare.len() < SPARE {
-                    self.spare.push(before);
-                }
-                if let (Kind::Router, Some(name)) = (self.kind, &connection.name) {
-                    frames[0] = Frame::peer(name.clone());
-                }
-                // The others' turn.
-                self.readable.pop_front();
-                if connection.may_read || !connection.incoming.is_empty() {
-                    self.readable.push_back(slot);
-                } else {
-                    connection.is_readable = false;
-                    if connection.stream.is_none() && connection.connector.is_none() {
-                        self.connections.remove(slot);
-                    }
-                }
-                return true;
-            }
-            if connection.may_read {
-                self.read(slot);
-            } else {
-                connection.is_readable = false;
-                self.readable.pop_front();
-            }
-        }
-        false
-    }
-
-    /// Reads what does not wait for the thread to ask for it: handshakes, subscriptions, and the last of a connection,
-    /// so that its end is known.
-    fn read_ahead(&mut self, slot: usize) {
-        // A peer that never stops does not keep the others waiting.
-        for _ in 0..READS_AHEAD {
-            let Some(connection) = self.connections.get(slot) else {
-                return;
-            };
-            let waits = connection.is_ready() && !connection.is_ending && self.kind != Kind::XPub;
-            if !connection.may_read || waits {
-                break;
-            }
-            self.read(slot);
-        }
-        if self.connections.get(slot).is_some_and(|c| c.may_read) {
-            self.mark_readable(slot);
-        }
-    }
-
-    /// Reads once from a connection.
-    fn read(&mut self, slot: usize) {
-        let connection = &mut self.connections[slot];
-        let mut ready = None;
-        let state = connection.read(&mut ready, &mut self.spare);
-        if connection.can_write() {
-            self.mark_dirty(slot);
-        }
-        let named = match ready {
-            Some(identity) => self.on_ready(slot, &identity),
-            None => Ok(()),
-        };
-        let state = match named {
-            Ok(()) => state,
-            Err(violation) => State::Refused(violation),
-        };
-        if self.kind == Kind::XPub
-            && let Err(violation) = self.note_subscriptions(slot)
-        {
-            return self.refuse(slot, &violation);
-        }
-        if !self.connections[slot].incoming.is_empty() {
-            self.mark_readable(slot);
-        }
-        match state {
-            State::Open => {}
-            State::Ended => match self.connections[slot].peer.farewell(&self.ours) {
-                Some(violation) => self.refuse(slot, &violation),
-                None => self.end(slot),
-            },
-            State::Refused(violation) => self.refuse(slot, &violation),
-        }
-    }
-
-    /// Subscriptions are acted upon as they come, and received as messages.
-    fn note_subscriptions(&mut self, slot: usize) -> Result<(), Violation> {
-        let connection = &mut self.connections[slot];
-        let subscriptions = connection.subscriptions.get_or_insert_default();
-        let mut kept = VecDeque::new();
-        for message in connection.incoming.drain(..) {
-            match message.first().and_then(|frame| frame.split_first()) {
-                Some((1, topic)) => subscriptions.add(topic)?,
-                Some((0, topic)) => subscriptions.remove(topic),
-                _ => continue,
-            }
-            kept.push_back(message);
-        }
-        // Those that are not received make room: a publisher need not ask for them.
-        kept.truncate(1000);
-        connection.incoming = kept;
-        Ok(())
-    }
-
-    // Writing.
-
-    fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        match self.kind {
-            Kind::Router => self.route(frames),
-            Kind::Dealer => self.deal(frames),
-            Kind::XPub => {
-                self.publish(frames);
-                frames.clear();
-                Ok(())
-            }
-            Kind::Sub => Err(SendError::Unreachable),
-        }
-    }
-
-    fn route(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        let slot = frames
-            .first()
-            .and_then(|name| self.peers.get(&name[..]).copied());
-        let result = match slot {
-            Some(slot) => self.send_to(slot, frames, 1),
-            None => Err(SendError::Unreachable),
-        };
-        if result.is_err() && !self.mandatory {
-            frames.clear();
-            return Ok(());
-        }
-        result
-    }
-
-    fn deal(&mut self, frames: &mut Vec<Frame>) -> Result<(), SendError> {
-        let slots: usize = self.connections.len();
-        let mut choice = None;
-        for (slot, connection) in self.connections.iter() {
-            let is_next = slot >= self.turn;
-            let rank = (connection.is_ready(), is_next);
-            if choice.is_none_or(|(best, _)| rank > best) {
-                choice = Some((rank, slot));
-            }
-        }
-        let (_, slot) = choice.ok_or(SendError::Unreachable)?;
-        self.turn = if slots == 1 { 0 } else { slot + 1 };
-        self.send_to(slot, frames, 0)
-    }
-
-    fn publish(&mut self, frames: &[Frame]) {
-        let Some(first) = frames.first() else {
-            return;
-        };
-        let share = self.share_of(self.send_limit);
-        let wanting: Vec<usize> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| {
-                let wants = |subscriptions: &Box<_>| {
-                    super::zmtp::subscriptions::Subscriptions::want(subscriptions, first)
-                };
-                connection.subscriptions.as_ref().is_some_and(wants)
-                    && connection.backlog() <= share
-            })
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in wanting {
-            if self.has_lost_patience(slot) {
-                continue;
-            }
-            let connection = &mut self.connections[slot];
-            if connection.is_ready() {
-                connection.send_copy(frames);
-                self.after_send(slot);
-            } else if let Some(connector) = &mut connection.connector {
-                connector.waiting.push_back(frames.to_vec());
-            }
-        }
-    }
-
-    fn send_to(
-        &mut self,
-        slot: usize,
-        frames: &mut Vec<Frame>,
-        from: usize,
-    ) -> Result<(), SendError> {
-        if self.has_lost_patience(slot) {
-            return Err(SendError::Unreachable);
-        }
-        let connection = &mut self.connections[slot];
-        if connection.backlog() > self.send_limit {
-            return Err(SendError::Full);
-        }
-        if connection.is_ready() {
-            connection.send(frames, from);
-            self.after_send(slot);
-            return Ok(());
-        }
-        let Some(connector) = &mut connection.connector else {
-            return Err(SendError::Unreachable);
-        };
-        frames.drain(..from);
-        connector.waiting.push_back(std::mem::take(frames));
-        Ok(())
-    }
-
-    /// Leaves a peer that does not read. What it would have been sent is lost.
-    fn has_lost_patience(&mut self, slot: usize) -> bool {
-        let connection = &self.connections[slot];
-        let backlog = connection.backlog();
-        if backlog < NOTICEABLE
-            || connection.connector.is_some()
-            || backlog <= self.share_of(self.patience)
-        {
-            return false;
-        }
-        let waiting = backlog as u64;
-        self.refuse(slot, &Violation::Unread { waiting });
-        true
-    }
-
-    /// What each of those who do not keep up may have of a limit.
-    fn share_of(&self, limit: usize) -> usize {
-        if limit == usize::MAX {
-            return limit;
-        }
-        let backlogs = self.connections.iter().map(|(_, c)| c.backlog());
-        fair_share(limit, backlogs)
-    }
-
-    fn after_send(&mut self, slot: usize) {
-        if self.connections[slot].backlog() >= WRITE_NOW {
-            self.write(slot);
-        } else {
-            self.mark_dirty(slot);
-        }
-    }
-
-    fn mark_dirty(&mut self, slot: usize) {
-        let connection = &mut self.connections[slot];
-        if !connection.is_dirty {
-            connection.is_dirty = true;
-            self.dirty.push(slot);
-        }
-    }
-
-    /// Writes what was sent since the last call.
-    pub(super) fn flush(&mut self) {
-        while let Some(slot) = self.dirty.pop() {
-            if let Some(connection) = self.connections.get_mut(slot) {
-                connection.is_dirty = false;
-                self.write(slot);
-            }
-        }
-    }
-
-    fn write(&mut self, slot: usize) {
-        let Some(connection) = self.connections.get_mut(slot) else {
-            return;
-        };
-        if connection.can_write() && connection.write().is_err() {
-            // What the peer has sent before counts.
-            connection.is_ending = true;
-            connection.may_read = true;
-            self.read_ahead(slot);
-            if let Some(connection) = self.connections.get(slot)
-                && connection.stream.is_some()
-                && connection.is_ending
-            {
-                self.end(slot);
-            }
-        }
-    }
-
-    // Closing.
-
     fn close(&mut self) {
         let deadline = Instant::now() + self.linger;
         self.listeners.clear();
@@ -927,11 +494,6 @@ impl Shared {
         self.readable.clear();
         self.timers.clear();
     }
-}
-
-fn new_connection_id() -> ConnectionId {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    ConnectionId(LAST.fetch_add(1, Ordering::Relaxed) + 1)
 }
 
 #[cfg(test)]

@@ -625,7 +625,16 @@ def test_ipyparallel_sees_and_uses_a_cluster(clusters):
     clusters.assert_nothing_left()
 
 
-def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters):
+def mark_and_sleep(folder):
+    import os
+    import pathlib
+    import time
+
+    pathlib.Path(folder, f"asleep{os.getpid()}").touch()
+    time.sleep(1000)
+
+
+def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters, tmp_path):
     import ipyparallel as ipp
     from traitlets.config import Config
 
@@ -645,7 +654,12 @@ def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters
             status = json.loads(clusters.ok("status", "--cluster-id=api", "-o", "json"))
             assert status["controller"]["pid"] == listed["controller_pid"] == cluster.controller.pid
             clusters.ok("restart", "1", "--cluster-id=api")
+            # Idle kernels would be interrupted at any time from here on.
+            asleep = client[:].apply_async(mark_and_sleep, str(tmp_path))
+            wait_until(lambda: len(list(tmp_path.glob("asleep*"))) == 2, "both to sleep")
             cluster.signal_engines_sync(signal.SIGINT)
+            with pytest.raises(ipp.CompositeError, match="KeyboardInterrupt"):
+                asleep.get(PATIENCE)
             assert client[:].apply_sync(lambda: 7) == [7, 7]
     clusters.assert_nothing_left()
 

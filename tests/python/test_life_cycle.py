@@ -35,6 +35,14 @@ def fail():
     raise ValueError("on purpose")
 
 
+def sleep_marked(mark):
+    import pathlib
+    import time
+
+    pathlib.Path(mark).touch()
+    time.sleep(1000)
+
+
 def pids(client):
     return client[:].apply_sync(os.getpid)
 
@@ -383,10 +391,13 @@ def test_single_engines_are_stopped_and_others_go_on(clusters):
     clusters.assert_nothing_left()
 
 
-def test_tasks_that_wait_at_an_engine_that_is_stopped_go_elsewhere(clusters):
+def test_tasks_that_wait_at_an_engine_that_is_stopped_go_elsewhere(clusters, tmp_path):
     clusters.ok("start", "-n", "2", "--daemonize", "--", "--hwm=0")
     with clusters.client() as client:
-        blocked = [client[id].apply_async(time.sleep, 1000) for id in client.ids]
+        marks = [tmp_path / f"begun{id}" for id in client.ids]
+        blocked = [client[id].apply_async(sleep_marked, str(mark)) for id, mark in zip(client.ids, marks)]
+        # Another queue may be faster: tasks are not to be there first.
+        wait_until(lambda: all(mark.exists() for mark in marks), "both to sleep")
         tasks = [client.load_balanced_view().apply_async(os.getpid) for _ in range(10)]
         wait_until(lambda: sum(client.queue_status()[id]["tasks"] for id in (0, 1)) == 10, "the tasks")
         survivor = client[1]

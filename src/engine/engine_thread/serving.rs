@@ -39,8 +39,8 @@ const TIME_TO_EXIT: Duration = Duration::from_millis(300);
 /// A kernel that was told to end has this long.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A full pipe, of 64 KiB unless its writer wants another size, is empty after the first of these reads.
-const READS_OF_A_FULL_PIPE: usize = 2;
+/// A full pipe, of 64 KiB unless its writer wants another size, is empty before the last of these reads.
+const READS_OF_A_FULL_PIPE: usize = 5;
 
 pub(super) struct Serving {
     rank: Rank,
@@ -198,32 +198,29 @@ impl Serving {
         let mut mail = Vec::new();
         let mut frames = Vec::new();
         loop {
-            let mut busy = self.mailbox.take(&mut mail);
+            self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 self.on_mail(message);
             }
             // Control before shell: an abort must find what it aborts in the queue, or be known before it comes.
-            busy |= self.receive_control(&mut frames);
-            busy |= self.receive_shell(&mut frames);
-            busy |= self.sockets.receive_news(&mut frames);
-            busy |= self.receive_registrar(&mut frames);
-            busy |= self.receive_kernel();
-            busy |= self.receive_output(&mut poller, &entries);
+            self.receive_control(&mut frames);
+            self.receive_shell(&mut frames);
+            self.sockets.receive_news(&mut frames);
+            self.receive_registrar(&mut frames);
+            if poller.has_events(entries.link) {
+                self.receive_kernel();
+            }
+            self.receive_output(&mut poller, &entries);
             self.run_next();
             self.on_time();
+            self.flush_link(&mut poller, &entries);
             if let State::Ended(how) = &self.state {
                 return match how {
                     Ending::Asked if self.comes_back => Ending::ToComeBack,
                     how => how.clone(),
                 };
             }
-            let timeout = if busy {
-                Some(Duration::ZERO)
-            } else {
-                self.flush_link(&mut poller, &entries);
-                self.timeout()
-            };
-            if let Err(error) = poller.wait(timeout) {
+            if let Err(error) = poller.wait(self.timeout()) {
                 return Ending::Failed(format!("cannot wait for messages: {error}"));
             }
         }
@@ -303,9 +300,8 @@ impl Serving {
 
     // ---- the controller
 
-    fn receive_registrar(&mut self, frames: &mut Vec<Frame>) -> bool {
-        let news = self.registrar.news();
-        match news {
+    fn receive_registrar(&mut self, frames: &mut Vec<Frame>) {
+        match self.registrar.news() {
             Some(ControllerNews::Lost) => {
                 tracing::warn!(
                     "engine {}: the connection to the controller is lost; waiting for it",
@@ -317,7 +313,7 @@ impl Serving {
         }
         let mut answers = Vec::new();
         let door = &mut self.door;
-        let any = drain(&mut self.registrar.socket, frames, |_, frames| {
+        drain(&mut self.registrar.socket, frames, |_, frames| {
             let answer = door.admit(frames).filter(is_registration_reply);
             answers.extend(answer.map(|wire| read_registration(&wire)));
         });
@@ -327,7 +323,6 @@ impl Serving {
                 Err(why) => tracing::info!("engine {}: registered as before ({why})", self.who.id),
             }
         }
-        any || news.is_some()
     }
 
     /// When the controller or this process was away, the engine asks for its registration again: a controller that

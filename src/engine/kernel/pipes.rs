@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Read at once, so that an endless writer does not keep the engine from its other work.
-const AT_ONCE: usize = 64 * 1024;
+const AT_ONCE: usize = 16 * 1024;
 
 /// The reading end of such a pipe.
 #[derive(Debug)]
@@ -27,13 +27,10 @@ impl OutputPipe {
 
     /// What is there. `None` at the end: nobody has the other side open any more.
     pub(in crate::engine) fn read(&mut self) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; AT_ONCE];
+        let mut bytes = [0; AT_ONCE];
         match self.reader.read(&mut bytes) {
             Ok(0) => None,
-            Ok(count) => {
-                bytes.truncate(count);
-                Some(bytes)
-            }
+            Ok(count) => Some(bytes[..count].to_vec()),
             Err(error)
                 if matches!(
                     error.kind(),

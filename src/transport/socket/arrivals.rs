@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use mio::Token;
 
-use super::{ACCEPT_AGAIN, HANDSHAKE_TIME, LISTENER, Shared, Stream, new_connection_id};
+use super::connecting::new_connection_id;
+use super::{ACCEPT_AGAIN, HANDSHAKE_TIME, LISTENER, Shared, Stream};
 use crate::protocol::Identity;
 use crate::transport::connection::Connection;
 use crate::transport::frame::ConnectionId;

@@ -35,16 +35,15 @@ impl Serving {
         while self.receive_shell(&mut frames) {}
     }
 
-    pub(super) fn receive_control(&mut self, frames: &mut Vec<Frame>) -> bool {
+    pub(super) fn receive_control(&mut self, frames: &mut Vec<Frame>) {
         let mut requests = Vec::new();
         let door = &mut self.door;
-        let any = drain(&mut self.sockets.control, frames, |_, frames| {
+        drain(&mut self.sockets.control, frames, |_, frames| {
             requests.extend(read(door, frames, Origin::Control))
         });
         for request in requests {
             self.on_control_request(request);
         }
-        any
     }
 
     pub(super) fn on_shell_request(&mut self, request: Request) {
@@ -160,7 +159,7 @@ impl Serving {
 
     /// Hands a request to the kernel without waiting for its turn.
     pub(super) fn send_beside(&mut self, request: Request) {
-        self.publish_status("busy", &request.header.clone());
+        self.publish_busy(&request.header.clone());
         self.kernel
             .link
             .send(to_kernel::REQUEST, request_frames(&request));
@@ -217,7 +216,7 @@ impl Serving {
         // First the kernel, which has work to do; then those who watch.
         self.flush_link_now();
         self.last_parent = header.clone();
-        self.publish_status("busy", &header);
+        self.publish_busy(&header);
     }
 }
 

@@ -43,12 +43,10 @@ impl Serving {
         );
     }
 
-    pub(super) fn receive_kernel(&mut self) -> bool {
-        let mut any = false;
+    pub(super) fn receive_kernel(&mut self) {
         while !self.kernel.link_ended {
             match self.kernel.link.receive() {
                 Ok(Received::Message(message)) => {
-                    any = true;
                     let tag = message.tag;
                     match FromKernel::parse(message) {
                         Some(message) => self.on_kernel_message(message),
@@ -69,7 +67,6 @@ impl Serving {
                 }
             }
         }
-        any
     }
 
     pub(super) fn on_kernel_message(&mut self, message: FromKernel) {
@@ -277,7 +274,7 @@ impl Serving {
             if !request.replied && !is_comm(&request.msg_type) {
                 self.send_unanswered(&request);
             }
-            self.publish_status("idle", &request.header);
+            self.publish_idle(&request.header);
             return;
         }
         if self
@@ -291,7 +288,7 @@ impl Serving {
             if !request.replied {
                 self.send_unanswered(&request);
             }
-            self.publish_status("idle", &request.header);
+            self.publish_idle(&request.header);
         }
         self.run_next();
     }

@@ -35,15 +35,19 @@ impl Serving {
         }
     }
 
-    pub(super) fn receive_output(&mut self, poller: &mut Poller, entries: &Entries) -> bool {
-        let any = self.read_pipe(Stream::Stdout) | self.read_pipe(Stream::Stderr);
+    pub(super) fn receive_output(&mut self, poller: &mut Poller, entries: &Entries) {
+        if poller.has_events(entries.stdout) {
+            self.read_pipe(Stream::Stdout);
+        }
+        if poller.has_events(entries.stderr) {
+            self.read_pipe(Stream::Stderr);
+        }
         if self.kernel.stdout.is_none() {
             poller.replace_fd(entries.stdout, -1);
         }
         if self.kernel.stderr.is_none() {
             poller.replace_fd(entries.stderr, -1);
         }
-        any
     }
 
     /// Reads what was written so far, and not what a process that writes without end adds meanwhile.

@@ -1,5 +1,7 @@
 //! Replies, and what is published on iopub.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use super::Serving;
@@ -8,7 +10,10 @@ use crate::engine::engine_thread::requests::{Origin, Request};
 use crate::engine::replies::{Outcome, aborted, task_metadata};
 use crate::protocol::header::reply_type;
 use crate::protocol::{Outgoing, RemoteError};
-use crate::transport::Frame;
+use crate::transport::{Frame, SendError};
+
+/// A task that ends within this time has its beginning told together with its end.
+const HOLD_BUSY: Duration = Duration::from_millis(1);
 
 impl Serving {
     pub(super) fn send_reply(&mut self, request: &Request, msg_type: &str, content: Value) {
@@ -27,9 +32,9 @@ impl Serving {
     }
 
     pub(super) fn send_aborted(&mut self, request: &Request) {
-        self.publish_status("busy", &request.header);
+        self.publish_busy(&request.header);
         self.send_outcome(request, aborted(&request.msg_id), Map::new());
-        self.publish_status("idle", &request.header);
+        self.publish_idle(&request.header);
     }
 
     /// A reply that the kernel had no part in.
@@ -81,17 +86,25 @@ impl Serving {
 
     // ---- output
 
-    pub(super) fn publish_status(&mut self, state: &str, parent: &[u8]) {
-        self.publish("status", parent, json!({ "execution_state": state }));
+    pub(super) fn publish_busy(&mut self, parent: &[u8]) {
+        let mut frames = self.status("busy", parent);
+        let sent = self.sockets.iopub.send_within(HOLD_BUSY, &mut frames);
+        self.note_published(sent);
     }
 
-    pub(super) fn publish(&mut self, msg_type: &str, parent: &[u8], content: Value) {
+    pub(super) fn publish_idle(&mut self, parent: &[u8]) {
+        let mut frames = self.status("idle", parent);
+        let sent = self.sockets.iopub.send(&mut frames);
+        self.note_published(sent);
+    }
+
+    fn status(&mut self, state: &str, parent: &[u8]) -> Vec<Frame> {
         let metadata = json!({ "engine": self.who.uuid });
-        let message = Outgoing::new(msg_type, content)
+        let message = Outgoing::new("status", json!({ "execution_state": state }))
             .parent(parent)
             .metadata(metadata);
         let parts = self.composer.compose(&message, now());
-        self.send_iopub(msg_type, parts, Vec::new());
+        self.published("status", parts, Vec::new())
     }
 
     pub(super) fn relay_iopub(
@@ -118,11 +131,21 @@ impl Serving {
     }
 
     pub(super) fn send_iopub(&mut self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Vec<u8>>) {
+        let mut frames = self.published(topic, parts, buffers);
+        let sent = self.sockets.iopub.send(&mut frames);
+        self.note_published(sent);
+    }
+
+    fn published(&self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Vec<u8>>) -> Vec<Frame> {
         let topic = format!("engine.{}.{topic}", self.who.id);
         let mut frames = vec![Frame::from(topic.as_bytes())];
         frames.extend(parts.into_iter().map(Frame::from));
         frames.extend(buffers.into_iter().map(Frame::from));
-        if let Err(error) = self.sockets.iopub.send(&mut frames) {
+        frames
+    }
+
+    fn note_published(&self, sent: Result<(), SendError>) {
+        if let Err(error) = sent {
             tracing::debug!(
                 "engine {}: output could not be published: {error}",
                 self.who.id
