@@ -50,9 +50,9 @@ class Chooser:
         return ".".join(["content", *steps])
 
     def argument(self):
-        """Not the empty list, and no list among several: mongomock does not find them."""
+        """Not the empty list, no null in a list, and no list among several: mongomock does not find them all."""
         value = self.value(2)
-        return 0 if value == [] else value
+        return [one for one in value if one is not None] or 0 if isinstance(value, list) else value
 
     def arguments(self, null=True):
         values = [self.argument() for _ in range(self.chance.choice([0, 1, 1, 2, 3, 5]))]
@@ -223,7 +223,12 @@ def test_queries_of_documents_find_what_mongodb_would(client, chance):
         asked = foreign_query(query)
         found = {record["msg_id"] for record in client.db_query(query, keys=["msg_id"])}
         compared = {msg_id for msg_id in documents if comparable(query, documents[msg_id])}
-        expected = {msg_id for msg_id in compared if filter_applies(asked, {"content": foreign(documents[msg_id])})}
+        try:
+            expected = {msg_id for msg_id in compared if filter_applies(asked, {"content": foreign(documents[msg_id])})}
+        except TypeError:
+            # Its `$all` stumbles over numbers behind lists.
+            assert mentions(query, "$all")
+            continue
         wrong = {msg_id: documents[msg_id] for msg_id in (found & compared) ^ expected}
         assert not wrong, (query, {msg_id: (document, msg_id in found) for msg_id, document in wrong.items()})
         told_apart += 0 < len(expected) < len(compared)

@@ -151,7 +151,7 @@ pub(super) fn run(args: &DbArgs, rewritten: Rewritten) -> Result<(), Failure> {
         DbVerb::Show { msg_id, o, place } => {
             let mut source = open(place, rewritten)?;
             let msg_id = source.id_that_begins(msg_id)?;
-            let records = source.records(&[msg_id.clone()], &[])?;
+            let records = source.records(std::slice::from_ref(&msg_id), &[])?;
             let Some(record) = records.first() else {
                 return Err(Failure::failed(format!(
                     "there is no record of {msg_id:?} in {}",
