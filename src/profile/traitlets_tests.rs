@@ -41,6 +41,19 @@ fn a_controller_has_no_classes_of_users() {
     ));
 }
 
+#[test]
+fn what_ipyparallel_6_says_of_mpi_is_understood() {
+    let with = |assignment: &Assignment| value(assignment);
+    let key = "engine.mpi".to_owned();
+    assert_eq!(with(&text("MPI.use", &["mpi4py"])), (key.clone(), json!(true)));
+    assert_eq!(with(&literal("MPI.use", "'mpi4py'")), (key.clone(), json!(true)));
+    assert_eq!(with(&literal("MPI.use", "''")), (key, json!(false)));
+    assert!(matches!(
+        meaning(&text("MPI.use", &["pytrilinos"])),
+        Err(TraitError::WrongValue { .. })
+    ));
+}
+
 /// The value that an assignment gives to the one key that it sets.
 fn value(assignment: &Assignment) -> (String, Value) {
     match meaning(assignment) {
