@@ -11,7 +11,10 @@ use crate::profile::traitlets::launcher_name;
 
 /// A launcher by whichever of its names: `mpi`, `MPI`, `MPIEngineSetLauncher`, or a class with its module. One that is
 /// not known is refused where it is looked for.
-#[expect(clippy::unnecessary_wraps, reason = "clap's parsers of values can fail")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "clap's parsers of values can fail"
+)]
 pub(super) fn launcher(text: &str) -> Result<String, Infallible> {
     Ok(launcher_name(text).unwrap_or_else(|_| text.to_owned()))
 }
@@ -72,7 +75,10 @@ mod tests {
     fn launchers_have_many_names() {
         let name = |text| launcher(text).unwrap();
         assert_eq!(name("SSHEngineSetLauncher"), "ssh");
-        assert_eq!(name("IPython.parallel.apps.launcher.MPIExecEngineSetLauncher"), "mpi");
+        assert_eq!(
+            name("IPython.parallel.apps.launcher.MPIExecEngineSetLauncher"),
+            "mpi"
+        );
         assert_eq!(name("PBS"), "pbs");
         assert_eq!(name("Mine"), "Mine");
     }

@@ -188,7 +188,10 @@ fn show(command: &clap::Command, args: &[OsString], error: &clap::Error) -> Resu
 /// What stands in another place here than with ipyparallel.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("show-config", "ipcluster profile show --resolved"),
-    ("show-config-json", "ipcluster profile show --resolved -o json"),
+    (
+        "show-config-json",
+        "ipcluster profile show --resolved -o json",
+    ),
 ];
 
 /// clap compares beginnings; people swap and drop letters.
@@ -305,14 +308,26 @@ mod tests {
     #[test]
     fn other_names_are_programs_of_their_own() {
         let mut ipengine = CalledAs::Ipengine.command();
-        assert!(ipengine.render_usage().to_string().contains("ipengine [OPTIONS]"));
+        assert!(
+            ipengine
+                .render_usage()
+                .to_string()
+                .contains("ipengine [OPTIONS]")
+        );
         assert!(ipengine.render_version().starts_with("ipengine "));
-        let matches = ipengine.try_get_matches_from(["ipengine", "-n", "2"]).unwrap();
+        let matches = ipengine
+            .try_get_matches_from(["ipengine", "-n", "2"])
+            .unwrap();
         assert!(matches!(
             CalledAs::Ipengine.verb(&matches),
             Ok(Verb::Engine(_))
         ));
-        assert!(CalledAs::Ipengine.command().try_get_matches_from(["ipengine", "engine"]).is_err());
+        assert!(
+            CalledAs::Ipengine
+                .command()
+                .try_get_matches_from(["ipengine", "engine"])
+                .is_err()
+        );
     }
 
     #[test]

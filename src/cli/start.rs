@@ -88,7 +88,11 @@ impl StartArgs {
             edit("cluster.max", "--max", self.max),
             edit("cluster.idle_timeout", "--idle-timeout", self.idle_timeout),
             edit("cluster.delay", "--delay", self.delay),
-            edit("cluster.controller", "--controller", self.controller.clone()),
+            edit(
+                "cluster.controller",
+                "--controller",
+                self.controller.clone(),
+            ),
             edit("cluster.controller_ip", "--ip", self.ip.clone()),
             edit(
                 "cluster.controller_location",

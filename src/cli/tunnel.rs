@@ -270,7 +270,11 @@ mod tests {
     #[test]
     fn every_channel_goes_through() {
         let file = connection("tcp://192.0.2.7", "far.invalid", "login");
-        let ports = |count| Ok((0..count).map(|n| 100 + u16::try_from(n).unwrap()).collect());
+        let ports = |count| {
+            Ok((0..count)
+                .map(|n| 100 + u16::try_from(n).unwrap())
+                .collect())
+        };
         let (led, ways) = through(file, ports).unwrap();
         assert_eq!(led.interface, "tcp://127.0.0.1");
         assert_eq!((led.registration, led.hb_pong), (100, 106));

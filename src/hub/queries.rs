@@ -115,6 +115,7 @@ impl Hub {
             None => {
                 let error = RemoteError::new("KeyError", format!("uuid '{uuid}' in use"));
                 refused(uuid.as_str(), &error, out);
+                out.push(Action::ExpectHeart(uuid));
             }
         }
         Ok(())

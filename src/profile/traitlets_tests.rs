@@ -45,8 +45,14 @@ fn a_controller_has_no_classes_of_users() {
 fn what_ipyparallel_6_says_of_mpi_is_understood() {
     let with = |assignment: &Assignment| value(assignment);
     let key = "engine.mpi".to_owned();
-    assert_eq!(with(&text("MPI.use", &["mpi4py"])), (key.clone(), json!(true)));
-    assert_eq!(with(&literal("MPI.use", "'mpi4py'")), (key.clone(), json!(true)));
+    assert_eq!(
+        with(&text("MPI.use", &["mpi4py"])),
+        (key.clone(), json!(true))
+    );
+    assert_eq!(
+        with(&literal("MPI.use", "'mpi4py'")),
+        (key.clone(), json!(true))
+    );
     assert_eq!(with(&literal("MPI.use", "''")), (key, json!(false)));
     assert!(matches!(
         meaning(&text("MPI.use", &["pytrilinos"])),
@@ -346,6 +352,7 @@ fn the_table_names_settings_that_exist() {
             Target::Key(_, Kind::Any) => "[]",
             Target::Key(_, Kind::Database) => "DictDB",
             Target::Key(_, Kind::Launcher) => "ssh",
+            Target::Key(_, Kind::WithMpi) => "mpi4py",
             Target::Key("scheduler.scheme", _) => "lru",
             Target::Key(..) => "1",
             Target::PortPair | Target::HeartbeatPorts => "(1, 2)",

@@ -81,9 +81,7 @@ pub(super) struct Class {
     pub(super) app: Option<Program>,
 }
 
-use Kind::{
-    Any, Bool, Database, Dict, Float, Int, Launcher, Level, List, Ports, Text, WithMpi,
-};
+use Kind::{Any, Bool, Database, Dict, Float, Int, Launcher, Level, List, Ports, Text, WithMpi};
 use Target::{HeartbeatPorts, Key, Nothing, Pool, PortPair};
 
 const FILE_NAMES: &str = "clients and engines find the connection files by the profile and --cluster-id; copy them to other names";

@@ -125,7 +125,8 @@ pub fn rewrite(
                     })?,
             };
             rewritten.take_trait(option.name, value, &grammar)?;
-        } else if let (None, Some(takes)) = (grammar.takes(option.name), started.takes(option.name)) {
+        } else if let (None, Some(takes)) = (grammar.takes(option.name), started.takes(option.name))
+        {
             let value = match (takes, option.value) {
                 (Takes::Value, None) => words.next_if(is_value),
                 _ => None,

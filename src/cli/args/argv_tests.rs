@@ -237,7 +237,15 @@ fn what_is_no_text_is_passed_on() {
 fn start_hands_the_controller_s_flags_on() {
     let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
     let found = run(&[
-        "--hwm", "0", "--nodb", "-n", "2", "--hwm=-1", "--profile=x", "--", "--ip=y",
+        "--hwm",
+        "0",
+        "--nodb",
+        "-n",
+        "2",
+        "--hwm=-1",
+        "--profile=x",
+        "--",
+        "--ip=y",
     ])
     .unwrap();
     assert_eq!(found.args[2..], words(&["-n", "2", "--profile=x"]));
