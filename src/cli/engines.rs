@@ -168,5 +168,6 @@ fn joining(
         controller: Controller::Join(controller),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
+        rotation: setup.rotation(),
     })
 }

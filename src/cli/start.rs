@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::dashboard::parse_place;
-use crate::cli::launch_args::LaunchArgs;
+use crate::cli::launch_args::{LaunchArgs, launcher};
 use crate::cli::launchers::{controller_by, engines_by, warn_of_launcher_traits, warn_of_loopback};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::{controller_job, dry_run, engines_job};
@@ -28,7 +28,8 @@ use crate::web::Place;
 
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Arguments after -- go to the controller: `ipcluster start -n 4 -- --ip=0.0.0.0`."
+    after_help = "Flags of `ipcluster controller` go to the controller: `ipcluster start -n 4 --sqlitedb --port=10101`. So \
+                  does whatever stands behind --."
 )]
 pub(super) struct StartArgs {
     #[command(flatten)]
@@ -58,7 +59,7 @@ pub(super) struct StartArgs {
     delay: Option<f64>,
 
     /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER")]
+    #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     controller: Option<String>,
 
     /// Address on which the controller listens; * or 0.0.0.0 is all of this machine's [default: 127.0.0.1]
@@ -90,9 +91,7 @@ impl StartArgs {
             edit(
                 "cluster.controller",
                 "--controller",
-                self.controller
-                    .as_ref()
-                    .map(|name| name.to_ascii_lowercase()),
+                self.controller.clone(),
             ),
             edit("cluster.controller_ip", "--ip", self.ip.clone()),
             edit(
@@ -190,6 +189,7 @@ fn start(
         controller: Controller::Start(Box::new(controller), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
+        rotation: setup.rotation(),
     };
     background.conduct(cluster, None)
 }

@@ -11,6 +11,7 @@ use super::ssh::hosts::Host;
 use super::supervisor::Plan;
 use super::{Job, LaunchError, LaunchEvent, Launcher, News};
 use crate::os::ProcessRef;
+use crate::os::log::Rotation;
 use crate::profile::ProfileDir;
 use crate::protocol::ClusterId;
 
@@ -26,6 +27,8 @@ pub struct Cluster {
     /// Hand the connection information to the engines, so that they need no file.
     pub send_connection_info: bool,
     pub controller: Controller,
+    /// Of the logs that this process writes for others.
+    pub rotation: Rotation,
 }
 
 /// How a part of the cluster is started.
@@ -68,7 +71,13 @@ impl Cluster {
                 let local = LocalLauncher::new(folder, id, events)?;
                 Box::new(local.under_mpi(mpi.clone()))
             }
-            By::Ssh(hosts) => Box::new(SshLauncher::new(hosts.clone(), folder, id, events)),
+            By::Ssh(hosts) => Box::new(SshLauncher::new(
+                hosts.clone(),
+                folder,
+                id,
+                self.rotation,
+                events,
+            )),
             By::Batch(settings) => {
                 let place = batch::Where {
                     profile: self.profile.clone(),

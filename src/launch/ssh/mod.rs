@@ -30,10 +30,11 @@ use uuid::Uuid;
 
 use super::batch::system::Role;
 use super::channel::{Greeting, Order, line};
-use super::child::{Logs, await_end, hear};
+use super::child::{Logs, await_end, hear, keep};
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
+use crate::os::log::{RotatedFile, Rotation};
 use crate::profile::connection::{ConnectionError, EngineFile};
 use crate::protocol::ClusterId;
 use commands::{Tunnel, command};
@@ -42,6 +43,7 @@ use hosts::Host;
 pub struct SshLauncher {
     hosts: Vec<Host>,
     logs: Logs,
+    rotation: Rotation,
     events: UnboundedSender<LaunchEvent>,
     running: HashMap<Member, Remote>,
 }
@@ -58,6 +60,7 @@ impl SshLauncher {
         hosts: Vec<Host>,
         log_folder: PathBuf,
         cluster_id: ClusterId,
+        rotation: Rotation,
         events: UnboundedSender<LaunchEvent>,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl SshLauncher {
                 folder: log_folder,
                 cluster_id,
             },
+            rotation,
             events,
             running: HashMap::new(),
         }
@@ -112,7 +116,7 @@ impl SshLauncher {
         ssh.args(&argv[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log.file.try_clone().map_err(failed)?);
+            .stderr(Stdio::piped());
         // SAFETY: between fork and exec only system calls are made, which may be.
         unsafe { ssh.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
         let mut child = match ssh.spawn() {
@@ -135,6 +139,7 @@ impl SshLauncher {
             }
         }
         let stdin = child.stdin.take().expect("it was asked for");
+        let stderr = child.stderr.take().expect("it was asked for");
         let (orders, receiver) = mpsc::unbounded_channel();
         let mut environment = host.environment.clone();
         environment.extend(job.environment.iter().map(|(name, value)| {
@@ -152,7 +157,9 @@ impl SshLauncher {
         });
         tokio::spawn(speak(stdin, program, greeting, receiver, host.silence));
         let process = await_end(child, member, &self.events);
+        let file = log.file.try_clone().map_err(failed)?;
         let log = log.settle(&process);
+        keep(stderr, RotatedFile::new(file, log.clone(), self.rotation));
         let remote = Remote {
             process: process.clone(),
             orders: Some(orders),
