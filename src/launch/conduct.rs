@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use super::announce::announce;
 use super::background::{Link, Told};
 use super::batch::BatchLauncher;
 use super::control::{Wish as Asked, Wished};
@@ -29,7 +30,7 @@ use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::os::progress;
 use crate::profile::ProfileDir;
 use crate::profile::connection::{ConnectionFiles, EngineFile};
-use crate::protocol::{ClusterId, EngineId};
+use crate::protocol::{ClusterId, EngineId, ExpectedSet};
 
 /// Everything that a cluster is made of.
 #[derive(Debug)]
@@ -146,6 +147,7 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
         leaving: None,
         outcome: None,
         reason: None,
+        announced: None,
     };
     conductor.begin(gone)?;
     conductor.perform().await;
@@ -191,6 +193,8 @@ struct Conductor {
     leaving: Option<std::sync::mpsc::Sender<Vec<EngineId>>>,
     outcome: Option<Outcome>,
     reason: Option<String>,
+    /// Who tells the hub which engines are to come, and what was told last.
+    announced: Option<(std::sync::mpsc::Sender<Vec<ExpectedSet>>, Vec<ExpectedSet>)>,
 }
 
 impl Conductor {
@@ -372,8 +376,12 @@ impl Conductor {
         matches!(self.cluster.controller, Controller::Start(_, By::Local))
     }
 
-    fn watch_hub(&self) -> Result<(), String> {
-        watch(self.files().client, self.is_here(), self.hub.clone())
+    fn watch_hub(&mut self) -> Result<(), String> {
+        watch(self.files().client, self.is_here(), self.hub.clone())?;
+        let (teller, expected) = std::sync::mpsc::channel();
+        announce(self.files().client, self.is_here(), expected);
+        self.announced = Some((teller, Vec::new()));
+        Ok(())
     }
 
     /// An elastic cluster's queue.
@@ -399,6 +407,21 @@ impl Conductor {
             for action in std::mem::take(&mut self.actions) {
                 self.perform_one(action).await;
             }
+        }
+        self.announce();
+    }
+
+    /// Tells the hub which engines are to come, if that has changed.
+    fn announce(&mut self) {
+        let Some((teller, last)) = &mut self.announced else {
+            return;
+        };
+        let ledger = &self.cluster.ledger;
+        let expected = self.supervisor.expected(|set| ledger.set_name(set));
+        if expected != *last {
+            // A thread that has ended has nobody to tell.
+            let _ = teller.send(expected.clone());
+            *last = expected;
         }
     }
 

@@ -323,6 +323,17 @@ def test_a_dead_engine_shows_and_so_does_why(clusters, dashboard):  # noqa: F811
     assert "ipcluster_engines 1\n" in dashboard.ask("/metrics")[2]
 
 
+def test_engines_that_are_started_again_are_expected(clusters, dashboard):  # noqa: F811
+    wait_until(lambda: dashboard.state()["expected"] == [], "what was announced to have come")
+    with dashboard.events() as events:
+        next(events)
+        psutil.Process(clusters.pid("engines")).kill()
+        expected = next(event["expected"] for event in events if event.get("expected"))
+    assert [(one["engines"], one["state"] in ("restarting", "starting")) for one in expected] == [(2, True)]
+    wait_until(lambda: [e["phase"] for e in dashboard.state()["engines"]].count("up") == 2, "the engines' return")
+    wait_until(lambda: dashboard.state()["expected"] == [], "that nothing is missing")
+
+
 def test_records_are_found_by_the_database_s_own_queries(clusters, dashboard):  # noqa: F811
     with clusters.client() as client:
         view = client.load_balanced_view()
