@@ -164,7 +164,9 @@ impl Engines {
     ) {
         let row = self.enter(now, id, uuid);
         row.set = set;
-        row.usage.host = host.or(row.usage.host.take());
+        if host.is_some() {
+            row.usage.host = host;
+        }
     }
 
     pub(super) fn on_registered(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) {
