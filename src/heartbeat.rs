@@ -167,14 +167,15 @@ impl HeartMonitor {
     }
 
     /// An engine registers under this uuid. Its heart may have been beating for long, when the controller is new and
-    /// the engine is not: then its beginning is reported again.
+    /// the engine is not: then its beginning is reported again. An engine that the hub has asks when its connections were
+    /// down: it lives, and that of its heart may be the last to be up again.
     pub fn expect(&mut self, identity: &Identity, out: &mut Vec<Action>) {
-        if self
-            .hearts
-            .get(identity)
-            .is_some_and(|heart| !heart.accepted)
-        {
-            out.push(Action::Started(identity.clone()));
+        match self.hearts.get(identity) {
+            Some(heart) if heart.accepted => {
+                self.lost.remove(identity);
+            }
+            Some(_) => out.push(Action::Started(identity.clone())),
+            None => {}
         }
     }
 
@@ -484,6 +485,23 @@ mod tests {
             world.monitor.lost.is_empty(),
             "an old descriptor means nothing"
         );
+    }
+
+    #[test]
+    fn an_engine_that_asks_for_its_registration_again_is_alive() {
+        let mut world = World::new();
+        world.step();
+        world.pong("a", 5);
+        world.monitor.accept(&identity("a"), false, &mut world.out);
+        world.monitor.on_disconnected(world.now, 5);
+        world.monitor.expect(&identity("a"), &mut world.out);
+        let lost_at = world.now;
+        let stopped = std::iter::repeat_with(|| world.step()).find(|events| !events.is_empty());
+        // Its heart has as long as any other to beat.
+        assert!(
+            matches!(&stopped.unwrap()[..], [Action::Stopped(_, how)] if how.contains("missed"))
+        );
+        assert!(world.now - lost_at > CONFIG.period);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `ipcluster completions`.
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::{Shell, generate};
 
 use crate::cli::output::say;
-use crate::cli::{Cli, Failure, OTHER_NAMES, command_of};
+use crate::cli::{CalledAs, Failure};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CompletionsArgs {
@@ -23,11 +23,7 @@ pub(super) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
 }
 
 fn script(shell: Shell, program: &str) -> String {
-    let other = OTHER_NAMES.iter().find(|(name, _)| *name == program);
-    let mut command = match other {
-        Some((name, verb)) => command_of(name, verb),
-        None => Cli::command(),
-    };
+    let mut command = CalledAs::named(program).command();
     let mut script = Vec::new();
     generate(shell, &mut command, program, &mut script);
     String::from_utf8_lossy(&script).into_owned()

@@ -15,6 +15,7 @@ use crate::cli::curve::engine_security;
 use crate::cli::exit_code::KERNELS_DIED;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
+use crate::cli::tunnel::{Server, lead};
 use crate::engine::{
     Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
     MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings, mpi_rank,
@@ -106,12 +107,12 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "URL", hide = true)]
     url: Option<String>,
 
-    /// Server to tunnel through
-    #[arg(long, value_name = "SERVER", hide = true)]
+    /// Server of ssh to tunnel through, [user@]server[:port] [default: what the connection file says]
+    #[arg(long, value_name = "SERVER")]
     ssh: Option<String>,
 
-    /// Key for the server to tunnel through
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// File with the key for the server to tunnel through, which is the controller's machine if no other is named
+    #[arg(long, value_name = "FILE")]
     sshkey: Option<PathBuf>,
 
     /// Take the connection information and orders from standard input, and end with it
@@ -208,8 +209,18 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
-        let connection = connection(&setup).await?;
-        if let Some(name) = connection.unresolved() {
+        let mut connection = connection(&setup).await?;
+        let engine = &setup.settings.engine;
+        // What starts engines over ssh has made the way itself.
+        let server = if args.over_stdin {
+            None
+        } else {
+            Server::of(&engine.ssh_server, engine.ssh_key.as_deref(), &connection)
+        };
+        let is_led = server.is_some();
+        if let Some(server) = server {
+            connection = lead(server, connection).await?;
+        } else if let Some(name) = connection.unresolved() {
             // ZeroMQ keeps trying: it may be known in a moment.
             let warning = format!(
                 "the controller's machine is called {name}, which cannot be resolved here: start the controller with a \
@@ -223,7 +234,8 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
             &setup.settings.curve,
         )?;
         let ways = (connection, security);
-        let config = config(&setup, args, ways, program, rank, open_files);
+        let mut config = config(&setup, args, ways, program, rank, open_files);
+        config.is_tunneled |= is_led;
         tokio::time::sleep(registration_delay(&setup, rank)).await;
         host(config, lifeline, starter).await
     })?;
@@ -239,22 +251,13 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
 /// Options that are known, but for which there is nothing here yet.
 fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
     let engine = &setup.settings.engine;
-    let given = [
-        (
-            !engine.ssh_server.is_empty() || engine.ssh_key.is_some(),
-            "--ssh: tunnels",
-        ),
-        (
-            engine.registration_url.is_some(),
-            "--url: a registration at another place than the connection file says",
-        ),
-    ];
-    match given.into_iter().find(|(given, _)| *given) {
-        Some((_, what)) => Err(Failure::usage(format!(
-            "{what} is not available in this version"
-        ))),
-        None => Ok(()),
+    if engine.registration_url.is_none() {
+        return Ok(());
     }
+    Err(Failure::usage(
+        "--url: a registration at another place than the connection file says is not available in this version; name \
+         the machine with --location, or another file with --file",
+    ))
 }
 
 /// The rank of this process in an MPI job, if it is in one.

@@ -1,10 +1,23 @@
 //! The arguments that `start` and `engines` share.
 
+use std::convert::Infallible;
+
 use clap::Args;
 
 use crate::cli::parts::KernelArgs;
 use crate::cli::setup::edit;
 use crate::profile::settings::Edit;
+use crate::profile::traitlets::launcher_name;
+
+/// A launcher by whichever of its names: `mpi`, `MPI`, `MPIEngineSetLauncher`, or a class with its module. One that is
+/// not known is refused where it is looked for.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "clap's parsers of values can fail"
+)]
+pub(super) fn launcher(text: &str) -> Result<String, Infallible> {
+    Ok(launcher_name(text).unwrap_or_else(|_| text.to_owned()))
+}
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct LaunchArgs {
@@ -20,8 +33,8 @@ pub(super) struct LaunchArgs {
     #[arg(long, value_name = "SECONDS")]
     engine_timeout: Option<f64>,
 
-    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER")]
+    /// How the engines are started: local, ssh, sshproxy, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
+    #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     engines: Option<String>,
 
     /// Print the batch system's script, and start nothing
@@ -46,14 +59,27 @@ impl LaunchArgs {
                 "--engine-timeout",
                 self.engine_timeout,
             ),
-            edit(
-                "cluster.engines",
-                "--engines",
-                self.engines.as_ref().map(|name| name.to_ascii_lowercase()),
-            ),
+            edit("cluster.engines", "--engines", self.engines.clone()),
         ]
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launchers_have_many_names() {
+        let name = |text| launcher(text).unwrap();
+        assert_eq!(name("SSHEngineSetLauncher"), "ssh");
+        assert_eq!(
+            name("IPython.parallel.apps.launcher.MPIExecEngineSetLauncher"),
+            "mpi"
+        );
+        assert_eq!(name("PBS"), "pbs");
+        assert_eq!(name("Mine"), "Mine");
     }
 }

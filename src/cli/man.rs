@@ -6,7 +6,7 @@ use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::cli::{Cli, Failure, OTHER_NAMES, command_of, exit_code};
+use crate::cli::{CalledAs, Cli, Failure, exit_code};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ManArgs {
@@ -64,11 +64,12 @@ fn pages() -> Vec<(String, Vec<u8>)> {
     let mut whole = Cli::command().disable_help_subcommand(true);
     whole.build();
     gather(&whole, &mut found);
-    for (name, verb) in OTHER_NAMES {
-        let command = command_of(name, verb);
-        let mut text = page(command);
-        see_also(&format!("ipcluster-{verb}"), &mut text);
-        found.push((format!("{name}.1"), text));
+    for program in CalledAs::OTHERS {
+        let mut text = page(program.command());
+        if let Some(verb) = program.subcommand() {
+            see_also(&format!("ipcluster-{verb}"), &mut text);
+        }
+        found.push((format!("{}.1", program.name()), text));
     }
     found
 }

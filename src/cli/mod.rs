@@ -6,6 +6,7 @@ pub mod exit_code;
 mod clean;
 mod completions;
 mod controller;
+mod controller_args;
 mod curve;
 mod dashboard;
 mod database;
@@ -32,6 +33,7 @@ mod supervise;
 mod target;
 mod tasks;
 mod top;
+mod tunnel;
 mod watched;
 mod written_files;
 
@@ -108,8 +110,13 @@ enum Verb {
     Man(man::ManArgs),
 }
 
-/// Names under which the program is that subcommand.
-const OTHER_NAMES: &[(&str, &str)] = &[("ipcontroller", "controller"), ("ipengine", "engine")];
+/// The programs that this one is, by the name under which it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CalledAs {
+    Ipcluster,
+    Ipcontroller,
+    Ipengine,
+}
 
 /// Runs the program. The first argument is the name under which it was called.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -126,15 +133,16 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
-    let argv = as_subcommand(argv.into_iter().collect());
-    let command = Cli::command();
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let program = CalledAs::of(&argv);
+    let argv = program.arguments(argv);
+    let command = program.command();
     let rewritten = rewrite(&command, argv).map_err(|error| Failure::usage(error.to_string()))?;
     let parsed = command.clone().try_get_matches_from(&rewritten.args);
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(error) => return show(&command, &rewritten.args, &error),
-    };
-    cli.verb.run(rewritten)
+    match parsed.and_then(|matches| program.verb(&matches)) {
+        Ok(verb) => verb.run(rewritten),
+        Err(error) => show(&command, &rewritten.args, &error),
+    }
 }
 
 impl Verb {
@@ -179,6 +187,15 @@ fn show(command: &clap::Command, args: &[OsString], error: &clap::Error) -> Resu
     }
 }
 
+/// What stands in another place here than with ipyparallel.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("show-config", "ipcluster profile show --resolved"),
+    (
+        "show-config-json",
+        "ipcluster profile show --resolved -o json",
+    ),
+];
+
 /// clap compares beginnings; people swap and drop letters.
 fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -> String {
     let mut verb = command;
@@ -191,6 +208,9 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
         path = format!("{path} {word}");
     }
     let name = unknown.trim_start_matches('-');
+    if let Some((_, there)) = ELSEWHERE.iter().find(|(known, _)| *known == name) {
+        return format!("`{path}` knows no {unknown}: use `{there}`");
+    }
     let near = verb
         .get_arguments()
         .filter(|argument| !argument.is_hide_set())
@@ -204,29 +224,75 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
     format!("`{path}` knows no {unknown}{near}; `{path} --help` shows what it knows")
 }
 
-/// What the program takes when it is called by one of its other names.
-fn command_of(name: &'static str, verb: &str) -> clap::Command {
-    Cli::command()
-        .find_subcommand(verb)
-        .expect("every other name stands for a verb")
-        .clone()
-        .name(name)
-        .version(env!("CARGO_PKG_VERSION"))
-}
+impl CalledAs {
+    /// All but the usual one.
+    const OTHERS: [Self; 2] = [Self::Ipcontroller, Self::Ipengine];
 
-/// `ipcontroller ARGS` is `ipcluster controller ARGS`; `ipcluster cluster start` is `ipcluster start`.
-fn as_subcommand(mut argv: Vec<OsString>) -> Vec<OsString> {
-    let called = argv
-        .first()
-        .and_then(|name| Path::new(name).file_stem())
-        .and_then(|name| name.to_str());
-    let verb = OTHER_NAMES.iter().find(|(name, _)| called == Some(name));
-    if let Some((_, verb)) = verb {
-        argv.insert(1, verb.into());
-    } else if argv.get(1).is_some_and(|word| word == "cluster") {
-        argv.remove(1);
+    fn of(argv: &[OsString]) -> Self {
+        let called = argv
+            .first()
+            .and_then(|name| Path::new(name).file_stem())
+            .and_then(|name| name.to_str());
+        called.map_or(Self::Ipcluster, Self::named)
     }
-    argv
+
+    /// Any other name is the usual one.
+    fn named(name: &str) -> Self {
+        let other = |program: &Self| program.name() == name;
+        Self::OTHERS
+            .into_iter()
+            .find(other)
+            .unwrap_or(Self::Ipcluster)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ipcluster => "ipcluster",
+            Self::Ipcontroller => "ipcontroller",
+            Self::Ipengine => "ipengine",
+        }
+    }
+
+    /// The subcommand of `ipcluster` that it is.
+    const fn subcommand(self) -> Option<&'static str> {
+        match self {
+            Self::Ipcluster => None,
+            Self::Ipcontroller => Some("controller"),
+            Self::Ipengine => Some("engine"),
+        }
+    }
+
+    /// What it takes.
+    fn command(self) -> clap::Command {
+        let ipcluster = Cli::command();
+        let Some(verb) = self.subcommand() else {
+            return ipcluster;
+        };
+        ipcluster
+            .find_subcommand(verb)
+            .expect("every other name stands for a verb")
+            .clone()
+            .name(self.name())
+            .version(env!("CARGO_PKG_VERSION"))
+    }
+
+    /// `ipcluster cluster start` is `ipcluster start`.
+    fn arguments(self, mut argv: Vec<OsString>) -> Vec<OsString> {
+        if self == Self::Ipcluster && argv.get(1).is_some_and(|word| word == "cluster") {
+            argv.remove(1);
+        }
+        argv
+    }
+
+    fn verb(self, matches: &clap::ArgMatches) -> Result<Verb, clap::Error> {
+        match self {
+            Self::Ipcluster => Cli::from_arg_matches(matches).map(|cli| cli.verb),
+            Self::Ipcontroller => {
+                controller::ControllerArgs::from_arg_matches(matches).map(Verb::Controller)
+            }
+            Self::Ipengine => engine::EngineArgs::from_arg_matches(matches).map(Verb::Engine),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -234,28 +300,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn the_command_lines_are_well_formed() {
         Cli::command().debug_assert();
+        for program in CalledAs::OTHERS {
+            program.command().debug_assert();
+        }
     }
 
     #[test]
-    fn the_name_of_the_executable_is_a_verb() {
+    fn other_names_are_programs_of_their_own() {
+        let mut ipengine = CalledAs::Ipengine.command();
+        assert!(
+            ipengine
+                .render_usage()
+                .to_string()
+                .contains("ipengine [OPTIONS]")
+        );
+        assert!(ipengine.render_version().starts_with("ipengine "));
+        let matches = ipengine
+            .try_get_matches_from(["ipengine", "-n", "2"])
+            .unwrap();
+        assert!(matches!(
+            CalledAs::Ipengine.verb(&matches),
+            Ok(Verb::Engine(_))
+        ));
+        assert!(
+            CalledAs::Ipengine
+                .command()
+                .try_get_matches_from(["ipengine", "engine"])
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn the_name_of_the_executable_is_a_program() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(
-            as_subcommand(words("/bin/ipengine -n 2")),
-            words("/bin/ipengine engine -n 2")
-        );
-        assert_eq!(
-            as_subcommand(words("ipcontroller")),
-            words("ipcontroller controller")
-        );
-        assert_eq!(
-            as_subcommand(words("ipcluster cluster start")),
-            words("ipcluster start")
-        );
-        assert_eq!(
-            as_subcommand(words("ipcluster start")),
-            words("ipcluster start")
-        );
+        let called = |line| CalledAs::of(&words(line));
+        assert_eq!(called("/bin/ipengine -n 2"), CalledAs::Ipengine);
+        assert_eq!(called("ipcontroller"), CalledAs::Ipcontroller);
+        assert_eq!(called("ipcluster start"), CalledAs::Ipcluster);
+        assert_eq!(called("/tmp/other start"), CalledAs::Ipcluster);
+        let cleaned = |line| CalledAs::Ipcluster.arguments(words(line));
+        assert_eq!(cleaned("ipcluster cluster start"), words("ipcluster start"));
+        assert_eq!(cleaned("ipcluster start"), words("ipcluster start"));
     }
 }

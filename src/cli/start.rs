@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::dashboard::parse_place;
-use crate::cli::launch_args::LaunchArgs;
+use crate::cli::launch_args::{LaunchArgs, launcher};
 use crate::cli::launchers::{controller_by, engines_by, warn_of_launcher_traits, warn_of_loopback};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::{controller_job, dry_run, engines_job};
@@ -18,17 +18,18 @@ use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
 };
-use crate::launch::LAUNCHERS;
 use crate::launch::batch::system::Role;
-use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::ledger::{Launchers, Ledger};
+use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;
 use crate::web::Place;
 
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Arguments after -- go to the controller: `ipcluster start -n 4 -- --ip=0.0.0.0`."
+    after_help = "Flags of `ipcluster controller` go to the controller: `ipcluster start -n 4 --sqlitedb --port=10101`. So \
+                  does whatever stands behind --."
 )]
 pub(super) struct StartArgs {
     #[command(flatten)]
@@ -57,8 +58,8 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf, htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER")]
+    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
+    #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     controller: Option<String>,
 
     /// Address on which the controller listens; * or 0.0.0.0 is all of this machine's [default: 127.0.0.1]
@@ -90,9 +91,7 @@ impl StartArgs {
             edit(
                 "cluster.controller",
                 "--controller",
-                self.controller
-                    .as_ref()
-                    .map(|name| name.to_ascii_lowercase()),
+                self.controller.clone(),
             ),
             edit("cluster.controller_ip", "--ip", self.ip.clone()),
             edit(
@@ -142,7 +141,7 @@ fn start(
         ProfileMust::BeMadeIfMissing,
     )?;
     let settings = &setup.settings.cluster;
-    check_launcher("--controller", &settings.controller, LAUNCHERS)?;
+    check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
     if args.launch.dry_run {
         return dry_run(&setup, &args.launch.kernels, Some(rest));
@@ -181,7 +180,7 @@ fn start(
     };
     let ledger =
         Ledger::claim(&setup.profile, info, launchers, plan.grace, reuse).map_err(claim_failure)?;
-    background.conduct(Cluster {
+    let cluster = Cluster {
         plan,
         ledger,
         engines,
@@ -191,7 +190,8 @@ fn start(
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
         rotation: setup.rotation(),
-    })
+    };
+    background.conduct(cluster, None)
 }
 
 /// A controller whose database was slow has much to write before it can end.

@@ -121,6 +121,7 @@ impl Hub {
             None => {
                 let error = key_error(&format!("uuid {} in use", repr(uuid.as_str())));
                 refused(uuid.as_str(), &error, out);
+                out.push(Action::ExpectHeart(uuid));
             }
         }
         Ok(())

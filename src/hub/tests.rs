@@ -263,6 +263,26 @@ fn an_unregistration_with_the_uuid_of_an_earlier_engine_is_ignored() {
     );
 }
 
+#[test]
+fn an_engine_that_is_there_and_asks_again_is_alive() {
+    let mut world = World::new(Database::None);
+    world.bring_up("a");
+    let request = Request {
+        from: Identity::from(&b"a"[..]),
+        msg_type: "registration_request".to_owned(),
+        header: Bytes::from_static(b"{\"msg_id\":\"q\"}"),
+        content: Bytes::from_static(br#"{"uuid":"a","id":0}"#),
+    };
+    world.hub.on_request(world.now, request, &mut world.out);
+    assert!(
+        world
+            .out
+            .contains(&Action::ExpectHeart(EngineUuid::from("a")))
+    );
+    let reply = only_reply(world.take(), "registration_reply");
+    assert_eq!(reply["status"], "error");
+}
+
 fn one(count: u64) -> Listing {
     Listing {
         count,

@@ -321,6 +321,7 @@ fn from_text(kind: Kind, texts: &[String], assignment: &Assignment) -> Result<Va
         Kind::Dict => dict(texts).ok_or_else(|| wrong(assignment, "key=value")),
         Kind::Database => Ok(database(unquoted(text))),
         Kind::Launcher => launcher_name(unquoted(text)).map(Value::from),
+        Kind::WithMpi => with_mpi(unquoted(text), assignment),
         Kind::Any => Ok(Literal::parse(text)
             .ok()
             .and_then(|literal| literal.to_json())
@@ -333,6 +334,7 @@ fn from_value(kind: Kind, value: Value, assignment: &Assignment) -> Result<Value
     match (kind, value) {
         (Kind::Database, Value::String(text)) => Ok(database(&text)),
         (Kind::Launcher, Value::String(text)) => launcher_name(&text).map(Value::from),
+        (Kind::WithMpi, Value::String(text)) => with_mpi(&text, assignment),
         // Python takes True for 1, and traitlets does not mind 1.0 for a float only.
         (Kind::Int, Value::Bool(_)) => Err(wrong(assignment, "an integer")),
         (Kind::List, Value::String(_)) => Err(wrong(assignment, "a list")),
@@ -420,6 +422,15 @@ fn database(text: &str) -> Value {
     match Database::named(text) {
         Some(database) => json!(database),
         None => Value::from(text),
+    }
+}
+
+/// How MPI is used, by the name of Python's package for it.
+fn with_mpi(package: &str, assignment: &Assignment) -> Result<Value, TraitError> {
+    match package {
+        "mpi4py" => Ok(Value::from(true)),
+        "" => Ok(Value::from(false)),
+        _ => Err(wrong(assignment, "mpi4py, or empty")),
     }
 }
 

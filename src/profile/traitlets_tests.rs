@@ -41,6 +41,25 @@ fn a_controller_has_no_classes_of_users() {
     ));
 }
 
+#[test]
+fn what_ipyparallel_6_says_of_mpi_is_understood() {
+    let with = |assignment: &Assignment| value(assignment);
+    let key = "engine.mpi".to_owned();
+    assert_eq!(
+        with(&text("MPI.use", &["mpi4py"])),
+        (key.clone(), json!(true))
+    );
+    assert_eq!(
+        with(&literal("MPI.use", "'mpi4py'")),
+        (key.clone(), json!(true))
+    );
+    assert_eq!(with(&literal("MPI.use", "''")), (key, json!(false)));
+    assert!(matches!(
+        meaning(&text("MPI.use", &["pytrilinos"])),
+        Err(TraitError::WrongValue { .. })
+    ));
+}
+
 /// The value that an assignment gives to the one key that it sets.
 fn value(assignment: &Assignment) -> (String, Value) {
     match meaning(assignment) {
@@ -333,6 +352,7 @@ fn the_table_names_settings_that_exist() {
             Target::Key(_, Kind::Any) => "[]",
             Target::Key(_, Kind::Database) => "DictDB",
             Target::Key(_, Kind::Launcher) => "ssh",
+            Target::Key(_, Kind::WithMpi) => "mpi4py",
             Target::Key("scheduler.scheme", _) => "lru",
             Target::Key(..) => "1",
             Target::PortPair | Target::HeartbeatPorts => "(1, 2)",

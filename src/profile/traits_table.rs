@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Level,
     Database,
     Launcher,
+    /// `mpi4py`, or nothing: what `MPI.use` named before ipyparallel 7.
+    WithMpi,
     /// Whatever literal it is.
     Any,
 }
@@ -79,7 +81,7 @@ pub(super) struct Class {
     pub(super) app: Option<Program>,
 }
 
-use Kind::{Any, Bool, Database, Dict, Float, Int, Launcher, Level, List, Ports, Text};
+use Kind::{Any, Bool, Database, Dict, Float, Int, Launcher, Level, List, Ports, Text, WithMpi};
 use Target::{HeartbeatPorts, Key, Nothing, Pool, PortPair};
 
 const FILE_NAMES: &str = "clients and engines find the connection files by the profile and --cluster-id; copy them to other names";
@@ -197,6 +199,7 @@ pub(super) const CLASSES: &[Class] = &[
                 Nothing("name the whole path with IPEngine.url_file"),
             ),
             ("registration_url", Key("engine.registration_url", Text)),
+            ("url", Key("engine.registration_url", Text)),
             ("out_stream_factory", Nothing(KERNEL_OWN)),
             ("display_hook_factory", Nothing(KERNEL_OWN)),
             ("location", Key("engine.location", Text)),
@@ -218,6 +221,19 @@ pub(super) const CLASSES: &[Class] = &[
             ("curve_serverkey", Key("curve.server_key", Text)),
             ("curve_secretkey", Key("curve.secret_key", Text)),
             ("curve_publickey", Key("curve.public_key", Text)),
+        ],
+    },
+    Class {
+        name: "MPI",
+        former: &[],
+        app: None,
+        traits: &[
+            ("use", Key("engine.mpi", WithMpi)),
+            ("init_script", Key("engine.mpi_init", Text)),
+            (
+                "default_inits",
+                Nothing("give the code with IPEngine.init_mpi"),
+            ),
         ],
     },
     Class {

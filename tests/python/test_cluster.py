@@ -118,8 +118,9 @@ def test_clusters_of_one_profile_are_told_apart(clusters):
     clusters.assert_nothing_left()
 
 
-def test_arguments_reach_the_controller(clusters):
-    clusters.ok("start", "-n", "1", "--daemonize", "--", "--scheme=lru", "--hwm=0")
+@pytest.mark.parametrize("behind", [["--"], []])
+def test_arguments_reach_the_controller(clusters, behind):
+    clusters.ok("start", "-n", "1", "--daemonize", *behind, "--scheme=lru", "--hwm", "0")
     file = clusters.profile_dir / "security" / "ipcontroller-client.json"
     assert json.loads(file.read_text())["task_scheme"] == "lru"
     clusters.ok("stop")
@@ -136,6 +137,13 @@ def test_reused_connection_files_stay(clusters):
     assert file.read_text() == before
     clusters.ok("stop")
     clusters.ok("clean")
+    clusters.assert_nothing_left()
+
+
+def test_launchers_go_by_the_names_of_ipyparallel_s_classes(clusters):
+    classes = ["--engines=ipyparallel.cluster.launcher.LocalEngineSetLauncher", "--controller=LocalControllerLauncher"]
+    clusters.ok("start", "-n", "1", "--daemonize", *classes)
+    clusters.ok("stop")
     clusters.assert_nothing_left()
 
 
@@ -163,6 +171,7 @@ def test_secrets_are_no_arguments(clusters):
         (["--python=/bin/false"], 1, "/bin/false ended before it was ready"),
         (["--", "--nosuchflag"], 2, "--nosuchflag"),
         (["--", "--port=70000"], 2, "70000"),
+        (["--port=70000"], 2, "70000"),
     ],
 )
 def test_a_start_that_fails_says_why_and_leaves_nothing(

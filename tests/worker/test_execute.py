@@ -294,6 +294,9 @@ def test_chdir_and_environment(start, tmp_path):
     assert kernel.execute(code % str(tmp_path.resolve())).ok.streams() == "True 7 5\n"
     kernel.execute("os.chdir('/'); os.rmdir").ok
     assert kernel.execute("os.getcwd()").ok
+    # As where ipyparallel's engine has started, wherever it has gone since.
+    (tmp_path / "beside_too.py").write_text("here = 6")
+    assert kernel.execute("import beside_too; beside_too.here").shown == "6"
 
 
 def test_exec_lines_and_files(start, tmp_path):

@@ -1,8 +1,8 @@
 //! Rewrites an argument list of ipyparallel's style for clap. Pure.
 //!
 //! traitlets takes any `--Class.trait=value` (also with a space, or with one dash), `--n=4` for `-n 4`, and
-//! `--flag=True`; it hands what follows `--` on untouched. Everything else is left to clap, which refuses what it does
-//! not know and offers the nearest name.
+//! `--flag=True`; it hands what follows `--` on untouched. `start` takes the controller's flags as well, and hands them
+//! on. Everything else is left to clap, which refuses what it does not know and offers the nearest name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ pub struct Rewritten {
     pub traits: Vec<Assignment>,
     /// Flags that were given as `--flag=False`, by name.
     pub negated: Vec<String>,
-    /// What followed `--`, if it was there.
+    /// What followed `--`, if it was there, and before it the flags that are another command's.
     pub rest: Option<Vec<OsString>>,
 }
 
@@ -70,18 +70,26 @@ const VERB_TRAITS: &[(&str, &str)] = &[
     ("IPClusterClean.all_profiles", "all"),
 ];
 
+/// A command that starts another one, and takes its flags where it has none of that name itself.
+const HANDS_ON: (&str, &str) = ("start", "controller");
+
+/// What switches of today once had for a value that says yes: `ipengine --mpi=mpi4py`.
+const FORMER_VALUES: &[(&str, &str)] = &[("mpi", "mpi4py")];
+
 /// Rewrites `argv`, whose first item is the program's name, for this command and its subcommands.
 pub fn rewrite(
-    command: &Command,
+    root: &Command,
     argv: impl IntoIterator<Item = OsString>,
 ) -> Result<Rewritten, ArgvError> {
     let mut words = argv.into_iter().peekable();
     let mut rewritten = Rewritten::default();
     rewritten.args.extend(words.next());
 
-    let mut command = command;
+    let mut command = root;
     let mut grammar = Grammar::default();
     grammar.add(command);
+    let mut started = Grammar::default();
+    let mut handed_on = Vec::new();
     while let Some(word) = words.next() {
         if word == "--" {
             rewritten.rest = Some(words.collect());
@@ -91,6 +99,11 @@ pub fn rewrite(
         if let Some(subcommand) = subcommand {
             command = subcommand;
             grammar.add(command);
+            if command.get_name() == HANDS_ON.0
+                && let Some(other) = root.find_subcommand(HANDS_ON.1)
+            {
+                started.add(other);
+            }
             rewritten.args.push(word);
             continue;
         }
@@ -111,12 +124,31 @@ pub fn rewrite(
                     })?,
             };
             rewritten.take_trait(option.name, value, &grammar)?;
+        } else if let (None, Some(takes)) = (grammar.takes(option.name), started.takes(option.name))
+        {
+            let value = match (takes, option.value) {
+                (Takes::Value, None) => words.next_if(is_value),
+                _ => None,
+            };
+            handed_on.push(match value {
+                Some(value) => {
+                    let mut joined = word;
+                    joined.push("=");
+                    joined.push(value);
+                    joined
+                }
+                None => word,
+            });
         } else {
             let next = words.peek().and_then(|next| next.to_str());
             if rewritten.take_option(&option, &word, next, &grammar)? {
                 words.next();
             }
         }
+    }
+    if !handed_on.is_empty() {
+        handed_on.extend(rewritten.rest.take().unwrap_or_default());
+        rewritten.rest = Some(handed_on);
     }
     Ok(rewritten)
 }
@@ -183,6 +215,9 @@ impl Rewritten {
         let dashes = if one_letter { "-" } else { dashes };
         let argument = format!("{dashes}{name}");
         match (grammar.takes(name), value) {
+            (Some(Takes::Nothing), Some(value)) if FORMER_VALUES.contains(&(name, value)) => {
+                self.args.push(argument.into());
+            }
             (Some(Takes::Nothing), Some(value)) => match python_bool(value) {
                 Some(true) => self.args.push(argument.into()),
                 Some(false) => {

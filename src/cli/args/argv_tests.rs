@@ -30,10 +30,17 @@ fn command() -> Command {
         .long("verbose")
         .action(ArgAction::SetTrue);
     let log = Arg::new("log").long("log");
+    let controller = Command::new("controller")
+        .arg(Arg::new("profile").long("profile"))
+        .arg(Arg::new("hwm").long("hwm"))
+        .arg(Arg::new("nodb").long("nodb").action(ArgAction::SetTrue));
+    let stop = Command::new("stop");
     Command::new("ipcluster")
         .arg(verbose)
         .arg(log)
         .subcommand(start)
+        .subcommand(controller)
+        .subcommand(stop)
 }
 
 fn run(words: &[&str]) -> Result<Rewritten, ArgvError> {
@@ -224,6 +231,44 @@ fn what_is_no_text_is_passed_on() {
     let argv = ["ipcluster".into(), "start".into(), odd.clone()];
     assert_eq!(rewrite(&command(), argv).unwrap().args[2], odd);
     assert_eq!(rewrite(&command(), []).unwrap(), Rewritten::default());
+}
+
+#[test]
+fn start_hands_the_controller_s_flags_on() {
+    let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let found = run(&[
+        "--hwm",
+        "0",
+        "--nodb",
+        "-n",
+        "2",
+        "--hwm=-1",
+        "--profile=x",
+        "--",
+        "--ip=y",
+    ])
+    .unwrap();
+    assert_eq!(found.args[2..], words(&["-n", "2", "--profile=x"]));
+    let rest = words(&["--hwm=0", "--nodb", "--hwm=-1", "--ip=y"]);
+    assert_eq!(found.rest, Some(rest));
+    let found = run(&["--nodb=False", "--hwm"]).unwrap();
+    assert_eq!(found.rest, Some(words(&["--nodb=False", "--hwm"])));
+    // No other command does.
+    let argv = words(&["ipcluster", "stop", "--nodb"]);
+    let found = rewrite(&command(), argv.clone()).unwrap();
+    assert_eq!((found.args, found.rest), (argv, None));
+}
+
+#[test]
+fn a_switch_takes_what_it_once_took() {
+    let mpi = Arg::new("mpi").long("mpi").action(ArgAction::SetTrue);
+    let command = Command::new("ipengine").arg(mpi);
+    let run = |word: &str| rewrite(&command, ["ipengine", word].map(OsString::from));
+    assert_eq!(run("--mpi=mpi4py").unwrap().args[1..], ["--mpi"]);
+    assert!(matches!(
+        run("--mpi=pytrilinos"),
+        Err(ArgvError::NoSwitch { .. })
+    ));
 }
 
 proptest! {

@@ -78,7 +78,9 @@ pub(in crate::cli) fn open(
         // A controller on another machine, perhaps.
         _ if connection.exists() => of_hub(&connection),
         _ => Err(Failure::failed(format!(
-            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others",
+            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others, and what a \
+             controller was told with --mongodb stands in the settings or is said again: \
+             --IPController.db_class=MongoDB --MongoDB.connection_args=…",
             setup.profile.location().display(),
             path.display()
         ))),
@@ -91,6 +93,13 @@ fn of_file(
 ) -> Result<Source, Failure> {
     if !path.exists() {
         return Err(Failure::failed(format!("there is no {}", path.display())));
+    }
+    if path.is_dir() {
+        return Err(Failure::failed(format!(
+            "{} is a folder; --file names a file, such as {}",
+            path.display(),
+            path.join("tasks.db").display()
+        )));
     }
     let store = database::existing_file(path, settings)?;
     Ok(Source::of_store(Box::new(store)))
@@ -169,6 +178,24 @@ impl Source {
             .filter_map(|record| record["msg_id"].as_str())
             .map(str::to_owned)
             .collect())
+    }
+
+    /// The only id that begins so; what no id begins with, as it is.
+    pub(in crate::cli) fn id_that_begins(&mut self, beginning: &str) -> Result<String, Failure> {
+        let whole = self.ids(&json!({"msg_id": beginning}))?;
+        if !whole.is_empty() {
+            return Ok(beginning.to_owned());
+        }
+        let pattern = format!("^{}", regex::escape(beginning));
+        let found = self.ids(&json!({"msg_id": {"$regex": pattern}}))?;
+        match found.as_slice() {
+            [] => Ok(beginning.to_owned()),
+            [one] => Ok(one.clone()),
+            [first, ..] => Err(Failure::failed(format!(
+                "{} records begin with {beginning:?}, such as {first:?}: name more of it",
+                found.len()
+            ))),
+        }
     }
 
     /// Fields of these records, in the same order; all of them where no keys are given.

@@ -39,6 +39,10 @@ const TIME_TO_EXIT: Duration = Duration::from_millis(300);
 /// A kernel that was told to end has this long.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// A controller that still has an engine when it asks for its registration again has by now dropped it if it is going to
+/// because its connections were down.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// A full pipe, of 64 KiB unless its writer wants another size, is empty before the last of these reads.
 const READS_OF_A_FULL_PIPE: usize = 5;
 
@@ -69,6 +73,7 @@ pub(super) struct Serving {
     /// The parent of what is written while no request runs: the last one, as in ipykernel.
     last_parent: Bytes,
     state: State,
+    asking: Asking,
     /// When it has ended as it was asked to, it is started again.
     comes_back: bool,
 }
@@ -87,6 +92,15 @@ enum State {
         until: Instant,
     },
     Ended(Ending),
+}
+
+/// Where an engine whose connections were down is with asking for its registration again. What is said to the first
+/// question may be true no longer a moment after.
+#[derive(Debug, PartialEq, Eq)]
+enum Asking {
+    No,
+    Asked,
+    OnceMore { at: Instant },
 }
 
 struct Kernel {
@@ -175,6 +189,7 @@ impl Serving {
             outputs: Outputs::default(),
             last_parent: Bytes::from_static(b"{}"),
             state: State::Entering,
+            asking: Asking::No,
             comes_back: false,
         }
     }
@@ -233,7 +248,12 @@ impl Serving {
             State::Entering | State::Running | State::Ended(_) => None,
         };
         let retries = [self.shell_out.next_retry(), self.control_out.next_retry()];
-        time_left([state, self.outputs.next_deadline(), retries[0], retries[1]])
+        let asking = match self.asking {
+            Asking::OnceMore { at } => Some(at),
+            Asking::No | Asking::Asked => None,
+        };
+        let outputs = self.outputs.next_deadline();
+        time_left([state, outputs, asking, retries[0], retries[1]])
     }
 
     fn on_time(&mut self) {
@@ -248,6 +268,10 @@ impl Serving {
         self.shell_out.retry(&mut self.sockets.shell, now);
         self.control_out.retry(&mut self.sockets.control, now);
         self.enter_when_ready();
+        if matches!(self.asking, Asking::OnceMore { at } if at <= now) {
+            self.register_again();
+            self.asking = Asking::No;
+        }
         match self.state {
             State::KernelLost { until } if until <= now => {
                 // Without its link a kernel is of no use to anybody. Its exit is reported when it is dead.
@@ -320,7 +344,13 @@ impl Serving {
         for answer in answers {
             match answer {
                 Ok(registered) => self.on_registered_again(&registered),
-                Err(why) => tracing::info!("engine {}: registered as before ({why})", self.who.id),
+                Err(why) => {
+                    tracing::info!("engine {}: registered as before ({why})", self.who.id);
+                    if self.asking == Asking::Asked {
+                        let at = Instant::now() + SETTLED;
+                        self.asking = Asking::OnceMore { at };
+                    }
+                }
             }
         }
     }
@@ -342,6 +372,7 @@ impl Serving {
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
         }
+        self.asking = Asking::Asked;
     }
 
     fn tell_usage(&mut self, used: Value) {

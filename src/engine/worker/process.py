@@ -1,5 +1,6 @@
 """What a kernel process sets up for itself, whichever mode it is in."""
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -116,10 +117,14 @@ def update_environment(env):
 
 
 def prepare_interpreter():
-    """What `python -c` and ipengine give: the working directory importable, no arguments, unbuffered text."""
+    """What ipengine gives: importable working directories, no arguments, unbuffered text."""
     if "" not in sys.path:
-        # As in ipyparallel's engines: what lies beside the start is found wherever user code changes to.
-        sys.path[:0] = ["", os.getcwd()]
+        sys.path.insert(0, "")
+    # As in ipyparallel's engines, what lies beside the start is found wherever user code changes to.
+    with contextlib.suppress(OSError):
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(sys.path.index("") + 1, here)
     sys.argv[:] = ["ipengine"]
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:

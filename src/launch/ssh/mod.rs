@@ -1,4 +1,4 @@
-//! Engines and controllers on other machines, over ssh.
+//! Engines and controllers on other machines, over ssh; and another `ipcluster` there that starts engines in its own way.
 //!
 //! One ssh runs for each set of engines, and one for the controller. Through it goes everything: the connection information
 //! to the engines as the first line, that of a controller back, signals, what becomes of engines, and, on request, this
@@ -148,6 +148,10 @@ impl SshLauncher {
         }));
         let greeting = line(&Greeting {
             connection,
+            client: match (&job.connection, host.verb) {
+                (Some(connection), "engines") => connection.client_elsewhere.clone(),
+                _ => String::new(),
+            },
             environment,
             silence: host.silence.map(|silence| silence.as_secs_f64()),
         });
@@ -256,7 +260,11 @@ async fn speak(
 
 impl Launcher for SshLauncher {
     fn name(&self) -> &'static str {
-        "ssh"
+        let proxy = self
+            .hosts
+            .first()
+            .is_some_and(|host| host.verb == "engines");
+        if proxy { "sshproxy" } else { "ssh" }
     }
 
     fn start(&mut self, member: Member, job: Job) {
