@@ -296,7 +296,12 @@ def test_an_engine_is_restarted(clusters, dashboard):  # noqa: F811
     before = wait_until(lambda: len(pids()) == 2 and pids(), "the engines' own words")
     status, _, text = dashboard.command(1, "restart")
     assert status == 200, text
-    after = wait_until(lambda: len(pids()) == 2 and pids() != before and pids(), "the engine's return")
+
+    def others():
+        now = pids()
+        return len(now) == 2 and now != before and now
+
+    after = wait_until(others, "the engine's return")
     assert after[0] == before[0] and len(set(after.values()) - set(before.values())) == 1
     with clusters.client() as client:
         assert sorted(client.ids) == sorted(after)
