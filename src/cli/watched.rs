@@ -178,6 +178,8 @@ pub(super) struct Model {
     /// Microseconds since then.
     pub(super) now: i64,
     pub(super) engines: BTreeMap<u32, Engine>,
+    /// Engines that are started and of which nothing was heard yet.
+    pub(super) expected: u64,
     pub(super) clients: BTreeMap<String, Client>,
     pub(super) totals: Totals,
     /// The last sample (`observe::Sample::to_json`).
@@ -207,6 +209,10 @@ impl Model {
         }
         for id in list::<u32>(&message["gone"]) {
             self.engines.remove(&id);
+        }
+        if let Some(sets) = message["expected"].as_array() {
+            let engines = sets.iter().filter_map(|set| set["engines"].as_u64());
+            self.expected = engines.sum();
         }
         for client in list::<Client>(&message["clients"]) {
             self.clients.insert(client.client.clone(), client);

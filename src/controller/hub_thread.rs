@@ -439,6 +439,11 @@ impl Desk {
                         sightings.send(Sighting::Usage { uuid, usage });
                     }
                 }
+                Action::Expected { by, sets } => {
+                    if let Some(sightings) = &self.sightings {
+                        sightings.send(Sighting::Expected { by, sets });
+                    }
+                }
                 Action::SaveEngines => self.engine_state.on_change(),
                 Action::StartDask { run, arguments } => self.dask.start(run, arguments),
                 Action::StopDask => self.dask.stop(),
@@ -485,11 +490,17 @@ impl Desk {
         };
         let at = Instant::now();
         let sighting = match event {
-            Event::EngineRegistering { id, uuid, host } => Sighting::EngineStarting {
+            Event::EngineRegistering {
+                id,
+                uuid,
+                host,
+                set,
+            } => Sighting::EngineStarting {
                 at,
                 id,
                 uuid,
                 host: host.map(|host| printable(&host).to_string()),
+                set,
             },
             Event::EngineRegistered { id, uuid, .. } => Sighting::EngineRegistered { at, id, uuid },
             Event::EngineLeft {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::observe::{Channel, Look, Output, Parts, Status, Usage, Watch, Window};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
-use crate::protocol::{EngineId, EngineUuid, Leaving, Wire};
+use crate::protocol::{EngineId, EngineUuid, ExpectedSet, Leaving, Wire};
 use crate::transport::{Frame, Sender};
 
 /// What is seen at a controller.
@@ -21,6 +21,12 @@ pub enum Sighting {
         id: EngineId,
         uuid: EngineUuid,
         host: Option<String>,
+        set: Option<String>,
+    },
+    /// The sets of engines that somebody starts.
+    Expected {
+        by: String,
+        sets: Vec<ExpectedSet>,
     },
     EngineRegistered {
         at: Instant,

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, RemoteError, Timestamp};
+use crate::protocol::{
+    EngineId, EngineUuid, ExpectedSet, Identity, Leaving, RemoteError, Timestamp,
+};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
@@ -135,6 +137,11 @@ pub enum Action {
         uuid: EngineUuid,
         content: Bytes,
     },
+    /// The sets that somebody starts: all of them, and those told before are forgotten.
+    Expected {
+        by: String,
+        sets: Vec<ExpectedSet>,
+    },
     /// A line for the log.
     Log(Event),
     /// A client asked for the end of the controller.
@@ -147,8 +154,10 @@ pub enum Event {
     EngineRegistering {
         id: EngineId,
         uuid: EngineUuid,
-        /// As it says.
+        /// As it says, and below.
         host: Option<String>,
+        /// The name of those that were started together.
+        set: Option<String>,
     },
     EngineRegistered {
         id: EngineId,

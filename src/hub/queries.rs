@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::inspection::Purpose;
 use super::registry::{Exit, Origin};
 use super::{Action, Database, Event, Hub, Request};
-use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, ExpectedSet, Identity, Leaving, MsgId, RemoteError};
 use crate::taskdb::python::repr;
 
 /// `KeyError` of every access to records with NoDB, in ipyparallel's words.
@@ -20,6 +20,7 @@ impl Hub {
         let answered = match request.msg_type.as_str() {
             "registration_request" => self.registration(now, &request, out),
             "engine_usage" => self.usage(&request, out),
+            "engines_expected" => self.expected(&request, out),
             "unregistration_request" => self.unregistration(now, &request, out),
             "connection_request" => self.connection(&request, out),
             "queue_request" => self.queue_status(&request, out),
@@ -96,10 +97,15 @@ impl Hub {
         match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
                 let origin = Origin::read(&request.content);
-                let host = origin.host.clone();
+                let (host, set) = (origin.host.clone(), origin.set.clone());
                 self.registry.describe(id, origin);
                 out.push(Action::ExpectHeart(uuid.clone()));
-                out.push(Action::Log(Event::EngineRegistering { id, uuid, host }));
+                out.push(Action::Log(Event::EngineRegistering {
+                    id,
+                    uuid,
+                    host,
+                    set,
+                }));
                 let mut content = json!({
                     "status": "ok",
                     "id": id,
@@ -168,6 +174,27 @@ impl Hub {
             let content = request.content.clone();
             out.push(Action::Usage { uuid, content });
         }
+        Ok(())
+    }
+
+    /// Ours: which engines somebody starts, so that they are seen before they register.
+    fn expected(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
+        /// Those beyond are not shown.
+        const SETS: usize = 1_000;
+        #[derive(Deserialize)]
+        struct Content {
+            by: String,
+            sets: Vec<ExpectedSet>,
+        }
+        let Content { by, mut sets } = parse(request)?;
+        sets.truncate(SETS);
+        out.push(Action::Expected { by, sets });
+        reply(
+            request,
+            "engines_expected_reply",
+            json!({ "status": "ok" }),
+            out,
+        );
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use super::announce::announce;
 use super::background::{Link, Told};
 use super::cluster::{By, Cluster, Controller, Starter};
 use super::control::{Wish as Asked, Wished};
@@ -24,7 +25,7 @@ use crate::hubclient::{EngineState, Status};
 use crate::os::process::wait_until_gone;
 use crate::os::progress;
 use crate::profile::connection::{ClientFile, ConnectionFiles, EngineFile};
-use crate::protocol::EngineId;
+use crate::protocol::{EngineId, ExpectedSet};
 
 #[derive(Debug, Error)]
 pub enum ConductError {
@@ -87,6 +88,7 @@ pub async fn conduct(
         leaving: None,
         outcome: None,
         reason: None,
+        announced: None,
     };
     conductor.begin(gone)?;
     conductor.perform().await;
@@ -134,6 +136,8 @@ struct Conductor {
     leaving: Option<std::sync::mpsc::Sender<Vec<EngineId>>>,
     outcome: Option<Outcome>,
     reason: Option<String>,
+    /// Who tells the hub which engines are to come, and what was told last.
+    announced: Option<(std::sync::mpsc::Sender<Vec<ExpectedSet>>, Vec<ExpectedSet>)>,
 }
 
 impl Conductor {
@@ -326,8 +330,12 @@ impl Conductor {
         matches!(self.cluster.controller, Controller::Start(_, By::Local))
     }
 
-    fn watch_hub(&self) -> Result<(), String> {
-        watch(self.files().client, self.is_here(), self.hub.clone())
+    fn watch_hub(&mut self) -> Result<(), String> {
+        watch(self.files().client, self.is_here(), self.hub.clone())?;
+        let (teller, expected) = std::sync::mpsc::channel();
+        announce(self.files().client, self.is_here(), expected);
+        self.announced = Some((teller, Vec::new()));
+        Ok(())
     }
 
     /// An elastic cluster's queue.
@@ -353,6 +361,21 @@ impl Conductor {
             for action in std::mem::take(&mut self.actions) {
                 self.perform_one(action).await;
             }
+        }
+        self.announce();
+    }
+
+    /// Tells the hub which engines are to come, if that has changed.
+    fn announce(&mut self) {
+        let Some((teller, last)) = &mut self.announced else {
+            return;
+        };
+        let ledger = &self.cluster.ledger;
+        let expected = self.supervisor.expected(|set| ledger.set_name(set));
+        if expected != *last {
+            // A thread that has ended has nobody to tell.
+            let _ = teller.send(expected.clone());
+            *last = expected;
         }
     }
 

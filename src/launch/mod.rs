@@ -13,7 +13,7 @@
 //! | `wishes` | signals to the supervisor |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
-//! | `watch`, `look` | threads that listen to the hub, and look at its queue |
+//! | `watch`, `look`, `announce` | threads that listen to the hub, look at its queue, and tell it which engines are to come |
 //! | `ledger` | the files that say what runs |
 //! | `arrival` | the connection files of a controller that cannot say when it is ready |
 //! | `condition` | how a cluster is, by its files and processes |
@@ -23,6 +23,7 @@
 //! | `control` | wishes of other commands, told to the supervisor that runs |
 //! | `background` | the two ends of `--daemonize` |
 
+mod announce;
 mod arrival;
 pub mod background;
 pub mod batch;

@@ -5,6 +5,7 @@
 //! it ended because its kernels died and are to stay dead; a single engine that leaves is news and nothing more. Nothing
 //! is left behind: `Exit` comes when every process is gone.
 
+mod expected;
 mod restarting;
 mod scaling;
 mod types;
@@ -48,6 +49,10 @@ struct Set {
     process: Process,
     /// It waits in the queue of a batch system.
     queued: bool,
+    /// Where it runs, or why it waits.
+    note: String,
+    /// How often it was started.
+    starts: u32,
     restarts: VecDeque<Instant>,
     restart_at: Option<Instant>,
     /// When it was started.
@@ -175,6 +180,9 @@ impl Supervisor {
             Member::Controller => self.place = place,
             Member::Engines(number) => {
                 let count = self.engines_of(number);
+                if let Some(set) = self.sets.get_mut(&number) {
+                    set.note.clone_from(&place);
+                }
                 out.push(Action::Report(Report::EnginesStarting { count, place }));
                 out.push(Action::WriteFiles);
             }
@@ -194,6 +202,7 @@ impl Supervisor {
             && let Some(set) = self.sets.get_mut(&number)
         {
             set.queued = true;
+            set.note.clone_from(&why);
         }
         if !self.is_over() {
             out.push(Action::Report(Report::Queued { member, why }));
@@ -206,6 +215,7 @@ impl Supervisor {
             && let Some(set) = self.sets.get_mut(&number)
         {
             set.queued = false;
+            set.note.clone_from(&place);
         }
         match &mut self.phase {
             Phase::Controller { deadline } => *deadline = None,
@@ -592,6 +602,8 @@ impl Supervisor {
             let set = self.sets.entry(number).or_default();
             set.began = Some(now);
             set.seen.clear();
+            set.starts += 1;
+            set.note.clear();
         }
         out.push(Action::Spawn(member));
     }

@@ -13,12 +13,15 @@ use serde_json::Value;
 
 use super::clients::Clients;
 use super::engines::{Current, Engines, Usage};
+use super::expected::Expected;
 use super::function::{error_of, shortened, title_of};
 use super::history::{History, Host, Sample};
 use super::stream::{Entry, Status, Stream};
 use super::window::{Channel, Output, Reply, Request, Step, Tally, Waiting, Window};
 use super::{EngineRow, Histogram};
-use crate::protocol::{EngineId, EngineUuid, Header, Leaving, MsgId, Timestamp, session_of};
+use crate::protocol::{
+    EngineId, EngineUuid, ExpectedSet, Header, Leaving, MsgId, Timestamp, session_of,
+};
 
 /// Ended requests that are kept.
 pub const STREAM: usize = 20_000;
@@ -59,6 +62,7 @@ pub struct Board {
     started: Timestamp,
     totals: [Totals; 3],
     engines: Engines,
+    expected: Expected,
     clients: Clients,
     clients_connected: u64,
     running: HashMap<MsgId, Running>,
@@ -91,6 +95,7 @@ impl Board {
             started,
             totals: [Totals::default(); 3],
             engines: Engines::default(),
+            expected: Expected::default(),
             clients: Clients::default(),
             clients_connected: 0,
             running: HashMap::new(),
@@ -118,8 +123,16 @@ impl Board {
         id: EngineId,
         uuid: &EngineUuid,
         host: Option<String>,
+        set: Option<String>,
     ) {
-        self.engines.on_starting(self.micros(now), id, uuid, host);
+        let now = self.micros(now);
+        self.engines.on_starting(now, id, uuid, host, set);
+        self.has_news = true;
+    }
+
+    /// Somebody starts these sets of engines, and no others any more.
+    pub fn on_expected(&mut self, now: Instant, by: String, sets: Vec<ExpectedSet>) {
+        self.expected.on_announced(self.micros(now), by, sets);
         self.has_news = true;
     }
 
@@ -345,6 +358,7 @@ impl Board {
             tally.add(totals.tally);
         }
         self.engines.on_time(self.micros(now));
+        self.expected.on_time(self.micros(now));
         let before = self.sampled;
         let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
         let known = |figure: fn(&Usage) -> Option<f64>| {

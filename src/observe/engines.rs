@@ -91,6 +91,11 @@ pub struct EngineRow {
     pub current: Option<Current>,
     /// The last lines that it wrote; those on stderr begin with `!`.
     pub output: VecDeque<String>,
+    /// The name of those that were started together.
+    #[serde(skip)]
+    set: Option<String>,
+    #[serde(skip)]
+    entered: i64,
     #[serde(skip)]
     loads: [(u64, u64); 3],
 }
@@ -110,6 +115,8 @@ impl EngineRow {
             usage: Usage::default(),
             current: None,
             output: VecDeque::new(),
+            set: None,
+            entered: now,
             loads: [(0, 0); 3],
         }
     }
@@ -153,9 +160,13 @@ impl Engines {
         id: EngineId,
         uuid: &EngineUuid,
         host: Option<String>,
+        set: Option<String>,
     ) {
         let row = self.enter(now, id, uuid);
-        row.usage.host = host.or_else(|| row.usage.host.take());
+        row.set = set;
+        if host.is_some() {
+            row.usage.host = host;
+        }
     }
 
     pub(super) fn on_registered(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) {
@@ -348,6 +359,17 @@ impl Engines {
     /// Those that are registered.
     pub(super) fn up(&self) -> impl Iterator<Item = &EngineRow> {
         self.all().filter(|row| row.phase == Phase::Up)
+    }
+
+    /// Of each set, when its engines came that are there or on their way.
+    pub(super) fn by_set(&self) -> BTreeMap<&str, Vec<i64>> {
+        let mut sets: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        for row in self.all().filter(|row| row.phase != Phase::Dead) {
+            if let Some(set) = &row.set {
+                sets.entry(set.as_str()).or_default().push(row.entered);
+            }
+        }
+        sets
     }
 
     pub(super) fn departed(&self) -> impl Iterator<Item = &Departed> {

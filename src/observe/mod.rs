@@ -10,6 +10,7 @@
 mod board;
 mod clients;
 mod engines;
+mod expected;
 mod function;
 mod histogram;
 mod history;

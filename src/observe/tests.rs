@@ -61,7 +61,7 @@ impl World {
 
     fn starts(&mut self, engine: u32) {
         self.board
-            .on_engine_starting(self.now, EngineId(engine), &Self::uuid(engine), None);
+            .on_engine_starting(self.now, EngineId(engine), &Self::uuid(engine), None, None);
     }
 
     fn leave(&mut self, engine: u32) {
@@ -401,7 +401,7 @@ fn an_engine_starts_dies_and_is_forgotten() {
     // The next one of this id, with another uuid.
     let uuid = EngineUuid::from("new");
     let (now, id) = (world.now, EngineId(1));
-    world.board.on_engine_starting(now, id, &uuid, None);
+    world.board.on_engine_starting(now, id, &uuid, None, None);
     world.board.on_engine_registered(now, id, &uuid);
     assert_eq!(phases(&world), [(0, Phase::Dead), (1, Phase::Up)]);
     world.wait(59_000);

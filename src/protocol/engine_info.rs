@@ -1,4 +1,4 @@
-//! Which engine an error comes from, and how engines leave.
+//! Which engine an error comes from, how engines leave, and which are to come.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,4 +26,28 @@ pub enum Leaving {
     #[default]
     #[serde(other)]
     Left,
+}
+
+/// Engines that somebody starts as one, as the hub is told of them (`engines_expected`, ours).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedSet {
+    /// The name that its engines give when they register.
+    pub set: String,
+    pub engines: u32,
+    pub state: ExpectedState,
+    /// Where it runs, or why it waits.
+    pub note: String,
+    /// Counts how often it was started.
+    pub start: u32,
+}
+
+/// How far a set of engines is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpectedState {
+    /// A batch system lets it wait.
+    Queued,
+    Starting,
+    /// It has died, and will be started.
+    Restarting,
 }

@@ -15,7 +15,7 @@ pub mod text;
 pub mod time;
 pub mod wire;
 
-pub use engine_info::Leaving;
+pub use engine_info::{ExpectedSet, ExpectedState, Leaving};
 pub use error::RemoteError;
 pub use header::Header;
 pub use ids::{ClusterId, EngineId, EngineUuid, Identity, MsgId, session_of};

@@ -97,9 +97,14 @@ impl Feed {
     fn on_sighting(&mut self, sighting: Sighting) {
         match sighting {
             Sighting::Window(window) => self.board.on_window(Instant::now(), *window),
-            Sighting::EngineStarting { at, id, uuid, host } => {
-                self.board.on_engine_starting(at, id, &uuid, host);
-            }
+            Sighting::EngineStarting {
+                at,
+                id,
+                uuid,
+                host,
+                set,
+            } => self.board.on_engine_starting(at, id, &uuid, host, set),
+            Sighting::Expected { by, sets } => self.board.on_expected(Instant::now(), by, sets),
             Sighting::EngineRegistered { at, id, uuid } => {
                 self.board.on_engine_registered(at, id, &uuid);
             }
@@ -161,11 +166,8 @@ impl Feed {
             let next = if !page.is_behind {
                 message.clone()
             } else if page.events.capacity() == WAITING {
-                Some(
-                    state
-                        .get_or_insert_with(|| event(&self.state(None)))
-                        .clone(),
-                )
+                let all = state.get_or_insert_with(|| event(&self.state(None)));
+                Some(all.clone())
             } else {
                 None
             };
@@ -200,7 +202,7 @@ impl Feed {
     }
 
     /// Everything that is shown. `stream`: ended requests at most.
-    pub(super) fn state(&self, stream: Option<usize>) -> Map<String, Value> {
+    pub(super) fn state(&mut self, stream: Option<usize>) -> Map<String, Value> {
         let mut state = self.board.state(Instant::now(), stream);
         let about = json!({
             "profile": self.about.profile,

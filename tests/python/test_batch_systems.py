@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster_fixtures import clusters, wait_until  # noqa: F401
+from test_dashboard import Dashboard
 
 COMMANDS = {
     "pbs": ("qsub", "qdel", "qstat", "qsig"),
@@ -182,3 +183,19 @@ def test_logs_of_jobs_are_rotated(system):
     assert endings == {"", ".1", ".2"}, sorted(logs)
     # What two engines write at the same moment may go beyond it by a line.
     assert all(len(text) <= 800 or text.count("\n") == 1 for text in logs.values()), {name: len(text) for name, text in logs.items()}
+
+
+def test_engines_that_wait_in_a_queue_are_on_the_status_page(system):
+    clusters = system.clusters
+    (system.folder / "hold").touch()
+    running = clusters.spawn("start", *system.arguments(2), "--dashboard")
+    running.wait_for_line("the engines: waiting in the queue")
+    dashboard = Dashboard(clusters)
+    (expected,) = wait_until(
+        lambda: [one for one in dashboard.state()["expected"] if one["state"] == "queued"], "the engines that are to come"
+    )
+    assert expected["engines"] == 2 and expected["note"]
+    assert "2 starting" in clusters.ok("top")
+    clusters.ok("stop")
+    assert running.wait() == 130
+    clusters.assert_nothing_left()

@@ -296,7 +296,12 @@ def test_an_engine_is_restarted(clusters, dashboard):  # noqa: F811
     before = wait_until(lambda: len(pids()) == 2 and pids(), "the engines' own words")
     status, _, text = dashboard.command(1, "restart")
     assert status == 200, text
-    after = wait_until(lambda: len(pids()) == 2 and pids() != before and pids(), "the engine's return")
+
+    def others():
+        now = pids()
+        return len(now) == 2 and now != before and now
+
+    after = wait_until(others, "the engine's return")
     assert after[0] == before[0] and len(set(after.values()) - set(before.values())) == 1
     with clusters.client() as client:
         assert sorted(client.ids) == sorted(after)
@@ -321,6 +326,17 @@ def test_a_dead_engine_shows_and_so_does_why(clusters, dashboard):  # noqa: F811
         print(f"a dead engine showed after {took:.3f} s")
     assert sorted(engine["phase"] for engine in dashboard.state()["engines"]) == ["dead", "up"]
     assert "ipcluster_engines 1\n" in dashboard.ask("/metrics")[2]
+
+
+def test_engines_that_are_started_again_are_expected(clusters, dashboard):  # noqa: F811
+    wait_until(lambda: dashboard.state()["expected"] == [], "what was announced to have come")
+    with dashboard.events() as events:
+        next(events)
+        psutil.Process(clusters.pid("engines")).kill()
+        expected = next(event["expected"] for event in events if event.get("expected"))
+    assert [(one["engines"], one["state"] in ("restarting", "starting")) for one in expected] == [(2, True)]
+    wait_until(lambda: [e["phase"] for e in dashboard.state()["engines"]].count("up") == 2, "the engines' return")
+    wait_until(lambda: dashboard.state()["expected"] == [], "that nothing is missing")
 
 
 def test_records_are_found_by_the_database_s_own_queries(clusters, dashboard):  # noqa: F811

@@ -50,6 +50,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "transport",
             "taskdb",
             "heartbeat",
+            "observe",
             "scheduler",
             "hub",
             "hubclient",

@@ -93,7 +93,7 @@ fn figures(model: &Model) -> Vec<Line> {
         .add(Plain, "engines ")
         .add(Bold, up().count().to_string())
         .add(Faint, format!(" ({busy} busy)"));
-    let coming = count(Phase::Starting) + count(Phase::Restarting);
+    let coming = count(Phase::Starting) as u64 + count(Phase::Restarting) as u64 + model.expected;
     if coming > 0 {
         engines = engines.add(Plain, format!(", {coming} starting"));
     }
@@ -422,14 +422,16 @@ mod tests {
     #[test]
     fn engines_that_die_come_first() {
         let mut model = model(50);
-        model.apply(&json!({"kind": "changes", "engines": [
-            {"id": 33, "phase": "dead", "how": "killed by SIGKILL", "since": 5},
-            {"id": 60, "phase": "starting", "since": 5},
-        ]}));
+        model.apply(
+            &json!({"kind": "changes", "expected": [{"engines": 2}], "engines": [
+                {"id": 33, "phase": "dead", "how": "killed by SIGKILL", "since": 5},
+                {"id": 60, "phase": "starting", "since": 5},
+            ]}),
+        );
         let text: Vec<String> = lines(&model, 130, 20).iter().map(Line::plain).collect();
         let text = text.join("\n");
         assert!(
-            text.contains("engines 49 (24 busy), 1 starting, 1 dead"),
+            text.contains("engines 49 (24 busy), 3 starting, 1 dead"),
             "{text}"
         );
         assert!(

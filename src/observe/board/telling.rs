@@ -15,8 +15,9 @@ const STREAM_AT_ONCE: usize = 1_000;
 
 impl Board {
     /// Everything, for a page that opens. `stream`: how many ended requests at most; none for as many as a page takes.
-    pub fn state(&self, now: Instant, stream: Option<usize>) -> Map<String, Value> {
+    pub fn state(&mut self, now: Instant, stream: Option<usize>) -> Map<String, Value> {
         let stream = stream.unwrap_or(STREAM_OF_A_PAGE);
+        let at = self.micros(now);
         let mut state = self.figures(now);
         let mut put = |key: &str, value: Value| state.insert(key.to_owned(), value);
         put("kind", json!("state"));
@@ -28,6 +29,10 @@ impl Board {
         put(
             "departed",
             self.engines.departed().map(|gone| json!(gone)).collect(),
+        );
+        put(
+            "expected",
+            json!(self.expected.missing(at, &self.engines.by_set())),
         );
         put("clients", json!(self.clients.all()));
         put("samples", self.history.all().map(Sample::to_json).collect());
@@ -52,6 +57,11 @@ impl Board {
         if self.engines.take_departures() {
             let departed = self.engines.departed();
             put("departed", departed.map(|gone| json!(gone)).collect());
+        }
+        let at = self.micros(now);
+        let missing = self.expected.missing(at, &self.engines.by_set());
+        if self.expected.is_news(&missing) {
+            put("expected", json!(missing));
         }
         put("clients", json!(self.clients.take_changed()));
         put(

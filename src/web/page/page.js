@@ -4,7 +4,7 @@ import { Charts, chartSpan } from "./charts.js";
 import { FunctionTable } from "./functions.js";
 import { Progress } from "./progress.js";
 import { TaskStream, runningEntry } from "./stream.js";
-import { EngineTable, LogView, TaskSearch, isUp, openTask, showDeparted } from "./tables.js";
+import { EngineTable, LogView, TaskSearch, isUp, openTask, showDeparted, showExpected } from "./tables.js";
 import { byId, clock, count, put, rate } from "./words.js";
 
 /** Samples, one a second, and lines of the log that are kept. */
@@ -106,6 +106,7 @@ class Page {
       for (const client of oldest) this.clients.delete(client.client);
     }
     if (message.departed) showDeparted(this, message.departed);
+    if (message.expected) showExpected((this.expected = message.expected));
     const lastSample = this.samples.at(-1)?.[0] ?? -1;
     this.samples.push(...(message.samples ?? []).filter((sample) => sample[0] > lastSample));
     this.samples.splice(0, this.samples.length - SAMPLES);
@@ -146,7 +147,8 @@ class Page {
 
   showTiles() {
     const engines = [...this.engines.values()].filter(isUp);
-    const coming = [...this.engines.values()].filter((engine) => ["starting", "restarting"].includes(engine.phase)).length;
+    const coming = [...this.engines.values()].filter((engine) => ["starting", "restarting"].includes(engine.phase)).length
+      + (this.expected ?? []).reduce((sum, set) => sum + set.engines, 0);
     const busy = engines.filter((engine) => engine.tasks + engine.queue > 0).length;
     put(byId("n-engines"), count(engines.length));
     put(byId("n-busy"), (engines.length ? `${count(busy)} busy` : "none is registered") + (coming ? `, ${count(coming)} starting` : ""));

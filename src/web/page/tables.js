@@ -229,6 +229,14 @@ export class EngineTable {
   }
 }
 
+/** Engines that somebody starts, and of which nothing was heard yet. */
+export function showExpected(sets) {
+  const words = { queued: "waiting in the queue of the batch system", starting: "starting", restarting: "to be started again" };
+  byId("expected").hidden = !sets.length;
+  byId("expected").replaceChildren(...sets.map(({ engines, state, note }) => element("li", { className: "state starting" },
+    `${count(engines)} ${engines === 1 ? "engine" : "engines"} ${words[state] ?? state}${note ? ` (${note})` : ""}`)));
+}
+
 export function showDeparted(page, departed) {
   byId("departed-title").hidden = byId("departed-box").hidden = !departed.length;
   byId("departed").tBodies[0].replaceChildren(...departed.map((engine) => element("tr", {},
