@@ -53,6 +53,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "scheduler",
             "hub",
             "hubclient",
+            "observe",
             "launch",
             "engine",
             "controller",
