@@ -54,6 +54,7 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "scheduler",
             "hub",
             "hubclient",
+            "observe",
             "launch",
             "engine",
             "controller",
