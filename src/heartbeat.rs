@@ -7,7 +7,9 @@
 //! - a connection that ends is a hint: a local engine that does not come back within [`COME_BACK`] has stopped. An
 //!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats;
 //! - an engine behind a tunnel has twice as long: when the way has been interrupted, ssh's connection hears so only at the
-//!   system's next attempt, and each comes after twice the time of the one before it. (Others connect anew themselves.)
+//!   system's next attempt, and each comes after twice the time of the one before it;
+//! - any other on another machine has [`RETURN`] longer, for it connects anew itself: so a silence of as many beats as may be
+//!   missed is outlived for certain, and not only if the rest goes quickly.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,10 @@ const GATHER_PER_HEART: Duration = Duration::from_micros(20);
 /// Time that a local engine has to connect again when its connection ended. It tries every 100 to 200 ms.
 pub const COME_BACK: Duration = Duration::from_millis(600);
 
+/// Time that an engine on another machine has to connect again and to be pinged when the way to it is open again: an attempt
+/// that meets a closed one is given up after 2 s.
+pub const RETURN: Duration = Duration::from_secs(5);
+
 /// Between the pings that ask an engine whose connection ended.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -37,6 +43,23 @@ pub struct Config {
     pub period: Duration,
     /// Beats in a row that an engine may miss.
     pub max_misses: u32,
+}
+
+impl Config {
+    /// Beats in a row that this one may miss.
+    fn allowed(&self, heart: &Heart) -> u32 {
+        let beats = self.max_misses;
+        if heart.is_tunneled {
+            return beats.saturating_mul(2);
+        }
+        if heart.local {
+            return beats;
+        }
+        let returning = RETURN.as_nanos().div_ceil(self.period.as_nanos().max(1));
+        let returning = u32::try_from(returning).unwrap_or(u32::MAX);
+        // Who wants to know soon is not kept waiting for long.
+        beats.saturating_add(returning.min(beats.div_ceil(2)))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,8 +262,7 @@ impl HeartMonitor {
         for (identity, heart) in &mut self.hearts {
             if !std::mem::take(&mut heart.responded) {
                 heart.misses += 1;
-                let patience = if heart.is_tunneled { 2 } else { 1 };
-                if heart.misses > self.config.max_misses.saturating_mul(patience) {
+                if heart.misses > self.config.allowed(heart) {
                     stopped.push((identity.clone(), heart.misses));
                 }
             }
@@ -410,6 +432,34 @@ mod tests {
             world
                 .monitor
                 .accept(&identity("a"), is_tunneled, &mut world.out);
+            let missed = std::iter::repeat_with(|| world.step())
+                .position(|events| !events.is_empty())
+                .unwrap();
+            assert_eq!(missed + 1, beats);
+        }
+    }
+
+    #[test]
+    fn an_engine_elsewhere_has_the_time_to_connect_again() {
+        for (config, beats) in [
+            (CONFIG, 4 + 1),
+            (
+                Config {
+                    period: Duration::from_secs(3),
+                    max_misses: 10,
+                },
+                12 + 2,
+            ),
+        ] {
+            let mut world = World::new();
+            world.monitor = HeartMonitor::new(config, world.now);
+            world.step();
+            let payload = world.last_ping.clone();
+            world
+                .monitor
+                .on_pong(identity("a"), &payload, None, false, &mut world.out);
+            world.monitor.accept(&identity("a"), false, &mut world.out);
+            world.events();
             let missed = std::iter::repeat_with(|| world.step())
                 .position(|events| !events.is_empty())
                 .unwrap();

@@ -1,9 +1,11 @@
 //! `ipcluster controller`, and `ipcontroller`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::signal::Signal as OsSignal;
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
@@ -12,14 +14,16 @@ use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::curve::{self, ControllerKey};
 use crate::cli::dashboard::{Served, parse_place};
+use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
 use crate::cli::written_files::WrittenFiles;
-use crate::cli::{Failure, database, exit_code, lifeline};
+use crate::cli::{Failure, database, exit_code};
 use crate::controller::{
     Config, Controller, EngineState, Interface, PortPools, Ports, StorageReport,
 };
 use crate::heartbeat;
 use crate::launch::News;
+use crate::launch::channel::Order;
 use crate::os::hang_up::HangUp;
 use crate::os::lock::{FileLock, LockError};
 use crate::os::python::{Python, Surroundings};
@@ -126,6 +130,10 @@ pub(super) struct ControllerArgs {
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
 
+    /// Taken from standard input: a greeting and orders; to standard output go the connection files and news.
+    #[arg(long, hide = true)]
+    over_stdin: bool,
+
     /// Schedulers are threads always
     #[arg(long, hide = true)]
     usethreads: bool,
@@ -199,8 +207,14 @@ impl ControllerArgs {
 }
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let lifeline = lifeline::take();
-    let mut starter = lifeline::Starter::take();
+    let (lifeline, mut starter) = if args.over_stdin {
+        let (_, lifeline, starter) = lifeline::take_standard_streams()
+            .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
+        (lifeline, starter)
+    } else {
+        let lifeline = Lifeline::Pipe(lifeline::take());
+        (lifeline, lifeline::Starter::take())
+    };
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -216,7 +230,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let _only_one = only_one(&security, &setup)?;
     let store = database::open(&setup.settings, &setup.profile)?;
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
-    let plan = Plan::new(&setup, &files)?;
+    let mut plan = Plan::new(&setup, &files)?;
+    if args.over_stdin
+        && setup.settings.controller.location.is_none()
+        && let Some(address) = reached_by()
+    {
+        plan.location = address;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -255,6 +275,13 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         starter.tell(&News::Dashboard(address));
         dashboard.show_log();
     }
+    if args.over_stdin {
+        starter.tell(&News::Connection {
+            client: client.to_text(),
+            engine: engine.to_variable(),
+            pid: std::process::id(),
+        });
+    }
     let named = setup.settings.controller.location.clone();
     let ended = until_the_end(controller, signals, lifeline, &mut starter, named);
     let (why, report) = runtime.block_on(ended);
@@ -264,6 +291,8 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     tracing::info!("the controller ends: {why}");
     drop(written);
     match report {
+        // Whoever comes back learns that nobody had asked for the end: over ssh there is a word for that.
+        None if args.over_stdin && why == GONE => Err(Failure::failed(GONE)),
         None => Ok(()),
         Some(StorageReport::Complete(text)) => {
             tracing::warn!("{text}");
@@ -284,7 +313,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 async fn until_the_end(
     mut controller: Controller,
     mut signals: Signals,
-    lifeline: Option<std::os::fd::OwnedFd>,
+    lifeline: Lifeline,
     starter: &mut lifeline::Starter,
     named: Option<String>,
 ) -> (&'static str, Option<StorageReport>) {
@@ -309,12 +338,36 @@ async fn until_the_end(
     let why = tokio::select! {
         _ = signals.interrupt.recv() => "it was interrupted",
         _ = signals.terminate.recv() => "it was told to",
+        _ = signals.warning.recv() => "it was told to",
         () = signals.hang_up.recv() => "its terminal closed",
         () = warns_of_name => unreachable!("it never ends"),
         () = shut_down => "a client asked for it",
-        _ = lifeline::cut(lifeline) => "the process that started it is gone",
+        why = told(lifeline) => why,
     };
     (why, controller.stop())
+}
+
+/// Resolves when the starter wants the end, or is gone.
+async fn told(lifeline: Lifeline) -> &'static str {
+    let mut orders = lifeline.orders();
+    while let Some(Order::Signal(number)) = orders.recv().await {
+        if matches!(
+            OsSignal::try_from(number),
+            Ok(OsSignal::SIGTERM | OsSignal::SIGINT)
+        ) {
+            return "it was told to";
+        }
+    }
+    GONE
+}
+
+const GONE: &str = "the process that started it is gone";
+
+/// The address of this machine by which the starter's ssh has reached it, if that is one for others.
+fn reached_by() -> Option<String> {
+    let connection = std::env::var("SSH_CONNECTION").ok()?;
+    let address: IpAddr = connection.split(' ').nth(2)?.parse().ok()?;
+    (!address.is_loopback()).then(|| address.to_string())
 }
 
 /// The name, if it cannot be resolved. The name service may take seconds.
@@ -328,6 +381,10 @@ async fn unresolved(name: Option<String>) -> Option<String> {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Grid Engine's word before it kills: SIGUSR2.
+    warning: Signal,
+    /// SIGUSR1 is its word before it lets a job pause.
+    _pause: Signal,
     hang_up: HangUp,
 }
 
@@ -336,6 +393,8 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            warning: signal(SignalKind::user_defined2())?,
+            _pause: signal(SignalKind::user_defined1())?,
             hang_up: HangUp::new()?,
         })
     }

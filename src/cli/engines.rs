@@ -4,16 +4,16 @@ use clap::Args;
 
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::launch_args::LaunchArgs;
+use crate::cli::launchers::{engines_by, warn_of_launcher_traits};
 use crate::cli::output::FormatArgs;
-use crate::cli::parts::{
-    dry_run, engines_by, engines_job, warn_of_controller_traits, warn_of_launcher_traits,
-};
+use crate::cli::parts::{dry_run, engines_job, warn_of_controller_traits};
 use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, cluster_info, in_background, launcher_of, plan,
 };
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
+use crate::launch::batch::system::Role;
 use crate::launch::conduct::{Cluster, Controller};
 use crate::launch::found::Found;
 use crate::launch::ledger::Ledger;
@@ -55,7 +55,7 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     let settings = &setup.settings.cluster;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
     if args.launch.dry_run {
-        return dry_run(&setup, &args.launch.kernels);
+        return dry_run(&setup, &args.launch.kernels, None);
     }
     let found = Found::of(&setup.profile, &setup.cluster_id);
     let controller = found.controller();
@@ -87,8 +87,13 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
     let info = cluster_info(&setup, Vec::new());
     let engines_by = engines_by(&setup)?;
     let plan = plan(&setup, &engines_by, false)?;
-    let ledger = Ledger::join(&setup.profile, info, launcher_of(&setup), plan.grace)
-        .map_err(claim_failure)?;
+    let ledger = Ledger::join(
+        &setup.profile,
+        info,
+        launcher_of(&setup, Role::Engines),
+        plan.grace,
+    )
+    .map_err(claim_failure)?;
     background.conduct(Cluster {
         plan,
         ledger,

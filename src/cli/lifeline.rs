@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -44,8 +45,8 @@ fn take_fd(variable: &str) -> Option<OwnedFd> {
 pub(super) enum Lifeline {
     /// A pipe that ends with it.
     Pipe(Option<OwnedFd>),
-    /// Standard input, which also has orders.
-    Input(BufReader<File>),
+    /// Standard input, which also has orders. The starter counts as gone after so much silence.
+    Input(BufReader<File>, Option<Duration>),
 }
 
 impl Lifeline {
@@ -59,12 +60,20 @@ impl Lifeline {
                     drop(sender);
                 });
             }
-            Self::Input(input) => {
+            Self::Input(input, silence) => {
+                let (said, mut lines) = mpsc::unbounded_channel();
                 // It may be a file or a terminal, for which there is no other way to wait. The thread ends with the
                 // process.
                 std::thread::spawn(move || {
                     for line in input.lines().map_while(Result::ok) {
-                        // What another version says may be unknown.
+                        if said.send(line).is_err() {
+                            return;
+                        }
+                    }
+                });
+                tokio::spawn(async move {
+                    while let Some(line) = within(silence, lines.recv()).await {
+                        // What another version says may be unknown; an empty line says nothing.
                         if let Ok(order) = serde_json::from_str(&line)
                             && sender.send(order).is_err()
                         {
@@ -75,6 +84,14 @@ impl Lifeline {
             }
         }
         receiver
+    }
+}
+
+/// Nothing when it does not come in time.
+async fn within<T>(limit: Option<Duration>, coming: impl Future<Output = Option<T>>) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, coming).await.ok()?,
+        None => coming.await,
     }
 }
 
@@ -96,8 +113,10 @@ pub(super) fn take_standard_streams() -> io::Result<(Greeting, Lifeline, Starter
         // SAFETY: no other thread reads or writes the environment yet.
         unsafe { std::env::set_var(name, value) };
     }
+    let silence = greeting.silence;
+    let silence = silence.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let starter = Starter(Some(File::from(output)));
-    Ok((greeting, Lifeline::Input(input), starter))
+    Ok((greeting, Lifeline::Input(input, silence), starter))
 }
 
 /// Where the starter hears what becomes of this process, if there is one.
@@ -121,7 +140,7 @@ impl Starter {
 }
 
 /// Resolves when the starter is gone; never without one.
-pub(super) async fn cut(lifeline: Option<OwnedFd>) -> io::Result<()> {
+async fn cut(lifeline: Option<OwnedFd>) -> io::Result<()> {
     let Some(fd) = lifeline else {
         return std::future::pending().await;
     };

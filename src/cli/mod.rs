@@ -14,6 +14,7 @@ mod doctor;
 mod engine;
 mod engines;
 mod launch_args;
+mod launchers;
 mod lifeline;
 mod list;
 mod logs;

@@ -2,21 +2,19 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cli::Failure;
+use crate::cli::launchers::{controller_by, engines_by, name_of, traits};
 use crate::cli::setup::Setup;
 use crate::cli::supervise::{engine_count, this_program};
 use crate::launch::Job;
 use crate::launch::batch::script as batch;
 use crate::launch::batch::system::{Role, System};
 use crate::launch::batch::{Where, script};
-use crate::launch::conduct::EnginesBy;
-use crate::launch::local::Mpi;
-use crate::launch::ssh::hosts;
+use crate::launch::conduct::By;
 use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
 use crate::os::log::{LogFormat, LogLevel};
@@ -28,38 +26,6 @@ const GRACE: Duration = Duration::from_secs(4);
 
 /// A batch system takes its time: Slurm's own grace is 30 s.
 const GRACE_OF_JOBS: Duration = Duration::from_secs(40);
-
-/// Traits of ipyparallel's local launchers, each before what it derives from.
-const MPI_ENGINES: &[&str] = &[
-    "MPIEngineSetLauncher",
-    "MPILauncher",
-    "LocalProcessLauncher",
-    "EngineLauncher",
-    "BaseLauncher",
-];
-const CONTROLLER_LAUNCHER: &[&str] = &[
-    "LocalControllerLauncher",
-    "LocalProcessLauncher",
-    "ControllerLauncher",
-    "BaseLauncher",
-];
-const LOCAL_ENGINES: &[&str] = &[
-    "LocalEngineSetLauncher",
-    "LocalEngineLauncher",
-    "LocalProcessLauncher",
-    "EngineLauncher",
-    "BaseLauncher",
-];
-
-/// Those that have a meaning here.
-const HEEDED: &[&str] = &[
-    "controller_args",
-    "engine_args",
-    "environment",
-    "mpi_args",
-    "mpi_cmd",
-    "stop_seconds_until_kill",
-];
 
 /// What `start` and `engines` hand on to the process that runs the engines.
 #[derive(clap::Args, Clone, Debug)]
@@ -101,7 +67,7 @@ pub(super) fn controller_job(
     rest: Vec<OsString>,
 ) -> Result<(Job, Vec<OsString>), Failure> {
     let settings = &setup.settings.cluster;
-    let traits = setup.settings.launcher_traits(CONTROLLER_LAUNCHER);
+    let traits = traits(setup, Role::Controller);
     let mut arguments: Vec<OsString> = Vec::new();
     for (name, value) in [
         ("--ip", &settings.controller_ip),
@@ -109,41 +75,73 @@ pub(super) fn controller_job(
     ] {
         arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
     }
-    arguments.extend(kernels.python());
+    let over_ssh = name_of(setup, Role::Controller) == "ssh";
+    if !over_ssh {
+        arguments.extend(kernels.python());
+    }
     let mut own: Vec<OsString> = settings
         .controller_args
         .iter()
         .map(OsString::from)
         .collect();
-    own.extend(texts(&traits, "controller_args"));
+    if !over_ssh {
+        own.extend(texts(&traits, "controller_args"));
+    }
     own.extend(handed_on(setup, Program::Controller));
     own.extend(rest);
+    let is_job = System::named(name_of(setup, Role::Controller)).is_some();
+    if is_job && !setup.names_address && !own.iter().any(names_address) {
+        // On whichever node it runs: nobody would reach it at a loopback address.
+        arguments.push("--ip=*".into());
+    }
     arguments.extend(own.iter().cloned());
-    let mut job = job(setup, "ipcontroller", "controller", arguments)?;
-    job.environment.extend(environment(&traits));
+    let mut job = if over_ssh {
+        let levels = log_arguments(&setup.settings.log);
+        over_ssh_job(setup, "ipcontroller", levels.chain(arguments))
+    } else {
+        let mut job = job(setup, "ipcontroller", "controller", arguments)?;
+        job.environment.extend(environment(&traits));
+        job
+    };
     job.environment.extend(secrets(setup, Program::Controller));
     Ok((job, own))
 }
 
+/// Does this argument say where a controller is to listen?
+fn names_address(argument: &OsString) -> bool {
+    let argument = argument.to_string_lossy();
+    let name = argument.trim_start_matches('-').split('=').next();
+    matches!(name, Some("ip" | "reuse" | "restore"))
+        || name.is_some_and(|name| name.ends_with("_ip") || name.ends_with(".ip"))
+}
+
+/// What is run on another machine, where the rest is that machine's own affair.
+fn over_ssh_job(
+    setup: &Setup,
+    name: &'static str,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Job {
+    let mut argv: Vec<OsString> = vec![format!("--cluster-id={}", setup.cluster_id.0).into()];
+    argv.extend(arguments);
+    Job {
+        name,
+        argv,
+        environment: Vec::new(),
+        engines: None,
+        machine: None,
+        connection: None,
+    }
+}
+
 /// The process that runs all engines.
 pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Failure> {
-    let traits = engine_traits(setup);
+    let traits = traits(setup, Role::Engines);
     let mut arguments: Vec<OsString> = kernels.handed_on().collect();
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
     arguments.extend(handed_on(setup, Program::Engine));
     if setup.settings.cluster.engines == "ssh" {
-        // The rest is each machine's own affair.
-        let mut argv: Vec<OsString> = vec![format!("--cluster-id={}", setup.cluster_id.0).into()];
-        argv.extend(arguments);
-        return Ok(Job {
-            name: "ipengine",
-            argv,
-            environment: Vec::new(),
-            engines: None,
-            machine: None,
-            connection: None,
-        });
+        return Ok(over_ssh_job(setup, "ipengine", arguments));
     }
     arguments.extend(texts(&traits, "engine_args"));
     let mut job = job(setup, "ipengine", "engine", arguments)?;
@@ -152,162 +150,61 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     Ok(job)
 }
 
-/// The class of the engines' launcher, followed by those that it derives from.
-fn engine_lineage(setup: &Setup) -> &'static [&'static str] {
-    let name = setup.settings.cluster.engines.as_str();
-    match (System::named(name), name) {
-        (Some(system), _) => system.lineage(Role::Engines),
-        (None, "ssh") => hosts::LINEAGE,
-        (None, "mpi") => MPI_ENGINES,
-        _ => LOCAL_ENGINES,
-    }
-}
-
-fn engine_traits(setup: &Setup) -> Traits {
-    setup.settings.launcher_traits(engine_lineage(setup))
-}
-
-/// How the engines are started.
-pub(super) fn engines_by(setup: &Setup) -> Result<EnginesBy, Failure> {
-    let traits = engine_traits(setup);
-    let Some(system) = System::named(&setup.settings.cluster.engines) else {
-        return match setup.settings.cluster.engines.as_str() {
-            "mpi" => Ok(EnginesBy::Mpi(mpi(&traits))),
-            "ssh" => {
-                for name in hosts::without_effect(&traits) {
-                    tracing::warn!("SSHEngineSetLauncher.{name} has no effect");
-                }
-                let hosts = hosts::hosts(
-                    &traits,
-                    setup.settings.cluster.max.or(setup.settings.cluster.n),
-                );
-                let mut hosts = hosts.map_err(|error| Failure::usage(error.to_string()))?;
-                for host in &mut hosts {
-                    let folder = &mut host.profile_dir;
-                    *folder = folder.take().or_else(|| profile_there(setup));
-                }
-                Ok(EnginesBy::Ssh(hosts))
-            }
-            _ => Ok(EnginesBy::Local),
-        };
-    };
-    let template = match traits.get("batch_template_file").and_then(Value::as_str) {
-        Some(path) if !path.is_empty() => {
-            Some(files::read_text(&files::expand_path(Path::new(path)))?)
-        }
-        _ => None,
-    };
-    let settings = batch::Settings::new(system, Role::Engines, &traits, template)
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    for name in settings.without_effect(&traits) {
-        tracing::warn!("{}.{name} has no effect", settings.launcher());
-    }
-    Ok(EnginesBy::Batch(Box::new(settings)))
-}
-
-/// How mpiexec is called.
-fn mpi(traits: &Traits) -> Mpi {
-    let words = |name: &str| -> Vec<String> {
-        let words = texts(traits, name).into_iter();
-        words.filter_map(|word| word.into_string().ok()).collect()
-    };
-    let mut command = words("mpi_cmd");
-    if command.is_empty() {
-        command.push("mpiexec".to_owned());
-    }
-    Mpi {
-        command,
-        arguments: words("mpi_args"),
-    }
-}
-
-/// The profile's folder on another machine: as ipyparallel has it, at the same place in the home folder.
-fn profile_there(setup: &Setup) -> Option<String> {
-    let location = setup.profile.location();
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
-    let within = home.and_then(|home| location.strip_prefix(home).ok().map(Path::to_owned));
-    let folder = within.unwrap_or_else(|| location.to_owned());
-    folder.to_str().map(str::to_owned)
-}
-
-/// Prints what would be submitted.
-pub(super) fn dry_run(setup: &Setup, kernels: &KernelArgs) -> Result<(), Failure> {
-    let EnginesBy::Batch(settings) = engines_by(setup)? else {
-        return Err(Failure::usage(
-            "--dry-run shows the script of a batch system: name one with --engines=slurm, or another",
-        ));
-    };
-    let mut job = engines_job(setup, kernels)?;
-    job.engines = Some(engine_count(setup));
+/// Prints what would be submitted: for the controller, if it is one of the parts, and for the engines.
+pub(super) fn dry_run(
+    setup: &Setup,
+    kernels: &KernelArgs,
+    controller: Option<Vec<OsString>>,
+) -> Result<(), Failure> {
     let cluster = Where {
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
     };
-    let script = script(&settings, &cluster, Member::Engines(SetNo(0)), &job)
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    let mut scripts = Vec::new();
+    let mut add = |settings: &batch::Settings, member, job: &Job| -> Result<(), Failure> {
+        let script = script(settings, &cluster, member, job)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        scripts.push(script.text);
+        Ok(())
+    };
+    if let Some(rest) = controller
+        && let By::Batch(settings) = controller_by(setup)?
+    {
+        let (job, _) = controller_job(setup, kernels, rest)?;
+        add(&settings, Member::Controller, &job)?;
+    }
+    if let By::Batch(settings) = engines_by(setup)? {
+        let mut job = engines_job(setup, kernels)?;
+        job.engines = Some(engine_count(setup));
+        add(&settings, Member::Engines(SetNo(0)), &job)?;
+    }
+    if scripts.is_empty() {
+        return Err(Failure::usage(
+            "--dry-run shows the script of a batch system: name one with --engines=slurm, or another",
+        ));
+    }
     // Nobody reads it when the output is closed.
-    let _ = std::io::stdout().write_all(script.text.as_bytes());
+    let _ = std::io::stdout().write_all(scripts.join("\n").as_bytes());
     Ok(())
 }
 
 /// How long the parts have to end when they are told to.
 pub(super) fn grace(setup: &Setup) -> Duration {
-    let traits = engine_traits(setup);
-    match traits
-        .get("stop_seconds_until_kill")
-        .and_then(Value::as_u64)
-    {
-        Some(seconds) => Duration::from_secs(seconds),
-        None if System::named(&setup.settings.cluster.engines).is_some() => GRACE_OF_JOBS,
-        None => GRACE,
-    }
-}
-
-/// Says which settings of launchers the local one does not heed.
-pub(super) fn warn_of_launcher_traits(setup: &Setup) {
-    let local = match setup.settings.cluster.engines.as_str() {
-        "local" => &LOCAL_ENGINES[..2],
-        "mpi" => &MPI_ENGINES[..2],
-        _ => &[],
-    };
-    for class in CONTROLLER_LAUNCHER.iter().chain(local) {
-        let Some(traits) = setup.settings.launcher.get(*class) else {
-            continue;
-        };
-        for name in traits
-            .keys()
-            .filter(|name| !HEEDED.contains(&name.as_str()))
-        {
-            tracing::warn!(
-                "{class}.{name} has no effect: the local launcher has no such setting here"
-            );
+    let of_part = |role| {
+        let asked = traits(setup, role);
+        let asked = asked.get("stop_seconds_until_kill").and_then(Value::as_u64);
+        match asked {
+            Some(seconds) => Duration::from_secs(seconds),
+            None if System::named(name_of(setup, role)).is_some() => GRACE_OF_JOBS,
+            None => GRACE,
         }
-    }
-}
-
-/// Engines elsewhere cannot reach a controller that listens on this machine alone.
-pub(super) fn warn_of_loopback(setup: &Setup, engines_by: &EnginesBy) {
-    let address = setup.settings.cluster.controller_ip.as_ref();
-    let address = address.unwrap_or(&setup.settings.controller.ip);
-    let listens_here = setup
-        .settings
-        .controller
-        .engine_ip
-        .as_ref()
-        .unwrap_or(address);
-    let is_loopback = listens_here == "localhost"
-        || listens_here
-            .parse()
-            .is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    let elsewhere = match engines_by {
-        EnginesBy::Local | EnginesBy::Mpi(_) => false,
-        EnginesBy::Ssh(hosts) => hosts.iter().any(|host| !host.tunnel),
-        EnginesBy::Batch(_) => true,
     };
-    if is_loopback && elsewhere {
-        tracing::warn!(
-            "the controller listens on {listens_here}: engines on other machines cannot reach it; --ip='*' lets them"
-        );
+    let engines = of_part(Role::Engines);
+    // Where both are local processes, the engines' setting is the one that is documented.
+    if name_of(setup, Role::Controller) == "local" {
+        engines
+    } else {
+        engines.max(of_part(Role::Controller))
     }
 }
 
@@ -419,7 +316,7 @@ fn secrets(setup: &Setup, program: Program) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-fn texts(traits: &Traits, name: &str) -> Vec<OsString> {
+pub(super) fn texts(traits: &Traits, name: &str) -> Vec<OsString> {
     let items = traits.get(name).and_then(Value::as_array);
     let items = items.into_iter().flatten();
     items

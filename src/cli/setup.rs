@@ -17,6 +17,8 @@ pub(super) struct Setup {
     pub(super) common: ResolvedCommon,
     /// `--Class.trait=value` of the command line.
     pub(super) traits: Vec<Assignment>,
+    /// Some layer of the settings says where a controller is to listen.
+    pub(super) names_address: bool,
 }
 
 /// Is the profile made when it is not there?
@@ -44,6 +46,15 @@ pub(super) fn set_up(
     let sources = common.sources(program, Some(&profile), rewritten.traits.clone());
     let resolved = load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
     let cluster_id = cluster_id(&common, &resolved)?;
+    let addresses = [
+        "controller.ip",
+        "controller.client_ip",
+        "controller.engine_ip",
+        "cluster.controller_ip",
+    ];
+    let names_address = addresses
+        .iter()
+        .any(|key| resolved.origin(*key) != Origin::Default);
     start_log(name, &profile, &cluster_id, &resolved.settings)?;
     if is_new {
         tracing::info!("created profile {}", profile.location().display());
@@ -60,6 +71,7 @@ pub(super) fn set_up(
         settings: resolved.settings,
         common,
         traits: rewritten.traits,
+        names_address,
     })
 }
 

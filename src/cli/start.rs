@@ -10,18 +10,18 @@ use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::dashboard::parse_place;
 use crate::cli::launch_args::{LaunchArgs, launcher};
+use crate::cli::launchers::{controller_by, engines_by, warn_of_launcher_traits, warn_of_loopback};
 use crate::cli::output::FormatArgs;
-use crate::cli::parts::{
-    controller_job, dry_run, engines_by, engines_job, warn_of_launcher_traits, warn_of_loopback,
-};
+use crate::cli::parts::{controller_job, dry_run, engines_job};
 use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
 };
+use crate::launch::LAUNCHERS;
+use crate::launch::batch::system::Role;
 use crate::launch::conduct::{Cluster, Controller};
-use crate::launch::ledger::Ledger;
-use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
+use crate::launch::ledger::{Launchers, Ledger};
 use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;
 use crate::web::Place;
@@ -58,7 +58,7 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the controller is started [default: local]
+    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf, htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     controller: Option<String>,
 
@@ -141,10 +141,10 @@ fn start(
         ProfileMust::BeMadeIfMissing,
     )?;
     let settings = &setup.settings.cluster;
-    check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
+    check_launcher("--controller", &settings.controller, LAUNCHERS)?;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
     if args.launch.dry_run {
-        return dry_run(&setup, &args.launch.kernels);
+        return dry_run(&setup, &args.launch.kernels, Some(rest));
     }
     warn_of_launcher_traits(&setup);
     if settings.daemonize && !background.is_some() {
@@ -167,21 +167,26 @@ fn start(
         .collect();
     let info = cluster_info(&setup, own);
     let engines_by = engines_by(&setup)?;
-    warn_of_loopback(&setup, &engines_by);
+    let controller_by = controller_by(&setup)?;
+    warn_of_loopback(&setup, &controller_by, &engines_by);
     let mut plan = plan(&setup, &engines_by, true)?;
     if writes_records(&setup, &controller.argv) {
         plan.grace = plan.grace.max(GRACE_OF_RECORDS);
     }
     let reuse = keeps_connection_files(&setup, &controller.argv);
-    let ledger = Ledger::claim(&setup.profile, info, launcher_of(&setup), plan.grace, reuse)
-        .map_err(claim_failure)?;
+    let launchers = Launchers {
+        controller: launcher_of(&setup, Role::Controller),
+        engines: launcher_of(&setup, Role::Engines),
+    };
+    let ledger =
+        Ledger::claim(&setup.profile, info, launchers, plan.grace, reuse).map_err(claim_failure)?;
     background.conduct(Cluster {
         plan,
         ledger,
         engines,
         engines_by,
         send_connection_info: settings.send_connection_info,
-        controller: Controller::Start(controller),
+        controller: Controller::Start(Box::new(controller), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
     })

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::launchers::name_of;
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
-use crate::launch::conduct::{Cluster, Ended, EnginesBy, conduct, say, say_progress};
+use crate::launch::batch::system::Role;
+use crate::launch::conduct::{By, Cluster, Ended, conduct, say, say_progress};
 use crate::launch::elastic::Limits;
 use crate::launch::found::Found;
 use crate::launch::ledger::{ClaimError, stop_command};
@@ -246,9 +248,9 @@ pub(super) fn check_launcher(argument: &str, name: &str, there: &[&str]) -> Resu
     )))
 }
 
-/// The engines' launcher, as the cluster file names it.
-pub(super) fn launcher_of(setup: &Setup) -> &'static str {
-    let name = setup.settings.cluster.engines.as_str();
+/// A part's launcher, as the cluster file names it.
+pub(super) fn launcher_of(setup: &Setup, role: Role) -> &'static str {
+    let name = name_of(setup, role);
     let known = LAUNCHERS.iter().find(|known| **known == name);
     known.copied().expect("it was checked")
 }
@@ -266,13 +268,9 @@ fn processors() -> u32 {
 }
 
 /// What is run, and for how long it is waited for.
-pub(super) fn plan(
-    setup: &Setup,
-    engines_by: &EnginesBy,
-    with_controller: bool,
-) -> Result<Plan, Failure> {
+pub(super) fn plan(setup: &Setup, engines_by: &By, with_controller: bool) -> Result<Plan, Failure> {
     let machines = match engines_by {
-        EnginesBy::Ssh(hosts) => hosts.iter().map(|host| host.engines).collect(),
+        By::Ssh(hosts) => hosts.iter().map(|host| host.engines).collect(),
         _ => Vec::new(),
     };
     let elastic = if with_controller {
@@ -284,7 +282,15 @@ pub(super) fn plan(
         Some(limits) => first_engines(setup, limits)?,
         None => engine_count(setup),
     };
-    let sets = if machines.is_empty() {
+    let inseparable = matches!(engines_by, By::Mpi(_));
+    let sets = if let (Some(limits), true) = (&elastic, inseparable) {
+        // Those that are always there are one program.
+        let together = limits.min.min(left);
+        let alone = left.saturating_sub(together);
+        let together = (together > 0).then_some(together);
+        let alone = (0..alone).map(|_| 1);
+        together.into_iter().chain(alone).collect()
+    } else if machines.is_empty() {
         vec![left]
     } else if elastic.is_none() {
         machines.clone()
@@ -303,8 +309,9 @@ pub(super) fn plan(
         sets,
         machines,
         elastic,
+        inseparable,
         // Jobs that end were ended by somebody, or have had their time.
-        restart: !matches!(engines_by, EnginesBy::Batch(_)),
+        restart: !matches!(engines_by, By::Batch(_)),
         delay: cluster.delay.duration(),
         engine_timeout: cluster.engine_timeout.duration(),
         give_up: cluster.daemonize,

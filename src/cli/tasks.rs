@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
+use crate::cli::top::visible;
 use crate::cli::watched::{Ended, Model};
 use crate::cli::{Failure, dashboard, exit_code};
 use crate::profile::traitlets::Program;
@@ -156,7 +157,7 @@ fn row(ended: &Ended, started: f64) -> String {
     let error = ended
         .error
         .as_deref()
-        .map(|error| format!("  {error}"))
+        .map(|error| format!("  {}", visible(error)))
         .unwrap_or_default();
     format!(
         "{:<23} {:<8} {:>6} {:>9} {:>9}  {:<28} {}{error}\n",
@@ -165,8 +166,8 @@ fn row(ended: &Ended, started: f64) -> String {
         engine.as_deref().unwrap_or("-"),
         waited.as_deref().unwrap_or("-"),
         in_seconds(ended.ended - ended.started),
-        what,
-        ended.msg_id,
+        visible(&what),
+        visible(&ended.msg_id),
     )
 }
 

@@ -85,6 +85,11 @@ fn of_queues(reply: &Value) -> Value {
 #[serde(default)]
 pub(super) struct Engine {
     pub(super) id: u32,
+    pub(super) phase: Phase,
+    /// Why it has left.
+    pub(super) how: Option<String>,
+    /// Microseconds since the controller's beginning: when the phase began.
+    pub(super) since: i64,
     pub(super) host: Option<String>,
     pub(super) pid: Option<i64>,
     pub(super) tasks: u64,
@@ -94,6 +99,19 @@ pub(super) struct Engine {
     pub(super) memory: Option<u64>,
     pub(super) cpu: Option<f64>,
     pub(super) current: Option<Current>,
+}
+
+/// What an engine's life has come to (`observe::Phase`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Phase {
+    Starting,
+    Restarting,
+    Dead,
+    /// A hub tells of no others.
+    #[default]
+    #[serde(other)]
+    Up,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -111,6 +129,12 @@ pub(super) struct Client {
     pub(super) total: u64,
     pub(super) done: u64,
     pub(super) failed: u64,
+    /// They wait for others.
+    #[serde(default)]
+    pub(super) blocked: u64,
+    /// They wait for an engine.
+    #[serde(default)]
+    pub(super) ready: u64,
     pub(super) left: Option<f64>,
     pub(super) name: Option<String>,
     pub(super) at: i64,
@@ -137,6 +161,8 @@ pub(super) struct Ended {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) waiting: u64,
+    /// Of those that wait, the ones that wait for others.
+    pub(super) blocked: u64,
     pub(super) running: u64,
     pub(super) ok: u64,
     pub(super) failed: u64,
@@ -201,6 +227,7 @@ impl Model {
             };
             self.totals = Totals {
                 waiting: sum("waiting"),
+                blocked: sum("blocked"),
                 running: sum("running"),
                 ok: sum("ok"),
                 failed: sum("failed"),

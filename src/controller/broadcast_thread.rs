@@ -15,7 +15,7 @@ use crate::controller::replies::{compose, error_reply, queue_reply_type};
 use crate::controller::reports;
 use crate::controller::room::Room;
 use crate::hub::recorder::Traffic;
-use crate::observe::{Load, Status};
+use crate::observe::{Load, Look, Status};
 use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
@@ -517,7 +517,7 @@ impl Desk {
                     pending: engine.pending,
                     completed: engine.completed,
                 });
-                (0, loads.collect())
+                Look::new(loads, [])
             });
         }
     }

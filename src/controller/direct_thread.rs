@@ -17,7 +17,7 @@ use crate::controller::replies::{compose, error_reply};
 use crate::controller::reports;
 use crate::controller::room::Room;
 use crate::hub::recorder::Traffic;
-use crate::observe::Load;
+use crate::observe::{Load, Look};
 use crate::protocol::header::{Brief, parent_id, reply_type};
 use crate::protocol::metadata::says_failed;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
@@ -422,7 +422,7 @@ impl Desk {
                     pending: engine.pending,
                     completed: engine.completed,
                 });
-                (0, loads.collect())
+                Look::new(loads, [])
             });
         }
     }

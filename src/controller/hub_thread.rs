@@ -20,7 +20,7 @@ use crate::controller::replies::{compose, now};
 use crate::controller::this_process::ThisProcess;
 use crate::hub::{self, Action, Database, Event, Hub, Request};
 use crate::protocol::header::reply_type;
-use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity, RemoteError};
+use crate::protocol::{Composer, EngineId, EngineUuid, Header, Identity, Leaving, RemoteError};
 use crate::transport::{
     Door, Frame, Mailbox, PeerLog, Poller, Sender, Socket, drain, printable, time_left,
 };
@@ -483,12 +483,31 @@ impl Desk {
         };
         let at = Instant::now();
         let sighting = match event {
+            Event::EngineRegistering { id, uuid, host } => Sighting::EngineStarting {
+                at,
+                id,
+                uuid,
+                host: host.map(|host| printable(&host).to_string()),
+            },
             Event::EngineRegistered { id, uuid, .. } => Sighting::EngineRegistered { at, id, uuid },
-            Event::EngineLeft { id, uuid, how } => Sighting::EngineLeft {
+            Event::EngineLeft {
+                id,
+                uuid,
+                how,
+                leaving,
+            } => Sighting::EngineLeft {
                 at,
                 id,
                 uuid,
                 how: printable(&how).to_string(),
+                leaving,
+            },
+            Event::RegistrationStalled { id, uuid } => Sighting::EngineLeft {
+                at,
+                id,
+                uuid,
+                how: "it registered but showed no heartbeat".to_owned(),
+                leaving: Leaving::Died,
             },
             Event::ClientConnected { .. } => Sighting::ClientConnected,
             _ => return,
@@ -538,7 +557,7 @@ impl HubLog {
     fn write(&mut self, event: &Event) {
         let now = Instant::now();
         match event {
-            Event::EngineRegistering { id, uuid } => {
+            Event::EngineRegistering { id, uuid, .. } => {
                 tracing::debug!("engine {id} ({}) registers", printable(uuid.as_str()));
             }
             Event::EngineRegistered { id, uuid, took } => tracing::info!(
@@ -552,7 +571,7 @@ impl HubLog {
                     tracing::warn!("a registration of '{uuid}' is refused: {why} {line}");
                 }
             }
-            Event::EngineLeft { id, uuid, how } => {
+            Event::EngineLeft { id, uuid, how, .. } => {
                 let (uuid, how) = (printable(uuid.as_str()), printable(how));
                 tracing::warn!("engine {id} ({uuid}) left: {how}");
             }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::observe::{Channel, Load, Output, Parts, Status, Usage, Watch, Window};
+use crate::observe::{Channel, Look, Output, Parts, Status, Usage, Watch, Window};
 use crate::protocol::metadata::ReplyMetadata;
 use crate::protocol::wire::Layout;
-use crate::protocol::{EngineId, EngineUuid, Wire};
+use crate::protocol::{EngineId, EngineUuid, Leaving, Wire};
 use crate::transport::{Frame, Sender};
 
 /// What is seen at a controller.
@@ -15,6 +15,13 @@ use crate::transport::{Frame, Sender};
 pub enum Sighting {
     /// At a scheduler.
     Window(Box<Window>),
+    /// It has asked to be registered, and is not ready yet.
+    EngineStarting {
+        at: Instant,
+        id: EngineId,
+        uuid: EngineUuid,
+        host: Option<String>,
+    },
     EngineRegistered {
         at: Instant,
         id: EngineId,
@@ -25,6 +32,7 @@ pub enum Sighting {
         id: EngineId,
         uuid: EngineUuid,
         how: String,
+        leaving: Leaving,
     },
     /// What an engine's host says of it.
     Usage {
@@ -93,8 +101,8 @@ impl Lookout {
         self.watch.next_deadline()
     }
 
-    /// `look` tells how many requests wait for an engine, and the load of every engine.
-    pub(super) fn hand_over(&mut self, look: impl FnOnce() -> (u64, Vec<Load>)) {
+    /// `look` tells what waits, and the load of every engine.
+    pub(super) fn hand_over(&mut self, look: impl FnOnce() -> Look) {
         if self.watch.next_deadline().is_none() {
             return;
         }

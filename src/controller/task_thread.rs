@@ -17,12 +17,13 @@ use crate::controller::task_messages::{
 };
 use crate::hub::Token;
 use crate::hub::recorder::{Ended, Traffic};
-use crate::observe::{Load, Status};
+use crate::observe::{Load, Look, Status, Waiting};
 use crate::protocol::header::Brief;
 use crate::protocol::wire::Layout;
 use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Wire};
 use crate::scheduler::{
-    JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler, TaskStatus, Verdict,
+    ClientWaiting, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler,
+    TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
@@ -697,7 +698,15 @@ impl Desk {
                     pending: engine.pending,
                     completed: engine.completed,
                 });
-                (snapshot.waiting, loads.collect())
+                let clients = scheduler.waiting_by_client().map(|client| {
+                    let ClientWaiting {
+                        session,
+                        blocked,
+                        ready,
+                    } = client;
+                    (session, Waiting { blocked, ready })
+                });
+                Look::new(loads, clients)
             });
         }
     }

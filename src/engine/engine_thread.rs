@@ -18,7 +18,9 @@ use super::sockets::{EngineSockets, Registrar};
 use crate::os::{host, user};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::header::FAREWELL;
-use crate::protocol::{Composer, EngineId, EngineUuid, Header, Outgoing, Signer, Timestamp, Wire};
+use crate::protocol::{
+    Composer, EngineId, EngineUuid, Header, Leaving, Outgoing, Signer, Timestamp, Wire,
+};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
 
 use serving::Serving;
@@ -140,6 +142,7 @@ impl EngineThread {
                     &self.uuid,
                     id,
                     "its kernel did not start",
+                    how.leaving(self.config.restart.mode),
                     false,
                 );
                 let _ = registrar.socket.send(&mut farewell);
@@ -338,9 +341,12 @@ fn unregistration(
     uuid: &EngineUuid,
     id: EngineId,
     reason: &str,
+    leaving: Leaving,
     farewell: bool,
 ) -> Vec<Frame> {
-    let content = json!({ "id": id, "uuid": uuid, "reason": reason, "farewell": farewell });
+    let content = json!({
+        "id": id, "uuid": uuid, "reason": reason, "leaving": leaving, "farewell": farewell,
+    });
     let message = Outgoing::new("unregistration_request", content);
     composer
         .compose(&message, now())

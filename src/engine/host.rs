@@ -30,7 +30,7 @@ use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
 use super::memory::{IS_WATCHED, OomWatch, Used, in_words, resident};
 use super::placement::{self, available_processors};
 use super::post::PostBox;
-use super::restarts::{RestartMode, Restarts};
+use super::restarts::Restarts;
 use super::starting::{LastWords, Late};
 use crate::os::host::hostname;
 use crate::os::process::child_ended;
@@ -407,7 +407,8 @@ impl EngineHost {
                 ..
             } | Ending::OutOfMemory { .. }
         );
-        let (why, comes_back) = match how {
+        let comes_back = how.is_followed(mode);
+        let why = match how {
             Ending::Asked => return tracing::info!("{name} has stopped"),
             Ending::ToComeBack if self.stopping => return,
             Ending::ToComeBack => {
@@ -415,13 +416,10 @@ impl EngineHost {
                 self.comebacks.spawn(async move { (rank, engine.id) });
                 return;
             }
-            Ending::Failed(why) => (why, false),
-            Ending::OutOfMemory { how } => (how, true),
-            Ending::ForkServerLost { how } => (how, mode != RestartMode::Never),
-            Ending::KernelEnded { how, ok, .. } => (
-                how,
-                mode == RestartMode::Always || (mode == RestartMode::OnFailure && !ok),
-            ),
+            Ending::Failed(why)
+            | Ending::OutOfMemory { how: why }
+            | Ending::ForkServerLost { how: why }
+            | Ending::KernelEnded { how: why, .. } => why,
         };
         tracing::error!("{name} has ended: {why}");
         self.tell_starter(Tidings::Ended {

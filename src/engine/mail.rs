@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-use crate::protocol::EngineId;
+use crate::protocol::{EngineId, Leaving};
 
 use super::engine_thread::requests::Request;
 use super::kernel::link::Link;
 use super::kernel::messages::ExitStatus;
 use super::kernel::pipes::OutputPipe;
+use super::restarts::RestartMode;
 
 /// Numbers the engines of this process from 0.
 pub(super) type Rank = u32;
@@ -92,6 +93,29 @@ pub(super) enum Ending {
     ForkServerLost { how: String },
     /// It could not go on.
     Failed(String),
+}
+
+impl Ending {
+    /// Does the engine start again? Unless it has done so too often, or everything is to end.
+    pub(super) fn is_followed(&self, mode: RestartMode) -> bool {
+        match self {
+            Self::Asked | Self::Failed(_) => false,
+            Self::ToComeBack | Self::OutOfMemory { .. } => true,
+            Self::ForkServerLost { .. } => mode != RestartMode::Never,
+            Self::KernelEnded { ok, .. } => {
+                mode == RestartMode::Always || (mode == RestartMode::OnFailure && !ok)
+            }
+        }
+    }
+
+    /// As its controller is told.
+    pub(super) fn leaving(&self, mode: RestartMode) -> Leaving {
+        match self {
+            Self::Asked => Leaving::Left,
+            how if how.is_followed(mode) => Leaving::Restarts,
+            _ => Leaving::Died,
+        }
+    }
 }
 
 /// Why a kernel was killed, where that is known.

@@ -15,14 +15,14 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::protocol::{EngineId, EngineUuid, Identity, RemoteError, Timestamp};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, RemoteError, Timestamp};
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
 pub use registry::Departure;
 
 use dask::DaskScheduler;
 use inspection::Inspections;
-use registry::Registry;
+use registry::{Exit, Registry};
 
 /// Names one question that was put to all schedulers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +147,8 @@ pub enum Event {
     EngineRegistering {
         id: EngineId,
         uuid: EngineUuid,
+        /// As it says.
+        host: Option<String>,
     },
     EngineRegistered {
         id: EngineId,
@@ -162,6 +164,7 @@ pub enum Event {
         id: EngineId,
         uuid: EngineUuid,
         how: String,
+        leaving: Leaving,
     },
     RegistrationStalled {
         id: EngineId,
@@ -235,28 +238,31 @@ impl Hub {
         out: &mut Vec<Action>,
     ) {
         if let Some(id) = self.registry.id_of(heart) {
-            self.on_engine_gone(now, id, how, false, out);
+            self.on_engine_gone(now, id, &Exit::died(how), out);
         }
     }
 
     /// An engine said on its iopub channel that it shuts down.
     pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
         if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
-            self.on_engine_gone(now, id, "it shut down", false, out);
+            let exit = Exit {
+                how: "it shut down",
+                leaving: Leaving::Left,
+                farewell: false,
+            };
+            self.on_engine_gone(now, id, &exit, out);
         }
     }
 
-    /// `farewell`: the engine has sent a last word to the task queue.
-    pub fn on_engine_gone(
+    fn on_engine_gone(
         &mut self,
         now: Instant,
         id: EngineId,
-        how: &str,
-        farewell: bool,
+        exit: &Exit<'_>,
         out: &mut Vec<Action>,
     ) {
         let change = (self.token(), self.config.schedulers);
-        self.registry.on_gone(now, id, how, farewell, change, out);
+        self.registry.on_gone(now, id, exit, change, out);
     }
 
     /// A scheduler has carried out [`Action::TakeIn`] or [`Action::LetGo`].
@@ -298,7 +304,7 @@ impl Hub {
         let timeout = self.config.registration_timeout;
         for id in self.registry.overdue(now, timeout) {
             let how = "it did not come back after the controller's restart";
-            self.on_engine_gone(now, id, how, false, out);
+            self.on_engine_gone(now, id, &Exit::died(how), out);
         }
         self.registry
             .on_time(now, self.config.registration_timeout, out);

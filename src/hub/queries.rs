@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::inspection::Purpose;
-use super::registry::Origin;
+use super::registry::{Exit, Origin};
 use super::{Action, Database, Event, Hub, Request};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId, RemoteError};
+use crate::taskdb::python::repr;
 
 /// `KeyError` of every access to records with NoDB, in ipyparallel's words.
 const NO_DATABASE: &str = "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable \
@@ -38,10 +39,7 @@ impl Hub {
                 self.dask.on_stop(&request, out);
                 Ok(())
             }
-            other => Err(RemoteError::new(
-                "KeyError",
-                format!("Bad Message Type: '{other}'"),
-            )),
+            other => Err(key_error(&format!("Bad Message Type: {}", repr(other)))),
         };
         if let Err(error) = answered {
             out.push(Action::Log(Event::BadRequest {
@@ -97,9 +95,11 @@ impl Hub {
         // `farewells` is ours: schedulers take a last word of an engine that leaves.
         match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
-                self.registry.describe(id, Origin::read(&request.content));
+                let origin = Origin::read(&request.content);
+                let host = origin.host.clone();
+                self.registry.describe(id, origin);
                 out.push(Action::ExpectHeart(uuid.clone()));
-                out.push(Action::Log(Event::EngineRegistering { id, uuid }));
+                out.push(Action::Log(Event::EngineRegistering { id, uuid, host }));
                 let mut content = json!({
                     "status": "ok",
                     "id": id,
@@ -113,7 +113,7 @@ impl Hub {
                 reply(request, "registration_reply", content, out);
             }
             None => {
-                let error = RemoteError::new("KeyError", format!("uuid '{uuid}' in use"));
+                let error = key_error(&format!("uuid {} in use", repr(uuid.as_str())));
                 refused(uuid.as_str(), &error, out);
                 out.push(Action::ExpectHeart(uuid));
             }
@@ -121,7 +121,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason` and
+    /// Sent by an engine that leaves, or by the nanny of one that died. Nobody waits for an answer. `reason`, `leaving` and
     /// `farewell` are ours.
     fn unregistration(
         &mut self,
@@ -137,6 +137,8 @@ impl Hub {
             #[serde(default)]
             reason: Option<String>,
             #[serde(default)]
+            leaving: Leaving,
+            #[serde(default)]
             farewell: bool,
         }
         let content: Content = parse(request)?;
@@ -146,8 +148,12 @@ impl Hub {
         {
             return Ok(());
         }
-        let how = content.reason.as_deref().unwrap_or("it unregistered");
-        self.on_engine_gone(now, content.id, how, content.farewell, out);
+        let exit = Exit {
+            how: content.reason.as_deref().unwrap_or("it unregistered"),
+            leaving: content.leaving,
+            farewell: content.farewell,
+        };
+        self.on_engine_gone(now, content.id, &exit, out);
         Ok(())
     }
 
@@ -385,8 +391,12 @@ pub(super) fn reply(request: &Request, msg_type: &str, content: Value, out: &mut
 }
 
 fn no_database() -> RemoteError {
-    // Python shows a KeyError's message in quotes.
-    RemoteError::new("KeyError", format!("\"{NO_DATABASE}\""))
+    key_error(NO_DATABASE)
+}
+
+/// Python shows a KeyError's message in quotes.
+fn key_error(message: &str) -> RemoteError {
+    RemoteError::new("KeyError", repr(message))
 }
 
 fn no_such_engines(bad: &[Value]) -> RemoteError {

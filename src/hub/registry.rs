@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use serde_json::{Value, json};
 
 use super::{Action, Event, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving};
 
 /// How long an engine that is ready waits for one with a lower id.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -84,6 +84,25 @@ pub(super) struct EngineFacts {
     pub(super) is_published: bool,
     /// Since it asked to be registered.
     pub(super) age: Duration,
+}
+
+/// How an engine has come to leave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit<'a> {
+    pub(super) how: &'a str,
+    pub(super) leaving: Leaving,
+    /// It has sent a last word to the task queue.
+    pub(super) farewell: bool,
+}
+
+impl<'a> Exit<'a> {
+    pub(super) fn died(how: &'a str) -> Self {
+        Self {
+            how,
+            leaving: Leaving::Died,
+            farewell: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,8 +277,7 @@ impl Registry {
         &mut self,
         now: Instant,
         id: EngineId,
-        how: &str,
-        farewell: bool,
+        exit: &Exit<'_>,
         (token, schedulers): (Token, usize),
         out: &mut Vec<Action>,
     ) {
@@ -273,7 +291,8 @@ impl Registry {
         out.push(Action::Log(Event::EngineLeft {
             id,
             uuid: uuid.clone(),
-            how: how.to_owned(),
+            how: exit.how.to_owned(),
+            leaving: exit.leaving,
         }));
         if engine.state != State::Registering || engine.expected {
             let published = engine.state == State::Published;
@@ -293,8 +312,8 @@ impl Registry {
                 token,
                 engine: uuid,
                 id,
-                how: how.to_owned(),
-                farewell,
+                how: exit.how.to_owned(),
+                farewell: exit.farewell,
             });
         }
         // It may have been the one that held others back.

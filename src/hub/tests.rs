@@ -397,7 +397,7 @@ fn with_a_database_the_recorder_answers() {
 fn unknown_and_malformed_requests_are_answered() {
     let mut world = World::new(Database::None);
     let reply = only_reply(world.request("nonsense_request", json!({})), "hub_error");
-    assert_eq!(reply["evalue"], "Bad Message Type: 'nonsense_request'");
+    assert_eq!(reply["evalue"], "\"Bad Message Type: 'nonsense_request'\"");
     for (msg_type, content) in [
         ("queue_request", json!(3)),
         ("result_request", json!({ "msg_ids": 1 })),

@@ -1,25 +1,29 @@
-//! What goes to and fro between a launcher and engines that are started where no pipes can be handed down: JSON lines on
-//! their standard input and output. Engines end when their input does.
+//! What goes to and fro between a launcher and what it starts where no pipes can be handed down: JSON lines on its
+//! standard input and output. It ends when its input does. An empty line says only that the launcher is still there.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The first line that the engines get.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The first line that it gets.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// The content of the engines' connection file.
+    /// The content of the engines' connection file; nothing for a controller, which makes it.
+    #[serde(default)]
     pub connection: String,
-    /// Variables for the engines and their kernels.
+    /// Variables for it and what it starts.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Seconds without a line after which the launcher counts as gone; never without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<f64>,
 }
 
 /// What they are told later, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// By its number on the engines' machine.
+    /// By its number on the machine there.
     Signal(i32),
 }
 

@@ -22,7 +22,7 @@ use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Superv
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
-use super::{Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
+use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
 use crate::hubclient::{EngineState, Status};
 use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::os::progress;
@@ -38,18 +38,18 @@ pub struct Cluster {
     pub plan: Plan,
     pub ledger: Ledger,
     pub engines: Job,
-    pub engines_by: EnginesBy,
+    pub engines_by: By,
     /// Hand the connection information to the engines, so that they need no file.
     pub send_connection_info: bool,
     pub controller: Controller,
 }
 
-/// How engines are started.
+/// How a part of the cluster is started.
 #[derive(Debug)]
-pub enum EnginesBy {
+pub enum By {
     Local,
     Mpi(Mpi),
-    /// One set on each.
+    /// One set of engines on each; a controller has only one machine.
     Ssh(Vec<Host>),
     Batch(Box<batch::script::Settings>),
 }
@@ -57,7 +57,7 @@ pub enum EnginesBy {
 /// Where the controller comes from.
 #[derive(Debug)]
 pub enum Controller {
-    Start(Job),
+    Start(Box<Job>, By),
     /// It runs already; the process is known if it is one of this machine.
     Join(Option<ProcessRef>),
 }
@@ -96,31 +96,37 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
         let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
         LocalLauncher::new(folder, id, launched.clone())
     };
-    let engines: Box<dyn Launcher> = match &cluster.engines_by {
-        EnginesBy::Local => Box::new(local()?),
-        EnginesBy::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
-        EnginesBy::Ssh(hosts) => Box::new(SshLauncher::new(
-            hosts.clone(),
-            cluster.profile.log_dir(),
-            cluster.cluster_id.clone(),
-            launched.clone(),
-        )),
-        EnginesBy::Batch(settings) => Box::new(BatchLauncher::new(
-            settings.as_ref().clone(),
-            batch::Where {
-                profile: cluster.profile.clone(),
-                cluster_id: cluster.cluster_id.clone(),
-            },
-            launched.clone(),
-        )),
+    let launcher = |by: &By| -> Result<Box<dyn Launcher>, LaunchError> {
+        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
+        Ok(match by {
+            By::Local => Box::new(local()?),
+            By::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
+            By::Ssh(hosts) => {
+                let hosts = hosts.clone();
+                Box::new(SshLauncher::new(hosts, folder, id, launched.clone()))
+            }
+            By::Batch(settings) => {
+                let place = batch::Where {
+                    profile: cluster.profile.clone(),
+                    cluster_id: id,
+                };
+                let settings = settings.as_ref().clone();
+                Box::new(BatchLauncher::new(settings, place, launched.clone()))
+            }
+        })
     };
-    let controller: Box<dyn Launcher> = Box::new(local()?);
+    let engines = launcher(&cluster.engines_by)?;
+    let controller = match &cluster.controller {
+        Controller::Start(_, by) => launcher(by)?,
+        Controller::Join(_) => launcher(&By::Local)?,
+    };
     let control = cluster.ledger.control_socket(wishes_told);
     let mut conductor = Conductor {
         supervisor: Supervisor::new(cluster.plan.clone(), Instant::now()),
         cluster,
         controller,
         engines,
+        elsewhere: None,
         hub,
         actions: Vec::new(),
         running: HashMap::new(),
@@ -161,6 +167,8 @@ struct Conductor {
     cluster: Cluster,
     controller: Box<dyn Launcher>,
     engines: Box<dyn Launcher>,
+    /// What engines have to know that do not reach the controller as this machine does.
+    elsewhere: Option<EngineFile>,
     hub: UnboundedSender<HubEvent>,
     actions: Vec<Action>,
     running: HashMap<Member, Started>,
@@ -180,7 +188,7 @@ impl Conductor {
     /// Engines that join must know first who is there.
     fn begin(&mut self, gone: UnboundedSender<()>) -> Result<(), ConductError> {
         match &self.cluster.controller {
-            Controller::Start(_) => {
+            Controller::Start(..) => {
                 self.supervisor
                     .on_begin(Instant::now(), [], &mut self.actions);
             }
@@ -245,7 +253,7 @@ impl Conductor {
                 }
             }
             Asked::RestartAll => {
-                let starts_it = matches!(self.cluster.controller, Controller::Start(_));
+                let starts_it = matches!(self.cluster.controller, Controller::Start(..));
                 if !starts_it {
                     return link.tell(&refusal("it has joined a controller")).await;
                 }
@@ -270,9 +278,16 @@ impl Conductor {
                 self.supervisor
                     .on_spawn_failed(now, member, error.to_string(), out);
             }
-            LaunchEvent::Queued(member, why) => self.supervisor.on_queued(member, why, out),
+            LaunchEvent::Queued(member, why) => self.supervisor.on_queued(now, member, why, out),
             LaunchEvent::Runs(member, place) => self.supervisor.on_runs(now, member, place, out),
             LaunchEvent::Said(_, news) => self.on_news(news),
+            LaunchEvent::Reached(files) => {
+                if let Err(error) = self.cluster.ledger.keep_files(&files.client, &files.engine) {
+                    self.supervisor.on_hub_failed(now, error.to_string(), out);
+                }
+                self.elsewhere = Some(files.engine_elsewhere);
+            }
+            LaunchEvent::NotReached(why) => self.supervisor.on_hub_failed(now, why, out),
             LaunchEvent::Exited(member, status) => {
                 self.running.remove(&member);
                 self.supervisor.on_exited(now, member, status, out);
@@ -298,6 +313,8 @@ impl Conductor {
                 self.supervisor
                     .on_engine_ended(engine, why, &mut self.actions);
             }
+            // Launchers that hear of it see to it themselves.
+            News::Connection { .. } => {}
             News::Dashboard(address) => self.supervisor.on_dashboard(address, &mut self.actions),
             News::Warning(text) => self.supervisor.on_warning(text, &mut self.actions),
         }
@@ -307,7 +324,7 @@ impl Conductor {
         let (now, out) = (Instant::now(), &mut self.actions);
         match event {
             HubEvent::There(engines) => match self.cluster.controller {
-                Controller::Start(_) => {
+                Controller::Start(..) => {
                     for engine in engines {
                         self.supervisor.on_registered(now, engine, out);
                     }
@@ -341,9 +358,13 @@ impl Conductor {
         )
     }
 
+    /// Is the controller on this machine, whatever its files say?
+    fn is_here(&self) -> bool {
+        matches!(self.cluster.controller, Controller::Start(_, By::Local))
+    }
+
     fn watch_hub(&self) -> Result<(), String> {
-        let is_here = matches!(self.cluster.controller, Controller::Start(_));
-        watch(self.files().client, is_here, self.hub.clone())
+        watch(self.files().client, self.is_here(), self.hub.clone())
     }
 
     /// An elastic cluster's queue.
@@ -353,7 +374,7 @@ impl Conductor {
         }
         let (leaving, leave) = std::sync::mpsc::channel();
         self.leaving = Some(leaving);
-        look(self.files().client, leave, self.hub.clone())
+        look(self.files().client, self.is_here(), leave, self.hub.clone())
     }
 
     fn retire(&self, engines: Vec<EngineId>) {
@@ -412,7 +433,7 @@ impl Conductor {
 
     fn spawn(&mut self, member: Member) {
         let job = match (member, &self.cluster.controller) {
-            (Member::Controller, Controller::Start(job)) => Ok(job.clone()),
+            (Member::Controller, Controller::Start(job, _)) => Ok(job.as_ref().clone()),
             (Member::Controller, Controller::Join(_)) => {
                 unreachable!("the supervisor of engines that join starts no controller")
             }
@@ -434,10 +455,14 @@ impl Conductor {
             .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
         job.engines = Some(self.supervisor.engines_of(set));
         job.machine = self.supervisor.machine_of(set);
-        let elsewhere = matches!(self.cluster.engines_by, EnginesBy::Ssh(_));
+        let elsewhere = matches!(self.cluster.engines_by, By::Ssh(_));
         if self.cluster.send_connection_info || elsewhere {
             let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
-            job.connection = Some(file.to_variable());
+            let elsewhere = self.elsewhere.as_ref().unwrap_or(&file).to_variable();
+            job.connection = Some(Connection {
+                here: file.to_variable(),
+                elsewhere,
+            });
         }
         Ok(job)
     }

@@ -22,6 +22,7 @@ use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::cluster_file::{
     ClusterFile, ClusterInfo, ControllerEntry, EngineSet, EnginesEntry, LauncherState, RunFile,
 };
+use crate::profile::connection::{ClientFile, EngineFile};
 use crate::profile::{ConnectionFiles, ProfileDir};
 use crate::protocol::{ClusterId, Timestamp};
 
@@ -62,9 +63,16 @@ pub struct Ledger {
     info: ClusterInfo,
     with_controller: bool,
     set_id: String,
-    launcher: &'static str,
+    launchers: Launchers,
     /// A controller of ours has served, so that the connection files are ours.
     had_controller: bool,
+}
+
+/// What starts the parts, by the names that `--controller` and `--engines` take.
+#[derive(Clone, Copy, Debug)]
+pub struct Launchers {
+    pub controller: &'static str,
+    pub engines: &'static str,
 }
 
 /// Processes whose supervisor was killed end by themselves within this time.
@@ -76,7 +84,7 @@ impl Ledger {
     pub fn claim(
         profile: &ProfileDir,
         info: ClusterInfo,
-        launcher: &'static str,
+        launchers: Launchers,
         grace: Duration,
         reuse: bool,
     ) -> Result<Self, ClaimError> {
@@ -104,7 +112,7 @@ impl Ledger {
         }
         files::remove_if_there(&found.cluster_path)?;
         let run_path = RunFile::path(&profile.pid_dir(), &info.cluster_id);
-        Self::open(profile, info, launcher, grace, run_path, Some(reuse))
+        Self::open(profile, info, launchers, grace, run_path, Some(reuse))
     }
 
     /// For engines that join the cluster that `info` describes.
@@ -116,13 +124,17 @@ impl Ledger {
     ) -> Result<Self, ClaimError> {
         let _held = FolderLock::hold(&profile.pid_dir());
         let run_path = RunFile::path_of_engines(&profile.pid_dir(), std::process::id());
-        Self::open(profile, info, launcher, grace, run_path, None)
+        let launchers = Launchers {
+            controller: "local",
+            engines: launcher,
+        };
+        Self::open(profile, info, launchers, grace, run_path, None)
     }
 
     fn open(
         profile: &ProfileDir,
         info: ClusterInfo,
-        launcher: &'static str,
+        launchers: Launchers,
         grace: Duration,
         run_path: PathBuf,
         controller_reuses: Option<bool>,
@@ -135,7 +147,7 @@ impl Ledger {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: info.cluster_id.clone(),
             started: Timestamp::from(now),
-            launcher: launcher.to_owned(),
+            launcher: launchers.engines.to_owned(),
             supervisor: Some(ProcessRef::current()),
             controller: None,
             joined: controller_reuses.is_none(),
@@ -160,7 +172,7 @@ impl Ledger {
             info,
             with_controller,
             set_id,
-            launcher,
+            launchers,
             had_controller: false,
         })
     }
@@ -211,7 +223,9 @@ impl Ledger {
         self.run.controller = controller.and_then(|started| started.place.process().cloned());
         let places = || engines.iter().map(|(_, started, _)| &started.place);
         self.run.engines = places().filter_map(Place::process).cloned().collect();
-        self.run.jobs = places().filter_map(Place::job).cloned().collect();
+        let of_controller = controller.map(|started| &started.place);
+        let jobs = of_controller.into_iter().chain(places());
+        self.run.jobs = jobs.filter_map(Place::job).cloned().collect();
         self.run.write(&self.run_path)?;
 
         let path = self.cluster_path();
@@ -224,29 +238,40 @@ impl Ledger {
             cluster: self.info.clone(),
             controller: None,
             engines: EnginesEntry {
-                class: class_of(self.launcher).to_owned(),
+                class: class_of(self.launchers.engines).to_owned(),
                 sets: BTreeMap::new(),
             },
             unknown: serde_json::Map::new(),
         });
         if self.with_controller {
             file.controller = controller.map(|started| ControllerEntry {
-                class: "local".to_owned(),
+                class: class_of(self.launchers.controller).to_owned(),
                 state: self.state_of(started),
             });
         }
         self.remove_sets(&mut file);
         // ipyparallel reads all sets with one class, that of the first.
         if file.engines.sets.is_empty() {
-            file.engines.class = class_of(self.launcher).to_owned();
+            file.engines.class = class_of(self.launchers.engines).to_owned();
         }
-        if file.engines.class == class_of(self.launcher) {
+        if file.engines.class == class_of(self.launchers.engines) {
             for (number, started, count) in engines {
                 let set = self.engine_set(started, *count);
                 file.engines.sets.insert(self.set_id(*number), set);
             }
         }
         file.write(&path)
+    }
+
+    /// Writes the connection files of a controller on another machine, which has no way to this one's file system.
+    pub(super) fn keep_files(
+        &mut self,
+        client: &ClientFile,
+        engine: &EngineFile,
+    ) -> Result<(), FileError> {
+        self.had_controller = true;
+        let security = self.profile.security_dir();
+        ConnectionFiles::paths(&security, &self.info.cluster_id).write(client, engine)
     }
 
     /// Removes what this cluster wrote.
@@ -293,29 +318,24 @@ impl Ledger {
     }
 
     fn state_of(&self, started: &Started) -> LauncherState {
-        LauncherState::running(
+        let mut state = LauncherState::running(
             self.profile.location(),
             &self.info.cluster_id,
             started.place.process().map_or(-1, |process| process.pid),
             &started.log,
-        )
+        );
+        if let Some(job) = started.place.job() {
+            state.pid = None;
+            let id = job.id.clone().into();
+            state.unknown.insert("job_id".to_owned(), id);
+        }
+        state
     }
 
     /// ipyparallel counts an engine for each process of a set, so the one process that runs all is named for each.
     fn engine_set(&self, started: &Started, count: u32) -> EngineSet {
         let mut state = self.state_of(started);
-        if let Some(job) = started.place.job() {
-            state.n = Some(count);
-            state.pid = None;
-            state
-                .unknown
-                .insert("job_id".to_owned(), job.id.clone().into());
-            return EngineSet {
-                state,
-                engines: None,
-            };
-        }
-        if self.launcher == "mpi" {
+        if started.place.job().is_some() || self.launchers.engines == "mpi" {
             state.n = Some(count);
             return EngineSet {
                 state,
@@ -327,7 +347,7 @@ impl Ledger {
     }
 }
 
-/// The class with which ipyparallel is to look at the engines. What it would do over ssh is done by processes of this
+/// The class with which ipyparallel is to look at what was started. What it would do over ssh is done by processes of this
 /// machine, which its local launcher can look after.
 fn class_of(launcher: &str) -> &str {
     if launcher == "ssh" { "local" } else { launcher }

@@ -12,18 +12,20 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::arrival::Arrival;
 use super::child::{Logs, await_end, hear};
 use super::supervisor::Member;
-use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
+use super::{Job, LaunchError, LaunchEvent, Launcher, News, Place, Started};
 use crate::os::ProcessRef;
 use crate::os::log::ROTATED_VARIABLE;
-use crate::profile::connection::CONNECTION_INFO_VARIABLE;
+use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles};
 use crate::protocol::ClusterId;
 
 /// Holds the number of a pipe that ends with the process that started this one.
@@ -39,6 +41,16 @@ pub struct Mpi {
     pub command: Vec<String>,
     /// Behind `-n N`.
     pub arguments: Vec<String>,
+    /// Of a controller.
+    pub files: Option<AwaitedFiles>,
+}
+
+/// What a controller has to write before it counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaitedFiles {
+    pub files: ConnectionFiles,
+    /// For ever without it.
+    pub within: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -72,7 +84,7 @@ impl LocalLauncher {
         })
     }
 
-    /// Engines are the ranks of one MPI program.
+    /// Engines are the ranks of one MPI program; a controller is the only one.
     pub fn under_mpi(mut self, mpi: Mpi) -> Self {
         self.mpi = Some(mpi);
         self
@@ -136,13 +148,46 @@ impl LocalLauncher {
         argv.extend(["-n".into(), count.into()]);
         argv.extend(mpi.arguments.iter().map(OsString::from));
         argv.extend(job.argv.iter().cloned());
-        argv.push("--mpi".into());
+        if job.engines.is_some() {
+            argv.push("--mpi".into());
+        }
+        let arrival = mpi.files.as_ref().map(|awaited| {
+            let arrival = Arrival::expect(&awaited.files);
+            await_files(arrival, awaited.within, member, self.events.clone())
+        });
         let mut command = command(&argv, job, log)?;
         // SAFETY: between fork and exec only system calls are made, which may be.
         unsafe { command.pre_exec(prepare_mpiexec) };
         let child = command.spawn().map_err(|source| failed(&argv, source))?;
+        arrival.map(tokio::spawn);
         Ok(await_end(child, member, &self.events))
     }
+}
+
+/// mpiexec hands no pipe on through which a controller could tell that it is ready.
+async fn await_files(
+    arrival: Arrival,
+    within: Option<Duration>,
+    member: Member,
+    events: UnboundedSender<LaunchEvent>,
+) {
+    let event = match within {
+        None => {
+            arrival.wait().await;
+            LaunchEvent::Said(member, News::Ready)
+        }
+        Some(limit) => match tokio::time::timeout(limit, arrival.wait()).await {
+            Ok(()) => LaunchEvent::Said(member, News::Ready),
+            Err(_) => LaunchEvent::NotReached(format!(
+                "the controller's connection file {} is not there after {:.0} s; \
+                 MPIControllerLauncher.connection_info_timeout allows more time",
+                arrival.path().display(),
+                limit.as_secs_f64()
+            )),
+        },
+    };
+    // Nobody hears it when this process is about to end.
+    let _ = events.send(event);
 }
 
 impl Launcher for LocalLauncher {
@@ -179,7 +224,7 @@ fn command(argv: &[OsString], job: &Job, log: &std::fs::File) -> Result<Command,
         .envs(
             job.connection
                 .iter()
-                .map(|content| (CONNECTION_INFO_VARIABLE, content)),
+                .map(|connection| (CONNECTION_INFO_VARIABLE, &connection.here)),
         )
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
         .env(ROTATED_VARIABLE, "1")

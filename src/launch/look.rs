@@ -17,13 +17,17 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// A hub that runs answers within milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Starts looking; who is to end comes by `leave`. The thread ends when nobody hears it any more, or with the process.
+/// Starts looking, at a controller that is on this machine if `is_here`; who is to end comes by `leave`. The thread ends when nobody hears it any more, or with the process.
 pub(super) fn look(
     path: PathBuf,
+    is_here: bool,
     leave: Receiver<Vec<EngineId>>,
     events: UnboundedSender<HubEvent>,
 ) -> Result<(), String> {
-    let file = ClientFile::read(&path).map_err(|error| error.to_string())?;
+    let mut file = ClientFile::read(&path).map_err(|error| error.to_string())?;
+    if is_here {
+        file = file.on_this_machine();
+    }
     std::thread::Builder::new()
         .name("hub-look".to_owned())
         .spawn(move || {
@@ -40,7 +44,7 @@ fn go_on(
     leave: &Receiver<Vec<EngineId>>,
     events: &UnboundedSender<HubEvent>,
 ) -> Result<(), HubError> {
-    let mut hub = HubClient::connect(file.on_this_machine())?;
+    let mut hub = HubClient::connect(file)?;
     let mut last = Status::default();
     loop {
         match hub.status(ANSWER) {

@@ -7,13 +7,14 @@
 //! | `report` \[p\] | the line that is shown for each event |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
-//! | `ssh` | engines on other machines |
+//! | `ssh` | engines and controllers on other machines |
 //! | `batch` | jobs of batch systems |
 //! | `wishes` | signals to the supervisor |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
 //! | `watch`, `look` | threads that listen to the hub, and look at its queue |
 //! | `ledger` | the files that say what runs |
+//! | `arrival` | the connection files of a controller that cannot say when it is ready |
 //! | `condition` | how a cluster is, by its files and processes |
 //! | `logs` | the logs of a cluster |
 //! | `lost` | clusters whose folder is gone |
@@ -21,6 +22,7 @@
 //! | `control` | wishes of other commands, told to the supervisor that runs |
 //! | `background` | the two ends of `--daemonize` |
 
+mod arrival;
 pub mod background;
 pub mod batch;
 pub mod channel;
@@ -53,16 +55,14 @@ use thiserror::Error;
 
 use crate::os::ProcessRef;
 use crate::profile::cluster_file::JobRef;
+use crate::profile::connection::{ClientFile, EngineFile};
 use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
-/// Launchers that there are, by the names that `--engines` takes.
+/// Launchers that there are, by the names that `--engines` and `--controller` take.
 pub const LAUNCHERS: &[&str] = &[
     "local", "ssh", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
 ];
-
-/// Launchers of a controller.
-pub const CONTROLLER_LAUNCHERS: &[&str] = &["local"];
 
 /// A program to be started.
 #[derive(Clone, Debug)]
@@ -77,9 +77,17 @@ pub struct Job {
     pub engines: Option<u32>,
     /// Where, of the launcher's machines, if it has some.
     pub machine: Option<usize>,
-    /// The content of the engines' connection file. It holds the key, so it is never part of an argument list, nor of
-    /// anything else that others can read.
-    pub connection: Option<String>,
+    /// It holds the key, so it is never part of an argument list, nor of anything else that others can read.
+    pub connection: Option<Connection>,
+}
+
+/// The content of the engines' connection file.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// For this machine.
+    pub here: String,
+    /// For others. It differs where a controller elsewhere is reached from here through a tunnel.
+    pub elsewhere: String,
 }
 
 /// What was started.
@@ -138,7 +146,21 @@ pub enum LaunchEvent {
     /// It has waited, and runs.
     Runs(Member, String),
     Said(Member, News),
+    /// The connection files of a controller on another machine.
+    Reached(Box<Reached>),
+    /// The controller runs, and cannot be reached from here, or has not said where it is.
+    NotReached(String),
     Exited(Member, Status),
+}
+
+/// The connection files of a controller on another machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reached {
+    /// As this machine has to have them.
+    pub client: ClientFile,
+    pub engine: EngineFile,
+    /// As the controller has it.
+    pub engine_elsewhere: EngineFile,
 }
 
 /// What a program tells the supervisor that has started it.
@@ -147,6 +169,13 @@ pub enum LaunchEvent {
 pub enum News {
     /// The controller's status page is at this address. Told before it is ready.
     Dashboard(String),
+    /// A controller's connection files, for a starter on another machine. Told before it is ready.
+    Connection {
+        client: String,
+        engine: String,
+        /// Of the controller, on its machine.
+        pid: u32,
+    },
     /// A controller listens, and its connection files are there.
     Ready,
     /// An engine has ended by itself. It has no id if it was not registered.

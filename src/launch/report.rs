@@ -29,7 +29,7 @@ pub enum Report {
         member: Member,
         place: String,
     },
-    StillQueued,
+    StillQueued(Member),
     EngineRegistered {
         engine: EngineId,
         count: usize,
@@ -174,7 +174,10 @@ impl fmt::Display for Report {
             }
             Self::Queued { member, why } => write!(f, "{member}: waiting in the queue ({why})"),
             Self::Runs { member, place } => write!(f, "{member}: running on {place}"),
-            Self::StillQueued => f.write_str(
+            Self::StillQueued(Member::Controller) => f.write_str(
+                "the controller still waits in the queue; everything else follows when the batch system lets it run",
+            ),
+            Self::StillQueued(Member::Engines(_)) => f.write_str(
                 "the engines still wait in the queue; they register when the batch system lets them run",
             ),
             Self::EngineRegistered {

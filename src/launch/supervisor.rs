@@ -66,7 +66,10 @@ struct Set {
 enum Phase {
     New,
     /// Until the controller listens; then, after a pause, the engines are started.
-    Controller,
+    Controller {
+        /// For one that waits in the queue of a batch system: until whoever waits for the cluster is told so.
+        deadline: Option<Instant>,
+    },
     Pause {
         until: Instant,
     },
@@ -143,7 +146,7 @@ impl Supervisor {
     ) {
         self.others = there.into_iter().collect();
         if self.plan.with_controller {
-            self.phase = Phase::Controller;
+            self.phase = Phase::Controller { deadline: None };
             self.spawn(now, Member::Controller, out);
         } else {
             self.start_engines(now, out);
@@ -182,7 +185,11 @@ impl Supervisor {
     }
 
     /// A batch system lets a job wait, as is also the case when it has interrupted one.
-    pub fn on_queued(&mut self, member: Member, why: String, out: &mut Vec<Action>) {
+    pub fn on_queued(&mut self, now: Instant, member: Member, why: String, out: &mut Vec<Action>) {
+        if let (Member::Controller, Phase::Controller { deadline }) = (member, &mut self.phase) {
+            let patience = self.plan.engine_timeout;
+            *deadline = deadline.or_else(|| now.checked_add(patience));
+        }
         if let Member::Engines(number) = member
             && let Some(set) = self.sets.get_mut(&number)
         {
@@ -200,8 +207,10 @@ impl Supervisor {
         {
             set.queued = false;
         }
-        if let Phase::Engines { deadline } = &mut self.phase {
-            *deadline = now.checked_add(self.plan.engine_timeout);
+        match &mut self.phase {
+            Phase::Controller { deadline } => *deadline = None,
+            Phase::Engines { deadline } => *deadline = now.checked_add(self.plan.engine_timeout),
+            _ => {}
         }
         if !self.is_over() {
             out.push(Action::Report(Report::Runs { member, place }));
@@ -226,7 +235,7 @@ impl Supervisor {
 
     /// The controller listens, and its connection files are there.
     pub fn on_controller_ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.phase != Phase::Controller {
+        if !matches!(self.phase, Phase::Controller { .. }) {
             return;
         }
         let took = now.saturating_duration_since(self.began);
@@ -258,7 +267,7 @@ impl Supervisor {
             return;
         }
         match self.phase {
-            Phase::Controller | Phase::Pause { .. } | Phase::Engines { .. } => {
+            Phase::Controller { .. } | Phase::Pause { .. } | Phase::Engines { .. } => {
                 out.push(Action::Report(Report::EngineRegistered {
                     engine,
                     count: self.registered.len(),
@@ -456,14 +465,14 @@ impl Supervisor {
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Pause { until } => Some(until),
-            Phase::Engines { deadline } => deadline,
+            Phase::Controller { deadline } | Phase::Engines { deadline } => deadline,
             Phase::Up => {
                 let restart = self.restarting.as_ref().map(Restarting::next_deadline);
                 let sets = self.sets.values().filter_map(|set| set.restart_at);
                 sets.chain(restart).min()
             }
             Phase::Stopping { kill_at, .. } => kill_at,
-            Phase::New | Phase::Controller | Phase::Over => None,
+            Phase::New | Phase::Over => None,
         }
     }
 
@@ -473,6 +482,12 @@ impl Supervisor {
         }
         match &mut self.phase {
             Phase::Pause { .. } => self.start_engines(now, out),
+            Phase::Controller { deadline } => {
+                // Nobody knows for how long; everything else follows when it runs.
+                *deadline = None;
+                out.push(Action::Report(Report::StillQueued(Member::Controller)));
+                self.tell_ready(out);
+            }
             Phase::Engines { deadline } => {
                 *deadline = None;
                 self.on_engine_timeout(now, out);
@@ -499,15 +514,16 @@ impl Supervisor {
                 }));
                 self.kill_all(out);
             }
-            Phase::New | Phase::Controller | Phase::Over => {}
+            Phase::New | Phase::Over => {}
         }
     }
 
     /// Not all engines are there in time.
     fn on_engine_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.sets.values().any(|set| set.queued) {
+        if let Some((number, _)) = self.sets.iter().find(|(_, set)| set.queued) {
             // Nobody knows for how long; when it runs, its engines have their time.
-            out.push(Action::Report(Report::StillQueued));
+            let member = Member::Engines(*number);
+            out.push(Action::Report(Report::StillQueued(member)));
             self.tell_ready(out);
             return;
         }

@@ -11,6 +11,7 @@ fn plan() -> Plan {
         sets: vec![2],
         machines: Vec::new(),
         elastic: None,
+        inseparable: false,
         restart: true,
         delay: Duration::ZERO,
         engine_timeout: Duration::from_secs(60),
@@ -414,11 +415,36 @@ fn signals_reach_engines_that_run() {
 }
 
 #[test]
+fn a_controller_that_waits_in_the_queue_has_time() {
+    let mut world = World::new(plan());
+    world.begin();
+    world.started(CONTROLLER);
+    world.take();
+    for _ in 0..2 {
+        let why = "busy".to_owned();
+        let queued = &mut world.supervisor;
+        queued.on_queued(world.now, CONTROLLER, why, &mut world.out);
+    }
+    assert_eq!(world.pass(), plan().engine_timeout);
+    // Whoever has started it need not wait any longer, and is not told again.
+    assert_eq!(world.done(), [Action::Ready]);
+    assert_eq!(world.supervisor.next_deadline(), None);
+    let place = "node".to_owned();
+    world
+        .supervisor
+        .on_runs(world.now, CONTROLLER, place, &mut world.out);
+    world
+        .supervisor
+        .on_controller_ready(world.now, &mut world.out);
+    assert_eq!(world.done(), [Action::WriteFiles, Action::Spawn(ENGINES)]);
+}
+
+#[test]
 fn a_job_that_waits_in_the_queue_has_time() {
     let mut world = World::starting(plan());
     world
         .supervisor
-        .on_queued(ENGINES, "busy".into(), &mut world.out);
+        .on_queued(world.now, ENGINES, "busy".into(), &mut world.out);
     world.take();
     assert_eq!(world.pass(), plan().engine_timeout);
     // Whoever has started it need not wait any longer.
@@ -435,7 +461,7 @@ fn a_job_that_waits_in_the_queue_has_time() {
     let mut world = World::starting(plan());
     world
         .supervisor
-        .on_queued(ENGINES, "busy".into(), &mut world.out);
+        .on_queued(world.now, ENGINES, "busy".into(), &mut world.out);
     world.pass();
     world
         .supervisor
@@ -630,7 +656,7 @@ proptest! {
                 Happening::Registered(engine) => world.registered(engine),
                 Happening::Left(engine) => world.supervisor.on_left(EngineId(engine), &mut world.out),
                 Happening::Wish(reason) => world.wish(reason),
-                Happening::Queued(member) => world.supervisor.on_queued(member, String::new(), &mut world.out),
+                Happening::Queued(member) => world.supervisor.on_queued(world.now, member, String::new(), &mut world.out),
                 Happening::Runs(member) => world.supervisor.on_runs(world.now, member, String::new(), &mut world.out),
                 Happening::Relay => world.supervisor.on_relay(10, &mut world.out),
                 Happening::Time => {

@@ -33,7 +33,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const RETURN: Duration = Duration::from_millis(500);
 
 /// Starts listening. The thread ends when nobody hears it any more, or with the process.
-/// `is_here`: the controller is on this machine.
+/// `is_here`: the controller is on this machine, whatever its files say.
 pub(super) fn watch(
     path: PathBuf,
     is_here: bool,

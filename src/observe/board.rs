@@ -16,10 +16,9 @@ use super::engines::{Current, Engines, Usage};
 use super::function::{code_of, name_of, shortened};
 use super::history::{History, Host, Sample};
 use super::stream::{Entry, Status, Stream};
-use super::watch::session_of;
-use super::window::{Channel, Output, Reply, Request, Step, Tally, Window};
+use super::window::{Channel, Output, Reply, Request, Step, Tally, Waiting, Window};
 use super::{EngineRow, Histogram};
-use crate::protocol::{EngineId, EngineUuid, Header, MsgId, Timestamp};
+use crate::protocol::{EngineId, EngineUuid, Header, Leaving, MsgId, Timestamp, session_of};
 
 /// Ended requests that are kept.
 pub const STREAM: usize = 20_000;
@@ -35,7 +34,7 @@ const SAMPLE: Duration = Duration::from_secs(1);
 pub struct Totals {
     pub tally: Tally,
     /// Without an engine.
-    pub waiting: u64,
+    pub waiting: Waiting,
     /// At engines.
     pub running: u64,
 }
@@ -112,13 +111,33 @@ impl Board {
         }
     }
 
+    /// It has asked to be registered, and is not ready yet.
+    pub fn on_engine_starting(
+        &mut self,
+        now: Instant,
+        id: EngineId,
+        uuid: &EngineUuid,
+        host: Option<String>,
+    ) {
+        self.engines.on_starting(self.micros(now), id, uuid, host);
+        self.has_news = true;
+    }
+
     pub fn on_engine_registered(&mut self, now: Instant, id: EngineId, uuid: &EngineUuid) {
         self.engines.on_registered(self.micros(now), id, uuid);
         self.has_news = true;
     }
 
-    pub fn on_engine_left(&mut self, now: Instant, id: EngineId, uuid: &EngineUuid, how: &str) {
-        self.engines.on_left(self.micros(now), id, uuid, how);
+    pub fn on_engine_left(
+        &mut self,
+        now: Instant,
+        id: EngineId,
+        uuid: &EngineUuid,
+        how: &str,
+        leaving: Leaving,
+    ) {
+        let now = self.micros(now);
+        self.engines.on_left(now, id, uuid, how, leaving);
         // What becomes of its requests is told for each of them, and perhaps later.
         self.has_news = true;
     }
@@ -142,11 +161,15 @@ impl Board {
         let index = Channel::ALL.iter().position(|one| *one == window.channel);
         let totals = &mut self.totals[index.expect("all channels are among all channels")];
         totals.tally.add(window.tally);
-        totals.waiting = window.waiting;
-        totals.running = window.loads.iter().map(|load| load.pending).sum();
+        totals.waiting = window.look.waiting;
+        let loads = window.look.loads.iter();
+        totals.running = loads.map(|load| load.pending).sum();
         self.unfollowed += window.unfollowed;
         for (session, tally) in &window.clients {
             self.clients.on_tally(at, session, *tally);
+        }
+        if window.channel == Channel::Task {
+            self.clients.on_waiting(&window.look.clients);
         }
         self.engines.on_window(&window);
         for step in window.steps {
@@ -325,10 +348,11 @@ impl Board {
         for totals in &self.totals {
             tally.add(totals.tally);
         }
+        self.engines.on_time(self.micros(now));
         let before = self.sampled;
         let rate = |now: u64, before: u64| (now - before) as f64 / seconds;
         let known = |figure: fn(&Usage) -> Option<f64>| {
-            let figures = self.engines.all().filter_map(|row| figure(&row.usage));
+            let figures = self.engines.up().filter_map(|row| figure(&row.usage));
             figures.sum::<f64>()
         };
         let sample = Sample {
@@ -339,10 +363,10 @@ impl Board {
                 tally.failed + tally.aborted,
                 before.tally.failed + before.tally.aborted,
             ),
-            waiting: self.totals.iter().map(|totals| totals.waiting).sum(),
+            waiting: self.totals.iter().map(|totals| totals.waiting.all()).sum(),
             running: self.totals.iter().map(|totals| totals.running).sum(),
-            engines: self.engines.len() as u64,
-            busy: self.engines.all().filter(|row| row.is_busy()).count() as u64,
+            engines: self.engines.up().count() as u64,
+            busy: self.engines.up().filter(|row| row.is_busy()).count() as u64,
             cpu: ((self.host.cpu_seconds - before.cpu_seconds) / seconds).max(0.0),
             memory: self.host.memory,
             kernels_cpu: known(|usage| usage.cpu),
@@ -367,7 +391,13 @@ impl Board {
         Channel::ALL.into_iter().zip(self.totals)
     }
 
+    /// Those that are registered.
     pub fn engines(&self) -> impl Iterator<Item = &EngineRow> {
+        self.engines.up()
+    }
+
+    /// Those that are shown: also engines that are starting, and for a while those that have died.
+    pub fn rows(&self) -> impl Iterator<Item = &EngineRow> {
         self.engines.all()
     }
 
@@ -418,7 +448,7 @@ impl Board {
                 assert_eq!(self.running[msg_id].engine, *engine);
             }
         }
-        for row in self.engines.all() {
+        for row in self.engines.up() {
             let first = self.at_engine.get(&row.uuid).and_then(VecDeque::front);
             assert_eq!(row.current.as_ref().map(|current| &current.msg_id), first);
         }

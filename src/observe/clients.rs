@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
-use super::window::Tally;
+use super::window::{Tally, Waiting};
 
 /// Clients that are remembered; those that were heard of longest ago go first.
 const AT_MOST: usize = 200;
@@ -22,6 +22,10 @@ pub struct Progress {
     pub done: u64,
     /// Of those that are done, the ones that did not succeed.
     pub failed: u64,
+    /// Of those that are not done, the tasks that wait for others, and those that wait for an engine. The rest is at
+    /// engines.
+    #[serde(flatten)]
+    pub waiting: Waiting,
     /// Microseconds since the board's beginning.
     pub since: i64,
     /// Of the last change.
@@ -58,6 +62,7 @@ impl Clients {
                     total: 0,
                     done: 0,
                     failed: 0,
+                    waiting: Waiting::default(),
                     since: now,
                     at: now,
                     left: None,
@@ -84,6 +89,16 @@ impl Clients {
         progress.left = (progress.outstanding() > 0 && progress.done > 0)
             .then(|| progress.outstanding() as f64 / rate);
         self.changed.insert(progress.client.clone());
+    }
+
+    /// What waits of every client of which anything does.
+    pub(super) fn on_waiting(&mut self, waiting: &HashMap<String, Waiting>) {
+        for (session, progress) in &mut self.known {
+            let now = waiting.get(&**session).copied().unwrap_or_default();
+            if std::mem::replace(&mut progress.waiting, now) != now {
+                self.changed.insert(session.clone());
+            }
+        }
     }
 
     pub(super) fn on_name(&mut self, session: &str, name: &Arc<str>) {

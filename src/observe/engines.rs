@@ -7,7 +7,8 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::window::{Channel, Output, Tally, Window};
-use crate::protocol::{EngineId, EngineUuid, MsgId};
+use crate::protocol::text::is_unseen;
+use crate::protocol::{EngineId, EngineUuid, Leaving, MsgId};
 
 /// Lines of output that are kept of each engine.
 const LINES: usize = 20;
@@ -15,11 +16,17 @@ const LINES: usize = 20;
 /// Characters of a line.
 const LINE: usize = 300;
 
-/// Engines that have told what they use and are not registered yet.
-const EARLY: usize = 10_000;
-
 /// Engines that have left and are remembered.
 const DEPARTED: usize = 50;
+
+/// An engine that was to come back and has not in this time is not expected any more. Microseconds, as below.
+const PATIENCE: i64 = 30_000_000;
+
+/// So long a dead engine is seen among the others.
+const MOURNING: i64 = 60_000_000;
+
+/// Dead engines among the others; those that died first go.
+const DEAD: usize = 200;
 
 /// What an engine's host tells of it now and then.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,13 +54,30 @@ pub struct Current {
     pub since: i64,
 }
 
-/// A registered engine.
+/// What an engine's life has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It has asked to be registered, and is not ready yet.
+    Starting,
+    /// It is registered.
+    Up,
+    /// It has left, and is to come back under the same id.
+    Restarting,
+    /// It has left without having been asked to.
+    Dead,
+}
+
+/// An engine that is there, comes, or has just died.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EngineRow {
     pub id: EngineId,
     pub uuid: EngineUuid,
-    /// Microseconds since the board's beginning.
+    pub phase: Phase,
+    /// When the phase began. Microseconds since the board's beginning.
     pub since: i64,
+    /// Why it has left, if it has.
+    pub how: Option<String>,
     /// Outstanding tasks of the task queue.
     pub tasks: u64,
     /// Outstanding direct requests and parts of broadcasts.
@@ -76,7 +100,9 @@ impl EngineRow {
         Self {
             id,
             uuid,
+            phase: Phase::Starting,
             since: now,
+            how: None,
             tasks: 0,
             queue: 0,
             completed: 0,
@@ -108,9 +134,10 @@ pub(super) struct Departed {
 #[derive(Debug, Default)]
 pub(super) struct Engines {
     rows: BTreeMap<EngineId, EngineRow>,
+    /// Those that have not left.
     by_uuid: HashMap<EngineUuid, EngineId>,
-    /// An engine tells what it uses as soon as its kernel runs, which is a moment before it is registered.
-    early: HashMap<EngineUuid, Usage>,
+    /// Those that have left and are shown still, in the order in which they did.
+    dead: VecDeque<(EngineId, EngineUuid)>,
     departed: VecDeque<Departed>,
     pub(super) registered: u64,
     pub(super) left: u64,
@@ -119,51 +146,121 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    pub(super) fn on_registered(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) {
-        // One that registers again goes on.
-        if self.by_uuid.get(uuid) != Some(&id) {
-            self.by_uuid.insert(uuid.clone(), id);
-            let mut row = EngineRow::new(now, id, uuid.clone());
-            row.usage = self.early.remove(uuid).unwrap_or_default();
-            self.rows.insert(id, row);
-            self.registered += 1;
-        }
-        self.gone.remove(&id);
-        self.changed.insert(id);
+    pub(super) fn on_starting(
+        &mut self,
+        now: i64,
+        id: EngineId,
+        uuid: &EngineUuid,
+        host: Option<String>,
+    ) {
+        let row = self.enter(now, id, uuid);
+        row.usage.host = host.or_else(|| row.usage.host.take());
     }
 
-    pub(super) fn on_left(&mut self, now: i64, id: EngineId, uuid: &EngineUuid, how: &str) {
-        self.early.remove(uuid);
+    pub(super) fn on_registered(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) {
+        let row = self.enter(now, id, uuid);
+        // One that registers again goes on.
+        if row.phase != Phase::Up {
+            (row.phase, row.since) = (Phase::Up, now);
+            self.registered += 1;
+        }
+    }
+
+    /// The engine's row, which may have been that of another one of this id, who is gone.
+    fn enter(&mut self, now: i64, id: EngineId, uuid: &EngineUuid) -> &mut EngineRow {
+        self.gone.remove(&id);
+        self.changed.insert(id);
+        if self.by_uuid.get(uuid) != Some(&id) {
+            self.by_uuid.insert(uuid.clone(), id);
+            self.rows.insert(id, EngineRow::new(now, id, uuid.clone()));
+        }
+        self.rows.get_mut(&id).expect("whoever has an id has a row")
+    }
+
+    pub(super) fn on_left(
+        &mut self,
+        now: i64,
+        id: EngineId,
+        uuid: &EngineUuid,
+        how: &str,
+        leaving: Leaving,
+    ) {
         if self.by_uuid.get(uuid) != Some(&id) {
             return;
         }
         self.by_uuid.remove(uuid);
-        let row = self.rows.remove(&id);
-        self.left += 1;
+        let Some(row) = self.rows.get_mut(&id) else {
+            return;
+        };
+        self.left += u64::from(row.phase == Phase::Up);
         if self.departed.len() == DEPARTED {
             self.departed.pop_front();
         }
-        let (host, completed) = row.map_or((None, 0), |row| (row.usage.host, row.completed));
         self.departed.push_back(Departed {
             id,
             uuid: uuid.clone(),
             at: now,
             how: how.to_owned(),
-            host,
-            completed,
+            host: row.usage.host.clone(),
+            completed: row.completed,
         });
+        row.phase = match leaving {
+            Leaving::Left => return self.take_out(id),
+            Leaving::Died => Phase::Dead,
+            Leaving::Restarts => Phase::Restarting,
+        };
+        row.since = now;
+        row.how = Some(how.to_owned());
+        (row.tasks, row.queue, row.current) = (0, 0, None);
+        (row.usage.memory, row.usage.cpu) = (None, None);
+        self.changed.insert(id);
+        self.dead.push_back((id, uuid.clone()));
+        if self.dead.len() > DEAD
+            && let Some((id, uuid)) = self.dead.pop_front()
+            && self.is_dead(id, &uuid)
+        {
+            self.take_out(id);
+        }
+    }
+
+    /// Dead engines are not shown for ever.
+    pub(super) fn on_time(&mut self, now: i64) {
+        for (id, uuid) in std::mem::take(&mut self.dead) {
+            // Else it has come back, or another one has its place.
+            if !self.is_dead(id, &uuid) {
+                continue;
+            }
+            let Some(row) = self.rows.get_mut(&id) else {
+                continue;
+            };
+            if row.phase == Phase::Restarting && now >= row.since + PATIENCE {
+                (row.phase, row.since) = (Phase::Dead, now);
+                self.changed.insert(id);
+            }
+            if now >= row.since + MOURNING {
+                self.take_out(id);
+            } else {
+                self.dead.push_back((id, uuid));
+            }
+        }
+    }
+
+    fn is_dead(&self, id: EngineId, uuid: &EngineUuid) -> bool {
+        self.rows.get(&id).is_some_and(|row| {
+            row.uuid == *uuid && matches!(row.phase, Phase::Restarting | Phase::Dead)
+        })
+    }
+
+    fn take_out(&mut self, id: EngineId) {
+        self.rows.remove(&id);
         self.changed.remove(&id);
         self.gone.insert(id);
     }
 
     pub(super) fn on_usage(&mut self, uuid: &EngineUuid, usage: Usage) {
-        let Some(row) = self.row(uuid) else {
-            if self.early.len() < EARLY {
-                self.early.insert(uuid.clone(), usage);
-            }
-            return;
-        };
-        if row.usage != usage {
+        if let Some(row) = self.row(uuid)
+            && row.usage != usage
+        {
             row.usage = usage;
             let id = row.id;
             self.changed.insert(id);
@@ -179,7 +276,7 @@ impl Engines {
                 row.output.pop_front();
             }
             let mark = if output.is_error { "! " } else { "" };
-            let text = line.chars().filter(|c| !c.is_control() || *c == '\t');
+            let text = line.chars().filter(|c| !is_unseen(*c) || *c == '\t');
             row.output
                 .push_back(mark.chars().chain(text.take(LINE)).collect());
         }
@@ -191,7 +288,7 @@ impl Engines {
     pub(super) fn on_window(&mut self, window: &Window) {
         let index = Channel::ALL.iter().position(|one| *one == window.channel);
         let index = index.expect("all channels are among all channels");
-        for load in &window.loads {
+        for load in &window.look.loads {
             let Some(row) = self.row(&load.engine) else {
                 continue;
             };
@@ -241,16 +338,18 @@ impl Engines {
         self.rows.get(&id)
     }
 
+    /// All that are shown.
     pub(super) fn all(&self) -> impl Iterator<Item = &EngineRow> {
         self.rows.values()
     }
 
-    pub(super) fn departed(&self) -> impl Iterator<Item = &Departed> {
-        self.departed.iter().rev()
+    /// Those that are registered.
+    pub(super) fn up(&self) -> impl Iterator<Item = &EngineRow> {
+        self.all().filter(|row| row.phase == Phase::Up)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
+    pub(super) fn departed(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter().rev()
     }
 
     /// Rows that have changed since the last call, and engines that have left.

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::pickle;
 use super::window::Request;
+use crate::protocol::text::is_unseen;
 
 /// The name of a map's own function, whose first argument is the user's (ipyparallel `remotefunction._map`).
 const MAP: &str = "_map";
@@ -45,11 +46,11 @@ pub(super) fn code_of(request: &Request) -> Option<String> {
     Some(shortened(line))
 }
 
-/// Cut to a length that a page shows, without control characters.
+/// Cut to a length that a page shows, without what is not to be seen.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_unseen(c) { ' ' } else { c })
         .take(LONGEST)
         .collect();
     if text.chars().nth(LONGEST).is_some() {

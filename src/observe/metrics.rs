@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::stream::Status;
-use super::{Board, Histogram};
+use super::{Board, Histogram, Phase};
 
 struct Page(String);
 
@@ -75,9 +75,16 @@ pub fn render(board: &Board, version: &str, pages: usize) -> String {
         page.value(
             waiting,
             &format!("{{queue=\"{}\"}}", channel.name()),
-            totals.waiting,
+            totals.waiting.all(),
         );
     }
+    let blocked = board.totals().map(|(_, totals)| totals.waiting.blocked);
+    page.one(
+        "ipcluster_requests_blocked",
+        "gauge",
+        "Requests that wait for others to end; they are among those waiting.",
+        blocked.sum::<u64>(),
+    );
     let running = "ipcluster_requests_at_engines";
     page.family(running, "gauge", "Requests that engines have.");
     for (channel, totals) in board.totals() {
@@ -96,6 +103,13 @@ pub fn render(board: &Board, version: &str, pages: usize) -> String {
         "gauge",
         "Engines that have requests.",
         busy,
+    );
+    let starting = board.rows().filter(|row| row.phase == Phase::Starting);
+    page.one(
+        "ipcluster_engines_starting",
+        "gauge",
+        "Engines that have asked to be registered and are not ready yet.",
+        starting.count(),
     );
     let (registered, left) = board.registrations();
     let help = "Engines that have registered.";

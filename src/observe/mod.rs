@@ -21,13 +21,13 @@ mod window;
 
 pub use board::{Board, STREAM, Totals};
 pub use clients::Progress;
-pub use engines::{EngineRow, Usage};
+pub use engines::{EngineRow, Phase, Usage};
 pub use histogram::Histogram;
 pub use history::{Host, Sample};
 pub use metrics::render as render_metrics;
 pub use stream::{Entry, Status, Stream};
 pub use watch::{Parts, Watch};
-pub use window::{Channel, Load, Output, Step, Tally, Window};
+pub use window::{Channel, Load, Look, Output, Step, Tally, Waiting, Window};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::protocol::{EngineId, EngineUuid, MsgId, Timestamp};
+use crate::protocol::{EngineId, EngineUuid, Leaving, MsgId, Timestamp, session_of};
 
 /// A watch and a board with an invented clock, and what they should say.
 struct World {
@@ -59,6 +59,11 @@ impl World {
         self.watch.touch(self.now);
     }
 
+    fn starts(&mut self, engine: u32) {
+        self.board
+            .on_engine_starting(self.now, EngineId(engine), &Self::uuid(engine), None);
+    }
+
     fn leave(&mut self, engine: u32) {
         if self.engines.remove(&engine).is_none() {
             return;
@@ -73,8 +78,13 @@ impl World {
             self.watch.on_returned(self.now, &Self::id(request));
             self.live.insert(request, None);
         }
-        self.board
-            .on_engine_left(self.now, EngineId(engine), &Self::uuid(engine), "it died");
+        self.board.on_engine_left(
+            self.now,
+            EngineId(engine),
+            &Self::uuid(engine),
+            "it died",
+            Leaving::Died,
+        );
     }
 
     fn submit(&mut self) {
@@ -150,8 +160,15 @@ impl World {
                 pending: pending(*engine),
                 completed: *completed,
             });
-            let waiting = live.values().filter(|at| at.is_none()).count() as u64;
-            (waiting, loads.collect())
+            let waiting = live.iter().filter(|(_, at)| at.is_none());
+            let ids: Vec<String> = waiting.map(|(request, _)| Self::id(*request)).collect();
+            // Every other one waits for others.
+            let clients = ids.iter().enumerate().map(|(at, id)| {
+                let blocked = at as u64 % 2;
+                let ready = 1 - blocked;
+                (session_of(id), Waiting { blocked, ready })
+            });
+            Look::new(loads, clients)
         });
         if let Some(window) = window {
             self.board.on_window(self.now, window);
@@ -166,7 +183,8 @@ impl World {
         assert_eq!(totals.tally, self.expected);
         let at_engines = self.live.values().flatten().count() as u64;
         assert_eq!(totals.running, at_engines);
-        assert_eq!(totals.waiting, self.live.len() as u64 - at_engines);
+        assert_eq!(totals.waiting.all(), self.live.len() as u64 - at_engines);
+        assert_eq!(totals.waiting.blocked, totals.waiting.all() / 2);
         // So few that all of them are followed.
         assert_eq!(self.board.followed() as u64, at_engines);
         assert_eq!(self.board.stream().total(), self.expected.ended());
@@ -192,6 +210,12 @@ impl World {
             .map(|client| client["ever"].as_u64().unwrap())
             .sum();
         assert_eq!(done, self.expected.submitted);
+        let of_clients = |key: &str| -> u64 {
+            let clients = state["clients"].as_array().unwrap().iter();
+            clients.map(|client| client[key].as_u64().unwrap()).sum()
+        };
+        assert_eq!(of_clients("blocked"), totals.waiting.blocked);
+        assert_eq!(of_clients("ready"), totals.waiting.ready);
     }
 }
 
@@ -295,9 +319,9 @@ fn a_flood_is_counted_and_not_followed() {
             Some(parts)
         });
     }
-    assert!(watch.hand_over(start, || (0, Vec::new())).is_none());
+    assert!(watch.hand_over(start, Look::default).is_none());
     let later = watch.next_deadline().unwrap();
-    let window = watch.hand_over(later, || (0, Vec::new())).unwrap();
+    let window = watch.hand_over(later, Look::default).unwrap();
     assert_eq!(window.tally.submitted, 50_000);
     assert_eq!(window.tally.ok, 50_000);
     assert_eq!(window.steps.len() as u64, 2 * (50_000 - window.unfollowed));
@@ -316,19 +340,94 @@ fn what_an_engine_uses_may_be_told_before_it_is_there() {
         pid: Some(7),
         ..Usage::default()
     };
+    world.starts(1);
     world.board.on_usage(&World::uuid(1), usage.clone());
-    world.board.on_usage(&World::uuid(2), usage.clone());
     world.register(1);
     assert_eq!(world.board.engine(EngineId(1)).unwrap().usage, usage);
-    let left = World::uuid(2);
-    world
-        .board
-        .on_engine_left(world.now, EngineId(2), &left, "it died");
+    // Of an engine that nobody has heard of, it is not kept.
+    world.board.on_usage(&World::uuid(2), usage);
     world.register(2);
     assert_eq!(
         world.board.engine(EngineId(2)).unwrap().usage,
         Usage::default()
     );
+}
+
+/// Ids and phases of all engines that are shown.
+fn phases(world: &World) -> Vec<(u32, Phase)> {
+    world
+        .board
+        .rows()
+        .map(|row| (row.id.0, row.phase))
+        .collect()
+}
+
+#[test]
+fn an_engine_starts_dies_and_is_forgotten() {
+    let mut world = World::new();
+    world.starts(0);
+    world.starts(1);
+    world.starts(2);
+    assert_eq!(world.board.engines().count(), 0);
+    assert_eq!(world.board.registrations(), (0, 0));
+    world.register(0);
+    world.register(1);
+    assert_eq!(
+        phases(&world),
+        [(0, Phase::Up), (1, Phase::Up), (2, Phase::Starting)]
+    );
+    let leave = |world: &mut World, engine: u32, leaving| {
+        let uuid = World::uuid(engine);
+        let (now, id) = (world.now, EngineId(engine));
+        world
+            .board
+            .on_engine_left(now, id, &uuid, "killed", leaving);
+    };
+    leave(&mut world, 0, Leaving::Died);
+    leave(&mut world, 1, Leaving::Restarts);
+    leave(&mut world, 2, Leaving::Left);
+    assert_eq!(phases(&world), [(0, Phase::Dead), (1, Phase::Restarting)]);
+    // What was never there has not left.
+    assert_eq!(world.board.registrations(), (2, 2));
+    let changes = world.board.changes(world.now).unwrap();
+    assert_eq!(changes["gone"], json!([2]));
+    assert_eq!(changes["engines"][0]["how"], "killed");
+    assert_eq!(changes["departed"].as_array().unwrap().len(), 3);
+
+    // The next one of this id, with another uuid.
+    let uuid = EngineUuid::from("new");
+    let (now, id) = (world.now, EngineId(1));
+    world.board.on_engine_starting(now, id, &uuid, None);
+    world.board.on_engine_registered(now, id, &uuid);
+    assert_eq!(phases(&world), [(0, Phase::Dead), (1, Phase::Up)]);
+    world.wait(59_000);
+    assert_eq!(phases(&world).len(), 2);
+    world.wait(2_000);
+    assert_eq!(phases(&world), [(1, Phase::Up)]);
+    assert_eq!(world.board.changes(world.now).unwrap()["gone"], json!([0]));
+}
+
+#[test]
+fn an_engine_that_does_not_come_back_is_dead() {
+    let mut world = World::new();
+    for engine in 0..300 {
+        world.register(engine);
+        let uuid = World::uuid(engine);
+        let id = EngineId(engine);
+        world
+            .board
+            .on_engine_left(world.now, id, &uuid, "asked", Leaving::Restarts);
+    }
+    assert_eq!(phases(&world).len(), 200, "of many the last");
+    assert_eq!(phases(&world)[0], (100, Phase::Restarting));
+    world.wait(31_000);
+    assert_eq!(phases(&world)[199], (299, Phase::Dead));
+    world.wait(61_000);
+    assert!(phases(&world).is_empty());
+    // One that comes back under the same uuid is no other.
+    world.register(299);
+    world.wait(61_000);
+    assert_eq!(phases(&world), [(299, Phase::Up)]);
 }
 
 #[test]
@@ -380,6 +479,8 @@ fn metrics_have_units_and_no_names_of_peers() {
         "ipcluster_requests_submitted_total{queue=\"task\"} 1",
         "ipcluster_requests_ended_total{queue=\"task\",status=\"ok\"} 1",
         "ipcluster_engines 1",
+        "ipcluster_engines_starting 0",
+        "ipcluster_requests_blocked 0",
         "ipcluster_request_run_seconds_count 1",
         "ipcluster_request_wait_seconds_bucket{le=\"0.1\"} 0",
         "ipcluster_request_wait_seconds_bucket{le=\"+Inf\"} 1",

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet};
 
 use super::stream::Status;
-use super::window::{Channel, Load, Reply, Request, Step, Tally, Window};
-use crate::protocol::{EngineUuid, MsgId};
+use super::window::{Channel, Look, Reply, Request, Step, Tally, Window};
+use crate::protocol::{EngineUuid, MsgId, session_of};
 
 /// From the first event of a window until it is handed over.
 const GATHER: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ const FOLLOWED_AT_MOST: usize = 20_000;
 const RECENT: usize = 4;
 
 /// Clients that are told apart in one window.
-const CLIENTS_AT_MOST: usize = 1_024;
+pub(super) const CLIENTS_AT_MOST: usize = 1_024;
 
 /// Frames beyond this are not copied.
 const LONG: usize = 4 * 1024;
@@ -179,12 +179,8 @@ impl Watch {
         self.opened.map(|opened| opened + self.gather)
     }
 
-    /// Ends the window, if it is time. `look` tells how many requests wait for an engine, and every engine's load.
-    pub fn hand_over(
-        &mut self,
-        now: Instant,
-        look: impl FnOnce() -> (u64, Vec<Load>),
-    ) -> Option<Window> {
+    /// Ends the window, if it is time. `look` tells what waits, and every engine's load.
+    pub fn hand_over(&mut self, now: Instant, look: impl FnOnce() -> Look) -> Option<Window> {
         if self.next_deadline()? > now {
             return None;
         }
@@ -194,8 +190,8 @@ impl Watch {
         }
         let next = Window::new(self.window.channel);
         let mut window = std::mem::replace(&mut self.window, next);
-        (window.waiting, window.loads) = look();
-        let engines = u32::try_from(window.loads.len()).unwrap_or(u32::MAX);
+        window.look = look();
+        let engines = u32::try_from(window.look.loads.len()).unwrap_or(u32::MAX);
         self.gather = GATHER + GATHER_PER_ENGINE.saturating_mul(engines);
         let for_engines = engines.saturating_mul(FOLLOWED_AT_ONCE_PER_ENGINE);
         self.most_tokens = FOLLOWED_AT_ONCE.saturating_add(for_engines);
@@ -246,13 +242,6 @@ impl Watch {
         self.tokens = left.unwrap_or(0);
         left.is_some()
     }
-}
-
-/// A client's message ids are `SESSION_PID_NUMBER`, or `SESSION_NUMBER` (jupyter_client `Session.msg_id`); a broadcast's
-/// part has an engine's uuid behind that.
-pub(super) fn session_of(msg_id: &str) -> &str {
-    let end = msg_id.find('_').unwrap_or(msg_id.len());
-    &msg_id[..end]
 }
 
 fn request<F: AsRef<[u8]>>(parts: Parts<'_, F>) -> Request {

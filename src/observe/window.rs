@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::stream::Status;
+use super::watch::CLIENTS_AT_MOST;
 use crate::protocol::{EngineUuid, MsgId};
 
 /// The queue of which something is told.
@@ -68,6 +69,60 @@ pub struct Load {
     pub pending: u64,
     /// Requests that it has answered since it registered.
     pub completed: u64,
+}
+
+/// Requests that no engine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// They wait for others to end.
+    pub blocked: u64,
+    /// They wait for an engine.
+    pub ready: u64,
+}
+
+impl Waiting {
+    pub fn all(self) -> u64 {
+        self.blocked + self.ready
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.blocked += other.blocked;
+        self.ready += other.ready;
+    }
+}
+
+/// What there is at a scheduler at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    pub waiting: Waiting,
+    /// The same of each client that has anything waiting, by its session.
+    pub clients: HashMap<String, Waiting>,
+    /// Every engine of the scheduler.
+    pub loads: Vec<Load>,
+}
+
+impl Look {
+    /// `clients`: sessions, and what waits of each. A session may come more than once.
+    pub fn new<'a>(
+        loads: impl IntoIterator<Item = Load>,
+        clients: impl IntoIterator<Item = (&'a str, Waiting)>,
+    ) -> Self {
+        let mut look = Self {
+            loads: loads.into_iter().collect(),
+            ..Self::default()
+        };
+        for (session, waiting) in clients {
+            if waiting.all() == 0 {
+                continue;
+            }
+            look.waiting.add(waiting);
+            // Of so many clients, nobody sees all.
+            if look.clients.len() < CLIENTS_AT_MOST || look.clients.contains_key(session) {
+                look.clients.entry_ref(session).or_default().add(waiting);
+            }
+        }
+        look
+    }
 }
 
 /// What happened to a request that is followed.
@@ -136,10 +191,8 @@ pub struct Window {
     pub steps: Vec<Step>,
     /// Requests that were sent and not followed.
     pub unfollowed: u64,
-    /// Now, at the end of the window; those without an engine.
-    pub waiting: u64,
-    /// Every engine of the scheduler.
-    pub loads: Vec<Load>,
+    /// At the end of the window.
+    pub look: Look,
 }
 
 impl Window {
@@ -151,8 +204,7 @@ impl Window {
             failures: HashMap::new(),
             steps: Vec::new(),
             unfollowed: 0,
-            waiting: 0,
-            loads: Vec::new(),
+            look: Look::default(),
         }
     }
 }

@@ -152,6 +152,16 @@ impl ClientFile {
         read(path, CLIENT_KEYS)
     }
 
+    /// What a controller on another machine has told.
+    pub fn from_text(text: &str) -> Result<Self, ConnectionError> {
+        parse(text, &Source::Told, CLIENT_KEYS)
+    }
+
+    /// One line.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a connection file is text and numbers")
+    }
+
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
         write(path, self)
     }
@@ -183,6 +193,11 @@ impl EngineFile {
 
     pub fn read(path: &Path) -> Result<Self, ConnectionError> {
         read(path, ENGINE_KEYS)
+    }
+
+    /// What a controller on another machine has told.
+    pub fn from_text(text: &str) -> Result<Self, ConnectionError> {
+        parse(text, &Source::Told, ENGINE_KEYS)
     }
 
     /// The content of `$IPP_CONNECTION_INFO`.
@@ -295,6 +310,8 @@ impl ConnectionFiles {
 pub enum Source {
     File(PathBuf),
     Variable(&'static str),
+    /// Through a connection.
+    Told,
 }
 
 impl std::fmt::Display for Source {
@@ -302,6 +319,7 @@ impl std::fmt::Display for Source {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Variable(name) => write!(f, "${name}"),
+            Self::Told => f.write_str("what it has told"),
         }
     }
 }

@@ -498,6 +498,7 @@ pub(super) const LAUNCHER_TRAITS: &[(&str, Kind)] = &[
     ("scp_cmd", List),
     ("send_program", Bool),
     ("signal_command", List),
+    ("silence_timeout", Float),
     ("ssh_args", List),
     ("ssh_cmd", List),
     ("status_command", List),

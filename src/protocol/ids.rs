@@ -72,6 +72,13 @@ text_id! {
     MsgId
 }
 
+/// The session of a message id. A client's ids are `SESSION_PID_NUMBER`, or `SESSION_NUMBER` (jupyter_client
+/// `Session.msg_id`); a broadcast's part has an engine's uuid behind that.
+pub fn session_of(msg_id: &str) -> &str {
+    let end = msg_id.find('_').unwrap_or(msg_id.len());
+    &msg_id[..end]
+}
+
 /// Tells clusters of one profile apart; empty for the usual one. Part of file names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -11,12 +11,14 @@ pub mod ids;
 pub mod message;
 pub mod metadata;
 pub mod signature;
+pub mod text;
 pub mod time;
 pub mod wire;
 
+pub use engine_info::Leaving;
 pub use error::RemoteError;
 pub use header::Header;
-pub use ids::{ClusterId, EngineId, EngineUuid, Identity, MsgId};
+pub use ids::{ClusterId, EngineId, EngineUuid, Identity, MsgId, session_of};
 pub use message::{Composer, Outgoing};
 pub use metadata::TaskMetadata;
 pub use signature::Signer;

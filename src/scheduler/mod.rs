@@ -18,6 +18,6 @@ pub use broadcast::{
 pub use direct::{DirectFailure, DirectLoad, DirectScheduler, Route};
 pub use scheme::Scheme;
 pub use task::{
-    EngineLoad, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler,
-    TaskSnapshot, TaskStatus, Verdict,
+    ClientWaiting, EngineLoad, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError,
+    TaskScheduler, TaskSnapshot, TaskStatus, Verdict,
 };

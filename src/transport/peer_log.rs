@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use crate::protocol::Identity;
+use crate::protocol::text::is_unseen;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -125,7 +126,7 @@ pub fn printable(text: &str) -> String {
             printable.push('…');
             break;
         }
-        if character.is_control() {
+        if is_unseen(character) {
             printable.extend(character.escape_default());
         } else {
             printable.push(character);

@@ -97,11 +97,20 @@ impl Feed {
     fn on_sighting(&mut self, sighting: Sighting) {
         match sighting {
             Sighting::Window(window) => self.board.on_window(Instant::now(), *window),
+            Sighting::EngineStarting { at, id, uuid, host } => {
+                self.board.on_engine_starting(at, id, &uuid, host);
+            }
             Sighting::EngineRegistered { at, id, uuid } => {
                 self.board.on_engine_registered(at, id, &uuid);
             }
-            Sighting::EngineLeft { at, id, uuid, how } => {
-                self.board.on_engine_left(at, id, &uuid, &how);
+            Sighting::EngineLeft {
+                at,
+                id,
+                uuid,
+                how,
+                leaving,
+            } => {
+                self.board.on_engine_left(at, id, &uuid, &how, leaving);
             }
             Sighting::Usage { uuid, usage } => self.board.on_usage(&uuid, usage),
             Sighting::ClientConnected => self.board.on_client_connected(),

@@ -6,10 +6,11 @@ const PAGE: &str = include_str!("page/report.html");
 const STYLE: &str = include_str!("page/page.css");
 
 /// In the order in which they need each other.
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 5] = [
     include_str!("page/words.js"),
     include_str!("page/charts.js"),
     include_str!("page/stream.js"),
+    include_str!("page/functions.js"),
     include_str!("page/report.js"),
 ];
 

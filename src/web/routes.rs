@@ -21,8 +21,10 @@ use crate::controller::Inside;
 
 const PAGE: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 7] = [
     ("/page.js", include_str!("page/page.js")),
+    ("/functions.js", include_str!("page/functions.js")),
+    ("/progress.js", include_str!("page/progress.js")),
     ("/tables.js", include_str!("page/tables.js")),
     ("/charts.js", include_str!("page/charts.js")),
     ("/stream.js", include_str!("page/stream.js")),

@@ -89,25 +89,29 @@ def submit(script_path, prefix, array, output):
     script = Path(script_path).read_text()
     if not script.startswith(("#!", prefix)):
         fail(f"{script_path}: not a script")
-    tasks, log = 1, os.devnull
-    known = {"-V", "-N", "-S", "-j", "-o", "-q", "-A", "-l", array}
+    tasks, is_array, log = 1, False, os.devnull
+    known = {"-V", "-N", "-S", "-notify", "-j", "-o", "-q", "-A", "-l", array}
     for words in directives(script, prefix):
         if words[0] not in known:
             fail(f"invalid option {words[0]}", 2)
         if words[0] == "-q" and words[1] == "nowhere":
             fail("qsub: Unknown queue nowhere" if not IS_SGE else 'Job was rejected because job requests unknown queue "nowhere"')
         if words[0] == array:
-            tasks = int(re.fullmatch(r"1-(\d+)", words[1])[1])
+            tasks, is_array = int(re.fullmatch(r"1-(\d+)", words[1])[1]), True
         if words[0] == output:
             log = words[1]
     variable = "SGE_TASK_ID" if IS_SGE else "PBS_ARRAYID"
-    return run(tasks, ["/bin/sh", script_path], [variable], log), tasks
+    return run(tasks, ["/bin/sh", script_path], [variable], log), tasks, is_array
 
 
 def qsub(arguments):
     (script,) = arguments
-    number, tasks = submit(script, "#$" if IS_SGE else "#PBS", "-t", "-o")
-    if IS_SGE:
+    number, tasks, is_array = submit(script, "#$" if IS_SGE else "#PBS", "-t", "-o")
+    if IS_SGE and not is_array:
+        print(f'Your job {number} ("ipcontroller") has been submitted')
+    elif not is_array:
+        print(f"{number}.head.example.org")
+    elif IS_SGE:
         print(f'Your job-array {number}.1-{tasks}:1 ("ipengine") has been submitted')
     else:
         print(f"{number}[].head.example.org")
@@ -116,7 +120,7 @@ def qsub(arguments):
 def identifier(text):
     if IS_SGE:
         return text
-    found = re.fullmatch(r"(\d+)\[\]", text)
+    found = re.fullmatch(r"(\d+)(\[\])?", text)
     if not found:
         fail(f"qstat: Unknown Job Id {text}", 153)
     return found[1]
@@ -151,7 +155,8 @@ def qstat(arguments):
         fail(f"qstat: Unknown Job Id Error {arguments[2]}", 153)
     for task, state in found.items():
         letter = {"queued": "Q", "running": "R", "ended": "C"}[state]
-        print(f"Job Id: {arguments[2][:-1]}{task}].head.example.org\n    Job_Name = ipengine\n    job_state = {letter}")
+        name = f"{arguments[2][:-1]}{task}]" if arguments[2].endswith("]") else arguments[2]
+        print(f"Job Id: {name}.head.example.org\n    Job_Name = ipengine\n    job_state = {letter}")
         print("    exec_host = node1/0\n" if state == "running" else "")
 
 
@@ -162,7 +167,8 @@ def bsub(arguments):
     tasks, log = 1, os.devnull
     for words in directives(script, "#BSUB"):
         if words[0] == "-J":
-            tasks = int(re.search(r"\[1-(\d+)\]$", words[1])[1])
+            array = re.search(r"\[1-(\d+)\]$", words[1])
+            tasks = int(array[1]) if array else 1
         elif words[0] == "-q" and words[1] == "nowhere":
             fail("nowhere: No such queue. Job not submitted.", 255)
         elif words[0] == "-o":

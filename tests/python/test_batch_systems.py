@@ -103,6 +103,8 @@ def test_what_the_system_refuses_is_told_in_its_words(system):
 def test_missing_commands_are_named(system):
     clusters = system.clusters
     shutil.rmtree(system.folder / "bin")
+    # There may be a real one on this machine.
+    clusters.env["PATH"] = str(system.folder / "bin")
     done = clusters.run("start", *system.arguments(1), "--daemonize")
     assert done.returncode == 1
     assert "there is no command" in done.stdout and "submit_command" in done.stdout

@@ -29,6 +29,27 @@ def hold(path):
     return os.getpid()
 
 
+def grows_and_shrinks(client, folder, most, left=0):
+    """Tasks bring engines up to the limit; then one that is at work stays, and answers, however many others go. So many of
+    the first ones stay with it."""
+    gate, other = folder / "gate", folder / "other-gate"
+    view = client.load_balanced_view()
+    tasks = [view.apply_async(hold, str(gate)) for _ in range(2 * most)]
+    wait_until(lambda: len(client.ids) == most, "all engines")
+    *others, last = client.ids
+    at_work = client[last].apply_async(hold, str(other))
+    gate.touch()
+    for task in tasks:
+        task.get(PATIENCE)
+    wait_until(lambda: client.ids == [*others[:left], last], "the end of idle ones")
+    # As long as it would take for their end to harm it.
+    end = time.monotonic() + 2
+    wait_until(lambda: time.monotonic() > end, "some seconds")
+    assert last in client.ids and not at_work.ready()
+    other.touch()
+    at_work.get(PATIENCE)
+
+
 def test_engines_come_for_tasks_and_go_without_work(quick, tmp_path):
     quick.ok("start", "--min=1", "--max=3", *QUICK)
     gate = tmp_path / "gate"

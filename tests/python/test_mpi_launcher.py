@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cluster_fixtures import clusters  # noqa: F401
+from cluster_fixtures import clusters, wait_until  # noqa: F401
 
 
 @pytest.fixture
@@ -67,5 +67,37 @@ def test_ranks_are_added_to_a_cluster_that_runs(mpi):
         assert client[client.ids[1:]].apply_sync(all_ranks) == [[0, 1]] * 2
     refused = mpi.run("restart", "1")
     assert refused.returncode == 1 and "MPI" in refused.stdout, refused.stdout
+    mpi.ok("stop")
+    mpi.assert_nothing_left()
+
+
+def test_an_elastic_cluster_keeps_one_program_and_adds_engines_one_by_one(mpi):
+    from test_elastic import grows_and_shrinks
+
+    mpi.ok("start", "--min=2", "--max=5", "--idle-timeout=1", "--engines=mpi", "--daemonize")
+    with mpi.client() as client:
+        assert client[:].apply_sync(all_ranks) == [[0, 1]] * 2
+        # Those that come later end whenever each has nothing to do: they are no ranks of one program.
+        grows_and_shrinks(client, mpi.folder, 5, left=2)
+        assert client[[0, 1]].apply_sync(all_ranks) == [[0, 1]] * 2
+        assert client[client.ids[-1]].apply_sync(all_ranks) == [0]
+        wait_until(lambda: client.ids == [0, 1], "the end of the last one")
+    mpi.ok("stop")
+    mpi.assert_nothing_left()
+
+
+def test_an_elastic_cluster_may_be_without_any_program(mpi):
+    from test_elastic import hold
+
+    mpi.ok("start", "--min=0", "--max=2", "--idle-timeout=1", "--engines=mpi", "--daemonize")
+    gate = mpi.folder / "gate"
+    with mpi.client() as client:
+        assert client.ids == []
+        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(4)]
+        wait_until(lambda: len(client.ids) == 2, "engines")
+        gate.touch()
+        for task in tasks:
+            task.get(60)
+        wait_until(lambda: client.ids == [], "their end")
     mpi.ok("stop")
     mpi.assert_nothing_left()

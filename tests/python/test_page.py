@@ -29,8 +29,8 @@ class Page:
         driver.get(address)
         self.wait_for("return document.getElementById('connection').className === 'live'", "the first news")
 
-    def run(self, script):
-        return self.driver.execute_script(script)
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
 
     def wait_for(self, script, what):
         return wait_until(lambda: self.run(script), what)
@@ -138,6 +138,8 @@ def test_the_page_shows_what_runs(clusters, page):  # noqa: F811
         assert sum(label == "night/reduce" for _, _, _, label, _ in shown) == 40
         assert page.run("return window.ipcluster.stream.drawn.length") == 164
         assert "120 of" not in page.text("clients") and "164 of 164" in page.text("clients")
+        functions = {row[0]: row[1:3] for row in page.wait_for(rows_of("functions", 3), "the functions")}
+        assert functions == {"map simulate": ["120", str(failed)], "map work": ["40", "0"], "execute": ["4", "0"]}
         assert f"{failed} failed" in page.text("clients")
         page.screenshot("overview")
 
@@ -201,16 +203,86 @@ def test_a_dead_engine_shows(clusters, page):  # noqa: F811
     page.wait_for(rows_of("engine-table", 4), "four engines")
     # The page takes the time itself: asking it takes some, too.
     page.run(
-        "window.seen = null; const wait = () => document.querySelectorAll('#engine-table tbody tr').length === 3 ?"
+        "window.seen = null; const wait = () => document.querySelectorAll('#engine-table tbody tr.dead').length === 1 ?"
         " window.seen = Date.now() : setTimeout(wait, 5); wait()"
     )
     died = time.time()
     clusters.kernels()[2].send_signal(signal.SIGKILL)
-    seen = page.wait_for("return window.seen", "the engine's row to go") / 1000
-    print(f"a dead engine was gone from the page after {seen - died:.3f} s")
+    seen = page.wait_for("return window.seen", "the engine's row to say so") / 1000
+    print(f"a dead engine showed after {seen - died:.3f} s")
+    # It is among the others, and is not counted with them.
+    rows = page.rows("engine-table")
+    (dead,) = [row for row in rows if row[3] == "dead"]
+    assert "SIGKILL" in dead[4] and len(rows) == 4
+    assert page.text("engine-count") == "3 registered, 1 dead"
+    assert page.run("return [...document.querySelectorAll('tr.dead button')].map(button => button.disabled)") == [False, True, True]
+    assert "has died" in page.run("return document.getElementById('said').textContent")
     (departed,) = page.rows("departed")
     assert "SIGKILL" in departed[2]
     page.screenshot("engine-died")
+    page.open("overview")
+    page.wait_for("return document.getElementById('n-engines').textContent === '3'", "the figure")
+
+
+def test_an_engine_that_starts_again_shows(clusters, page):  # noqa: F811
+    page.open("engines")
+    page.wait_for(rows_of("engine-table", 4), "four engines")
+    page.run(
+        "window.states = []; const look = () => { const row = document.querySelector('#engine-table tbody tr');"
+        " const state = row?.cells[3].textContent; if (state !== window.states.at(-1)) window.states.push(state);"
+        " setTimeout(look, 2); }; look()"
+    )
+    page.driver.find_element("css selector", "[aria-label='Restart engine 0']").click()
+    page.driver.find_element("id", "confirm-yes").click()
+    states = page.wait_for(
+        "return window.states.length > 1 && window.states.at(-1) === 'idle' && window.states", "the engine's return"
+    )
+    assert states[0] == "idle" and "restarting" in states and set(states) <= {"idle", "restarting", "starting"}, states
+
+
+def wait_for(event):
+    """Works until the file is there."""
+    import os
+    import time
+
+    while not os.path.exists(event):
+        time.sleep(0.005)
+
+
+def test_progress_tells_what_waits_for_what(clusters, page, tmp_path):  # noqa: F811
+    event = tmp_path / "go"
+    with clusters.client() as client:
+        view = client.load_balanced_view()
+        first = view.map_async(wait_for, [str(event)] * 6, chunksize=1)
+        with view.temp_flags(after=first):
+            then = view.map_async(work, range(30), chunksize=1)
+        words = page.wait_for(
+            "const words = document.querySelector('#clients .client')?.lastElementChild.textContent ?? '';"
+            "return words.includes('waiting for dependencies') && words.includes('running') && words",
+            "the progress",
+        )
+        assert words == "0 of 36 · 4 running · 2 ready · 30 waiting for dependencies"
+        assert page.text("n-blocked") == "30 of them for dependencies" and page.number("n-waiting") == 32
+        bar = page.driver.find_element("css selector", "#clients [role=progressbar]")
+        assert bar.get_attribute("aria-valuetext") == "0 of 36, 4 running, 2 ready, 30 waiting for dependencies"
+        assert (bar.get_attribute("aria-valuenow"), bar.get_attribute("aria-valuemax")) == ("0", "36")
+        widths = page.run("return [...arguments[0].children].map(part => part.getBoundingClientRect().width)", bar)
+        whole = sum(widths)
+        assert [round(36 * width / whole) for width in widths] == [0, 0, 4, 2, 30]
+        # What runs is in the stream before it has ended.
+        running = page.wait_for(
+            "const drawn = window.ipcluster.stream.drawn ?? []; return drawn.length === 4 && drawn.map(([entry]) => [entry[4], entry[5]])",
+            "the bars of what runs",
+        )
+        assert running == [["running", "map wait_for"]] * 4
+        assert page.run("return document.title").startswith("0% · ipcluster")
+        page.screenshot("progress")
+        event.touch()
+        then.wait(PATIENCE)
+        page.wait_for(
+            "return document.querySelector('#clients .client').lastElementChild.textContent === '36 of 36'", "the end"
+        )
+        page.wait_for("return document.title.startsWith('ipcluster')", "the title")
 
 
 def test_an_engine_is_interrupted_from_the_page(clusters, page):  # noqa: F811
@@ -267,7 +339,7 @@ def test_a_thousand_engines_are_shown(clusters, page):  # noqa: F811
         const page = window.ipcluster;
         const now = page.now();
         const engines = [...Array(1000).keys()].map((id) => ({
-            id: id + 10, uuid: `uuid-${id}`, since: now - 5e6, tasks: id % 3, queue: 0, completed: id * 7, failed: id % 50 ? 0 : 3,
+            id: id + 10, uuid: `uuid-${id}`, phase: id % 251 ? "up" : "dead", how: id % 251 ? null : "killed by SIGKILL", since: now - 5e6, tasks: id % 3, queue: 0, completed: id * 7, failed: id % 50 ? 0 : 3,
             host: `node${String(id >> 4).padStart(3, "0")}`, pid: 1000 + id, memory: 50e6 + id * 1e5, cpu: (id % 100) / 100, output: [`line of ${id}`],
             current: id % 3 ? { msg_id: "m", name: "map simulate", label: null, since: now - id * 1e4 } : null,
         }));

@@ -127,20 +127,53 @@ def test_the_job_of_a_supervisor_that_was_killed_is_cancelled_later(slurm):
 
 
 def test_an_elastic_cluster_submits_further_jobs_while_tasks_wait(slurm):
-    from test_elastic import hold
+    from test_elastic import grows_and_shrinks
 
-    gate = slurm.folder / "gate"
-    slurm.ok("start", "--min=1", "--max=2", "--idle-timeout=1", "--engines=slurm", "--daemonize")
+    slurm.ok("start", "--min=1", "--max=3", "--idle-timeout=1", "--engines=slurm", "--daemonize")
     assert len(jobs(slurm)) == 1
     with slurm.client() as client:
-        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(4)]
-        wait_until(lambda: len(client.ids) == 2, "the second job's engine")
-        assert len(jobs(slurm)) == 2
-        gate.touch()
-        for task in tasks:
-            task.get(60)
-        wait_until(lambda: len(client.ids) == 1, "the end of the idle one")
-    wait_until(lambda: len(jobs(slurm)) == 1, "the end of its job")
+        # Two of the three are of one job.
+        grows_and_shrinks(client, slurm.folder, 3)
+    wait_until(lambda: len(jobs(slurm)) == 1, "the end of the first job")
     slurm.ok("stop")
     assert jobs(slurm) == []
+    slurm.assert_nothing_left()
+
+
+def test_the_controller_is_a_job_as_well(slurm):
+    slurm.ok("start", "-n", "2", "--controller=slurm", "--engines=slurm", "--daemonize")
+    assert len(jobs(slurm)) == 2
+    assert len(slurm.run_file()["jobs"]) == 2
+    with slurm.client() as client:
+        assert client.ids == [0, 1]
+        assert len(set(client[:].apply_sync(os.getenv, "SLURM_JOB_ID"))) == 1
+    listed = slurm.python("list")
+    assert "Slurm" in listed and " 2 " in listed
+    slurm.ok("stop")
+    assert jobs(slurm) == []
+    slurm.assert_nothing_left()
+
+
+def test_a_controller_whose_job_is_cancelled_ends_its_cluster(slurm):
+    running = slurm.start(1, "--controller=slurm")
+    (job,) = jobs(slurm)
+    command(slurm, "scancel", job)
+    assert running.wait() in (0, 1)
+    assert jobs(slurm) == []
+    slurm.assert_nothing_left()
+
+
+def test_a_controller_that_has_to_wait_is_followed_by_everything_else(slurm):
+    node = command(slurm, "sinfo", "--noheader", "--format=%N").strip()
+    command(slurm, "scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    try:
+        told = slurm.ok("start", "-n", "1", "--controller=slurm", "--daemonize", "--engine-timeout=1")
+        assert "the controller: waiting in the queue" in told and "the controller still waits" in told
+    finally:
+        command(slurm, "scontrol", "update", f"nodename={node}", "state=resume")
+    client_file = slurm.profile_dir / "security" / "ipcontroller-client.json"
+    wait_until(client_file.exists, "the connection file")
+    with slurm.client() as client:
+        wait_until(lambda: client.ids == [0], "the engine")
+    slurm.ok("stop")
     slurm.assert_nothing_left()

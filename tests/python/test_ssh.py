@@ -180,21 +180,15 @@ def test_a_missing_program_and_missing_machines_are_named(ssh):
 
 
 def test_an_elastic_cluster_takes_further_machines_and_leaves_them(ssh):
-    from test_elastic import hold
+    from test_elastic import grows_and_shrinks
 
-    gate = ssh.folder / "gate"
     machines = {"there": 1, "elsewhere": {"n": 2}}
     limits = ("--min=1", "--max=3", "--idle-timeout=1")
     running = start(ssh, *limits, *ssh.settings(machines))
     assert len(ssh.engines()) == 1
     with ssh.clusters.client() as client:
-        tasks = [client.load_balanced_view().apply_async(hold, str(gate)) for _ in range(6)]
-        wait_until(lambda: len(client.ids) == 3, "both machines' engines")
-        assert len(ssh.engines()) == 3, "the first machine has two processes by now"
-        gate.touch()
-        for task in tasks:
-            task.get(60)
-        wait_until(lambda: len(client.ids) == 1, "the end of idle engines")
+        # Two of the three are one process of the second machine.
+        grows_and_shrinks(client, ssh.folder, 3)
     ssh.clusters.ok("stop")
     assert running.wait() == 0
     ssh.clusters.assert_nothing_left()

@@ -55,6 +55,19 @@ class World:
         traits = [f"--SSHEngineSetLauncher.{name}={value!r}" for name, value in values.items()]
         self.run("start", "--engines=ssh", "--daemonize", *traits, *arguments)
 
+    def controller_over_ssh(self, configuration, **settings):
+        """What starts the controller on the second host."""
+        values = {
+            "location": "there",
+            "ssh_args": ["-F", str(configuration)],
+            "controller_cmd": [BINARY, "controller"],
+            "remote_profile_dir": str(self.folder / "profile_there"),
+            "environment": {"IPYTHONDIR": str(self.folder), "VIRTUAL_ENV": sys.prefix},
+            **settings,
+        }
+        traits = [f"--SSHControllerLauncher.{name}={value!r}" for name, value in values.items()]
+        return ["--controller=ssh", *traits]
+
     def carry_over(self, name):
         """A connection file, as somebody would copy it to the second host."""
         target = self.folder / name
@@ -210,4 +223,54 @@ def test_engines_end_when_their_cluster_s_host_is_not_heard_of_any_more(world, c
     # Nobody closes a connection: they find it out themselves.
     wait_until(lambda: not left_on(world.second), "the end of everything on the second host")
     world.run("stop")
+    world.clusters.assert_nothing_left()
+
+
+def test_a_controller_of_another_host_is_used_through_a_tunnel(world, configuration):
+    # It listens on its own host's loopback address alone, under the same ports as the tunnel here.
+    controller = world.controller_over_ssh(configuration, send_program=True, controller_cmd=["not-there"])
+    world.run("start", "-n", "2", "--daemonize", *controller)
+    here = world.clusters.profile_dir / "security" / "ipcontroller-client.json"
+    there = world.folder / "profile_there" / "security" / here.name
+    file, original = json.loads(here.read_text()), json.loads(there.read_text())
+    assert file["location"] == "host1" and original["location"] == world.second.address
+    assert {**file, "location": ""} == {**original, "location": ""}
+    answer = world.answer(world.client(world.first, here, 4))
+    assert answer["hosts"] == ["host1"] and answer["after"] == [0, 1]
+    # Whoever is on the controller's host uses its own files.
+    assert world.answer(world.client(world.second, there, 4))["hosts"] == ["host1"]
+    world.run("stop")
+    wait_until(lambda: not left_on(world.second), "the end of everything on the second host")
+    assert not there.exists()
+    world.clusters.assert_nothing_left()
+
+
+def test_a_controller_of_another_host_is_reached_at_the_address_that_ssh_has_used(world, configuration):
+    engines = ["--SSHEngineSetLauncher.engines={'there': 1}", f"--SSHEngineSetLauncher.engine_cmd={[BINARY, 'engine']!r}"]
+    for name in ("ssh_args", "remote_profile_dir", "environment"):
+        (trait,) = [word for word in world.controller_over_ssh(configuration) if f".{name}=" in word]
+        engines.append(trait.replace("SSHControllerLauncher", "SSHEngineSetLauncher"))
+    world.run("start", "--ip=*", "--daemonize", *world.controller_over_ssh(configuration), "--engines=ssh", *engines)
+    world.run("engines", "-n", "1", "--daemonize", "--engines=local")
+    here = world.clusters.profile_dir / "security" / "ipcontroller-client.json"
+    file = json.loads(here.read_text())
+    assert (file["interface"], file["location"], file["ssh"]) == ("tcp://*", world.second.address, "")
+    answer = world.answer(world.client(world.first, here, 8))
+    assert answer["hosts"] == ["host1", "host2"] and answer["after"] == [0, 1]
+    world.run("stop")
+    wait_until(lambda: not left_on(world.second), "the end of everything on the second host")
+    world.clusters.assert_nothing_left()
+
+
+def test_a_controller_ends_when_the_host_that_has_started_it_is_not_heard_of_any_more(world, configuration):
+    # Also ssh here gives it up then: it asks twice.
+    options = ["-F", str(configuration), "-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2"]
+    controller = world.controller_over_ssh(configuration, silence_timeout=3.0, ssh_args=options)
+    world.run("start", "-n", "1", "--daemonize", *controller)
+    assert left_on(world.second)
+    world.second.disconnect()
+    # Nobody closes a connection: it finds it out itself.
+    wait_until(lambda: not left_on(world.second), "the end of everything on the second host")
+    wait_until(lambda: not left_on(world.first), "the end of everything on the first host")
+    assert not list((world.folder / "profile_there" / "security").glob("*.json"))
     world.clusters.assert_nothing_left()

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE.parent / "python_environment.py"
 KINDS = ["plain", "ipython", "ipykernel", "ipyparallel"]
 OLDEST = 9
-NEWEST_KNOWN = 14
+NEWEST_KNOWN = 15
 
 
 def candidates():

@@ -86,7 +86,9 @@ def test_signal_reaches_only_kernels_of_the_server(server):
 
 def test_no_descriptors_leak(server):
     def descriptors(pid):
-        return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        links = sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        # libffi keeps its own file open, for ctypes' callbacks.
+        return [link for link in links if "libffi" not in link]
 
     if sys.platform != "linux":
         pytest.skip("needs /proc")

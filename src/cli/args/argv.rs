@@ -78,14 +78,13 @@ const FORMER_VALUES: &[(&str, &str)] = &[("mpi", "mpi4py")];
 
 /// Rewrites `argv`, whose first item is the program's name, for this command and its subcommands.
 pub fn rewrite(
-    command: &Command,
+    root: &Command,
     argv: impl IntoIterator<Item = OsString>,
 ) -> Result<Rewritten, ArgvError> {
     let mut words = argv.into_iter().peekable();
     let mut rewritten = Rewritten::default();
     rewritten.args.extend(words.next());
 
-    let root = command;
     let mut command = root;
     let mut grammar = Grammar::default();
     grammar.add(command);

@@ -4,30 +4,41 @@ use std::collections::BTreeSet;
 
 use super::Finding;
 use super::machine::on_path;
-use crate::cli::parts::engines_by;
+use crate::cli::launchers::{controller_by, engines_by, name_of};
 use crate::cli::setup::Setup;
 use crate::launch::LAUNCHERS;
-use crate::launch::conduct::EnginesBy;
+use crate::launch::batch::system::Role;
+use crate::launch::conduct::By;
 
-const CHECK: &str = "launcher";
-
-pub(super) fn launcher(setup: &Setup) -> Vec<Finding> {
-    let name = setup.settings.cluster.engines.as_str();
+pub(super) fn launcher(setup: &Setup, role: Role) -> Vec<Finding> {
+    let name = name_of(setup, role);
+    let (check, part) = match role {
+        Role::Controller => ("controller", "controller"),
+        Role::Engines => ("launcher", "engines"),
+    };
+    // That needs nothing, and needs no word.
+    if role == Role::Controller && name == "local" {
+        return Vec::new();
+    }
     if !LAUNCHERS.contains(&name) {
         return vec![Finding::problem(
-            CHECK,
+            check,
             format!("there is no launcher {name:?}"),
             format!(
-                "`engines` of [cluster] takes one of {}",
+                "`{part}` of [cluster] takes one of {}",
                 LAUNCHERS.join(", ")
             ),
         )];
     }
-    let by = match engines_by(setup) {
+    let by = match role {
+        Role::Controller => controller_by(setup),
+        Role::Engines => engines_by(setup),
+    };
+    let by = match by {
         Ok(by) => by,
         Err(failure) => {
             return vec![Finding::problem(
-                CHECK,
+                check,
                 format!("{name}: {}", failure.message().unwrap_or_default()),
                 "`ipcluster profile create --from` makes a profile in which the launcher's settings are explained",
             )];
@@ -41,11 +52,11 @@ pub(super) fn launcher(setup: &Setup) -> Vec<Finding> {
     if let Some(first) = missing.first() {
         let all: Vec<&str> = missing.iter().map(|command| command.as_str()).collect();
         return vec![Finding::problem(
-            CHECK,
+            check,
             format!("{name}: not on PATH: {}", all.join(", ")),
             format!(
                 "load the module or install the package that has {first}, or name its path in the settings; or choose \
-                 another launcher with --engines"
+                 another launcher with --{part}"
             ),
         )];
     }
@@ -55,17 +66,17 @@ pub(super) fn launcher(setup: &Setup) -> Vec<Finding> {
         let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
         format!("{name}, by {}", commands.join(", "))
     };
-    vec![Finding::ok(CHECK, found)]
+    vec![Finding::ok(check, found)]
 }
 
 /// What it runs on this machine.
-fn commands(by: &EnginesBy) -> BTreeSet<String> {
+fn commands(by: &By) -> BTreeSet<String> {
     let first = |command: &Vec<String>| command.first().cloned();
     match by {
-        EnginesBy::Local => BTreeSet::new(),
-        EnginesBy::Mpi(mpi) => first(&mpi.command).into_iter().collect(),
-        EnginesBy::Ssh(hosts) => hosts.iter().filter_map(|host| first(&host.ssh)).collect(),
-        EnginesBy::Batch(settings) => {
+        By::Local => BTreeSet::new(),
+        By::Mpi(mpi) => first(&mpi.command).into_iter().collect(),
+        By::Ssh(hosts) => hosts.iter().filter_map(|host| first(&host.ssh)).collect(),
+        By::Batch(settings) => {
             let status = match &settings.status_command {
                 Some(command) => command.clone(),
                 None => settings.system.status_command("1"),

@@ -16,6 +16,7 @@ use crate::cli::args::{CommonArgs, Environment, Rewritten};
 use crate::cli::output::{FormatArgs, say, say_json};
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
+use crate::launch::batch::system::Role;
 use crate::profile::ProfileDir;
 use crate::profile::dir::checked_cluster_id;
 use crate::profile::settings::{Settings, load};
@@ -152,13 +153,16 @@ fn examine(args: &DoctorArgs, rewritten: Rewritten) -> Result<Vec<Finding>, Fail
         settings,
         common,
         traits: rewritten.traits,
+        names_address: false,
     };
     let asked = args.python.clone().or_else(|| {
         let python = setup.settings.engine.python.as_ref();
         python.map(|path| path.to_string_lossy().into_owned())
     });
     findings.extend(python::python(asked.as_deref()));
-    findings.extend(launcher::launcher(&setup));
+    for role in [Role::Controller, Role::Engines] {
+        findings.extend(launcher::launcher(&setup, role));
+    }
     findings.push(machine::open_files());
     findings.extend(machine::host_name(&setup));
     findings.extend(machine::ports(&setup));

@@ -1,110 +1,22 @@
 //! What `ipcluster top` shows, line by line. Pure.
 
-use std::fmt::Write;
-
-use crate::cli::watched::{Client, Engine, Model};
-
-/// How a piece of a line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
-    Plain,
-    Bold,
-    Faint,
-    Good,
-    Bad,
-    Accent,
-}
-
-/// A line in pieces.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Line(Vec<(Style, String)>);
-
-impl Line {
-    fn add(mut self, style: Style, text: impl Into<String>) -> Self {
-        self.0.push((style, text.into()));
-        self
-    }
-
-    pub(super) fn plain(&self) -> String {
-        self.0.iter().map(|(_, text)| text.as_str()).collect()
-    }
-
-    /// With colours, cut to the width.
-    pub(super) fn coloured(&self, width: usize) -> String {
-        let mut left = width;
-        let mut out = String::new();
-        for (style, text) in &self.0 {
-            let code = match style {
-                Style::Plain => "0",
-                Style::Bold => "1",
-                Style::Faint => "2",
-                Style::Good => "32",
-                Style::Bad => "31",
-                Style::Accent => "34",
-            };
-            let shown: String = text.chars().take(left).collect();
-            left -= shown.chars().count();
-            // Writing into memory cannot fail.
-            let _ = write!(out, "\x1b[{code}m{shown}\x1b[0m");
-        }
-        out
-    }
-}
+use super::line::{Line, Style, fitted, wrapped};
+use crate::cli::watched::{Client, Engine, Model, Phase};
 
 /// Clients that are shown.
 const CLIENTS: usize = 6;
 
 /// As many lines as fit: the figures, the clients, then engines, those that work before those that do not.
 pub(super) fn lines(model: &Model, width: usize, height: usize) -> Vec<Line> {
-    use Style::{Accent, Bad, Bold, Faint, Good, Plain};
-    let totals = model.totals;
-    let busy = model
-        .engines
-        .values()
-        .filter(|engine| is_busy(engine))
-        .count();
-    let bad = if totals.failed > 0 { Bad } else { Plain };
-    let figure = |index: usize| model.sample.get(index).copied().flatten();
     let mut lines = vec![
         Line::default()
-            .add(Bold, "ipcluster ")
-            .add(Faint, model.about.clone()),
-        Line::default()
-            .add(Plain, "engines ")
-            .add(Bold, model.engines.len().to_string())
-            .add(Faint, format!(" ({busy} busy)   "))
-            .add(Plain, "waiting ")
-            .add(Bold, totals.waiting.to_string())
-            .add(Plain, "   running ")
-            .add(Bold, totals.running.to_string())
-            .add(Plain, "   done ")
-            .add(Good, totals.ok.to_string())
-            .add(Plain, "   failed ")
-            .add(bad, totals.failed.to_string())
-            .add(Faint, format!("   aborted {}", totals.aborted)),
+            .add(Style::Bold, "ipcluster ")
+            .add(Style::Faint, &model.about),
     ];
+    lines.extend(wrapped(figures(model), width));
     if !model.sample.is_empty() {
-        let seconds = |index| figure(index).map_or_else(|| "-".to_owned(), in_seconds);
-        lines.push(
-            Line::default()
-                .add(Plain, "per second ")
-                .add(Bold, format!("{:.1}", figure(2).unwrap_or(0.0)))
-                .add(
-                    Faint,
-                    format!("   half within {}, 95% within {}", seconds(8), seconds(9)),
-                )
-                .add(
-                    Faint,
-                    format!(
-                        "   controller {:.2} CPU, {}   kernels {:.2} CPU, {}",
-                        figure(10).unwrap_or(0.0),
-                        in_bytes(figure(11).unwrap_or(0.0)),
-                        figure(12).unwrap_or(0.0),
-                        in_bytes(figure(13).unwrap_or(0.0)),
-                    ),
-                ),
-        );
-        lines.push(Line::default().add(Accent, bars(&model.rates, width)));
+        lines.extend(wrapped(rates(model), width));
+        lines.push(Line::default().add(Style::Accent, bars(&model.rates, width)));
     }
     let mut clients: Vec<&Client> = model.clients.values().collect();
     clients.sort_by_key(|client| std::cmp::Reverse(client.at));
@@ -118,29 +30,28 @@ pub(super) fn lines(model: &Model, width: usize, height: usize) -> Vec<Line> {
             .map(|client| of_client(client, width)),
     );
     lines.push(Line::default());
-    lines.push(Line::default().add(
-        Faint,
-        format!(
-            "{:>6} {:<18} {:>8} {:<6} {:>6} {:>6} {:>10} {:>7} {:>10} {:>5}  WORKS ON",
-            "ENGINE",
-            "HOST",
-            "PID",
-            "STATE",
-            "TASKS",
-            "QUEUE",
-            "COMPLETED",
-            "FAILED",
-            "MEMORY",
-            "CPU"
-        ),
-    ));
+    let columns = columns_for(width);
+    let head = columns.iter().map(|column| {
+        let (name, width) = (column.name, column.width);
+        if column.is_number {
+            format!("{name:>width$} ")
+        } else {
+            format!("{name:<width$} ")
+        }
+    });
+    lines.push(Line::default().add(Style::Faint, head.collect::<String>() + LAST_COLUMN));
     let mut engines: Vec<&Engine> = model.engines.values().collect();
     let room = height.saturating_sub(lines.len());
     if engines.len() > room {
-        // The longest at work first.
+        // What is wrong, then the longest at work.
         engines.sort_by_key(|engine| {
             let since = engine.current.as_ref().map(|current| current.since);
-            (!is_busy(engine), since.unwrap_or(i64::MAX), engine.id)
+            (
+                engine.phase == Phase::Up,
+                !is_busy(engine),
+                since.unwrap_or(i64::MAX),
+                engine.id,
+            )
         });
     }
     let hidden = engines.len().saturating_sub(room);
@@ -153,14 +64,85 @@ pub(super) fn lines(model: &Model, width: usize, height: usize) -> Vec<Line> {
         engines
             .iter()
             .take(shown)
-            .map(|engine| of_engine(engine, model.now)),
+            .map(|engine| of_engine(engine, model.now, &columns)),
     );
     if hidden > 0 {
         let more = engines.len() - shown.min(engines.len());
-        lines.push(Line::default().add(Faint, format!("{more} more engines")));
+        lines.push(Line::default().add(Style::Faint, format!("{more} more engines")));
     }
     lines.truncate(height);
     lines
+}
+
+/// What the cluster has, and has done.
+fn figures(model: &Model) -> Vec<Line> {
+    use Style::{Bad, Bold, Faint, Good, Plain};
+    let totals = model.totals;
+    let up = || {
+        model
+            .engines
+            .values()
+            .filter(|engine| engine.phase == Phase::Up)
+    };
+    let busy = up().filter(|engine| is_busy(engine)).count();
+    let count = |phase| {
+        let engines = model.engines.values();
+        engines.filter(|engine| engine.phase == phase).count()
+    };
+    let mut engines = Line::default()
+        .add(Plain, "engines ")
+        .add(Bold, up().count().to_string())
+        .add(Faint, format!(" ({busy} busy)"));
+    let coming = count(Phase::Starting) + count(Phase::Restarting);
+    if coming > 0 {
+        engines = engines.add(Plain, format!(", {coming} starting"));
+    }
+    if count(Phase::Dead) > 0 {
+        engines = engines.add(Bad, format!(", {} dead", count(Phase::Dead)));
+    }
+    let mut waiting = Line::default()
+        .add(Plain, "waiting ")
+        .add(Bold, totals.waiting.to_string());
+    if totals.blocked > 0 {
+        waiting = waiting.add(Faint, format!(" ({} for dependencies)", totals.blocked));
+    }
+    let bad = if totals.failed > 0 { Bad } else { Plain };
+    vec![
+        engines,
+        waiting,
+        Line::default()
+            .add(Plain, "running ")
+            .add(Bold, totals.running.to_string()),
+        Line::default()
+            .add(Plain, "done ")
+            .add(Good, totals.ok.to_string()),
+        Line::default()
+            .add(Plain, "failed ")
+            .add(bad, totals.failed.to_string()),
+        Line::default().add(Faint, format!("aborted {}", totals.aborted)),
+    ]
+}
+
+/// How fast it is, and what it uses.
+fn rates(model: &Model) -> Vec<Line> {
+    use Style::{Bold, Faint, Plain};
+    let figure = |index: usize| model.sample.get(index).copied().flatten();
+    let seconds = |index| figure(index).map_or_else(|| "-".to_owned(), in_seconds);
+    let used = |name: &str, cpu: usize, memory: usize| {
+        let (cpu, memory) = (figure(cpu).unwrap_or(0.0), figure(memory).unwrap_or(0.0));
+        Line::default().add(Faint, format!("{name} {cpu:.2} CPU, {}", in_bytes(memory)))
+    };
+    vec![
+        Line::default()
+            .add(Plain, "per second ")
+            .add(Bold, format!("{:.1}", figure(2).unwrap_or(0.0))),
+        Line::default().add(
+            Faint,
+            format!("half within {}, 95% within {}", seconds(8), seconds(9)),
+        ),
+        used("controller", 10, 11),
+        used("kernels", 12, 13),
+    ]
 }
 
 fn is_busy(engine: &Engine) -> bool {
@@ -173,83 +155,149 @@ fn of_client(client: &Client, width: usize) -> Line {
         .checked_div(client.total)
         .map_or(0, |full| usize::try_from(full).unwrap_or(bar));
     let left = client.left.filter(|_| client.done < client.total);
-    let left = left
-        .map(|left| format!(", {} left", in_seconds(left)))
-        .unwrap_or_default();
+    let left = left.map(|left| format!(", {} left", in_seconds(left)));
     let session: String = client.client.chars().take(8).collect();
     let name = client.name.as_deref().unwrap_or("requests");
-    let line = Line::default()
-        .add(Style::Faint, format!("{session:<9}"))
-        .add(Style::Plain, format!("{:<24} ", cut(name, 24)))
-        .add(Style::Accent, "█".repeat(full))
-        .add(Style::Faint, "░".repeat(bar - full))
+    let named = (width / 5).clamp(8, 24);
+    let mut line = Line::default();
+    if width >= 80 {
+        line = line.add(Style::Faint, format!("{session:<9}"));
+    }
+    let running = (client.total - client.done.min(client.total))
+        .saturating_sub(client.blocked + client.ready);
+    let waits = [
+        (running, "running"),
+        (client.ready, "ready"),
+        (client.blocked, "waiting for dependencies"),
+    ];
+    let waits = waits.into_iter().filter(|(count, _)| *count > 0);
+    let waits: String = waits
+        .map(|(count, what)| format!(", {count} {what}"))
+        .collect();
+    line = line
+        .add(Style::Plain, fitted(name, named) + " ")
+        .add(Style::Accent, "█".repeat(full.min(bar)))
+        .add(Style::Faint, "░".repeat(bar - full.min(bar)))
         .add(
             Style::Plain,
-            format!(" {} of {}{left}", client.done, client.total),
+            format!(
+                " {} of {}{}",
+                client.done,
+                client.total,
+                left.unwrap_or_default()
+            ),
         );
     if client.failed > 0 {
-        return line.add(Style::Bad, format!(", {} failed", client.failed));
+        line = line.add(Style::Bad, format!(", {} failed", client.failed));
     }
-    line
+    line.add(Style::Faint, waits)
 }
 
-fn of_engine(engine: &Engine, now: i64) -> Line {
-    let state = if is_busy(engine) { "busy" } else { "idle" };
-    let work = engine.current.as_ref().map(|current| {
-        let name = current.label.as_deref().unwrap_or(&current.name);
-        let seconds = (now - current.since).max(0) as f64 / 1e6;
-        format!("{} ({})", cut(name, 40), in_seconds(seconds))
-    });
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let failed = if engine.failed > 0 {
-        Style::Bad
-    } else {
-        Style::Plain
+/// A column of the engines' table.
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    name: &'static str,
+    width: usize,
+    is_number: bool,
+    /// Those with the highest go first where there is no room for all.
+    rank: u32,
+    text: fn(&Engine) -> String,
+}
+
+/// What stands behind the columns, as far as there is room.
+const LAST_COLUMN: &str = " WORKS ON";
+
+/// Room for it before columns are left out.
+const LAST_COLUMN_ROOM: usize = 18;
+
+const COLUMNS: [Column; 10] = [
+    column("ENGINE", 6, true, 0, |engine| engine.id.to_string()),
+    column("HOST", 18, false, 7, |engine| or_dash(engine.host.clone())),
+    column("PID", 8, true, 9, |engine| or_dash(engine.pid)),
+    column("STATE", 10, false, 1, |engine| state_of(engine).to_owned()),
+    column("TASKS", 6, true, 4, |engine| engine.tasks.to_string()),
+    column("QUEUE", 6, true, 8, |engine| engine.queue.to_string()),
+    column("COMPLETED", 9, true, 2, |engine| {
+        engine.completed.to_string()
+    }),
+    column("FAILED", 7, true, 3, |engine| engine.failed.to_string()),
+    column("MEMORY", 10, true, 5, |engine| {
+        or_dash(engine.memory.map(|bytes| in_bytes(bytes as f64)))
+    }),
+    column("CPU", 5, true, 6, |engine| {
+        or_dash(engine.cpu.map(|cpu| format!("{cpu:.2}")))
+    }),
+];
+
+const fn column(
+    name: &'static str,
+    width: usize,
+    is_number: bool,
+    rank: u32,
+    text: fn(&Engine) -> String,
+) -> Column {
+    Column {
+        name,
+        width,
+        is_number,
+        rank,
+        text,
+    }
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Those that a terminal of this width has room for.
+fn columns_for(width: usize) -> Vec<Column> {
+    let mut columns = COLUMNS.to_vec();
+    while columns.len() > 2
+        && columns.iter().map(|column| column.width + 1).sum::<usize>() + LAST_COLUMN_ROOM > width
+    {
+        let last = columns.iter().map(|column| column.rank).max();
+        columns.retain(|column| Some(column.rank) != last);
+    }
+    columns
+}
+
+fn state_of(engine: &Engine) -> &'static str {
+    match engine.phase {
+        Phase::Starting => "starting",
+        Phase::Restarting => "restarting",
+        Phase::Dead => "dead",
+        Phase::Up if is_busy(engine) => "busy",
+        Phase::Up => "idle",
+    }
+}
+
+fn of_engine(engine: &Engine, now: i64, columns: &[Column]) -> Line {
+    let work = match &engine.current {
+        Some(current) => {
+            let name = current.label.as_deref().unwrap_or(&current.name);
+            let seconds = (now - current.since).max(0) as f64 / 1e6;
+            format!("{} ({})", fitted(name, 40).trim_end(), in_seconds(seconds))
+        }
+        None => engine.how.clone().unwrap_or_default(),
     };
-    Line::default()
-        .add(
-            Style::Plain,
-            format!(
-                "{:>6} {:<18} {:>8} ",
-                engine.id,
-                cut(engine.host.as_deref().unwrap_or("-"), 18),
-                or_dash(engine.pid.map(|pid| pid.to_string())),
-            ),
-        )
-        .add(
-            if is_busy(engine) {
-                Style::Good
-            } else {
-                Style::Faint
-            },
-            format!("{state:<6}"),
-        )
-        .add(
-            Style::Plain,
-            format!(
-                " {:>6} {:>6} {:>10} ",
-                engine.tasks, engine.queue, engine.completed
-            ),
-        )
-        .add(failed, format!("{:>7}", engine.failed))
-        .add(
-            Style::Plain,
-            format!(
-                " {:>10} {:>5}  {}",
-                or_dash(engine.memory.map(|bytes| in_bytes(bytes as f64))),
-                or_dash(engine.cpu.map(|cpu| format!("{cpu:.2}"))),
-                work.unwrap_or_default(),
-            ),
-        )
-}
-
-fn cut(text: &str, width: usize) -> String {
-    let mut short: String = text.chars().take(width).collect();
-    if text.chars().nth(width).is_some() {
-        short.pop();
-        short.push('…');
+    let mut line = Line::default();
+    for column in columns {
+        let text = (column.text)(engine);
+        let text = if column.is_number {
+            format!("{text:>width$} ", width = column.width)
+        } else {
+            fitted(&text, column.width) + " "
+        };
+        let style = match (column.name, engine.phase) {
+            ("FAILED", _) if engine.failed > 0 => Style::Bad,
+            ("STATE", Phase::Dead) => Style::Bad,
+            ("STATE", Phase::Up) if is_busy(engine) => Style::Good,
+            ("STATE", Phase::Up) => Style::Faint,
+            _ => Style::Plain,
+        };
+        line = line.add(style, text);
     }
-    short
+    line.add(Style::Plain, format!(" {work}"))
 }
 
 /// The last values as a row of bars.
@@ -304,7 +352,7 @@ mod tests {
             .collect();
         model.apply(&json!({
             "kind": "state", "now": 2_000_000, "about": {"profile": "lab"}, "engines": engines,
-            "clients": [{"client": "abcdefghij", "total": 10, "done": 4, "failed": 1, "left": 75.0, "name": "map f", "at": 1}],
+            "clients": [{"client": "abcdefghij", "total": 10, "done": 4, "failed": 1, "blocked": 3, "ready": 2, "left": 75.0, "name": "map f", "at": 1}],
             "samples": [[1, 0, 4.0, 0, 0, 0, 0, 0, 0.5, 2.0, 0.1, 1e6, 0.2, 1e6]],
         }));
         model
@@ -320,7 +368,7 @@ mod tests {
         for part in [
             "lab",
             "engines 4 (2 busy)",
-            "4 of 10, 1:15 min left, 1 failed",
+            "4 of 10, 1:15 min left, 1 failed, 1 running, 2 ready, 3 waiting for dependencies",
             "half within 500 ms",
             "f (2.0 s)",
         ] {
@@ -334,7 +382,7 @@ mod tests {
             let lines = lines(&model(1000), 80, height);
             assert!(lines.len() <= height, "{height}");
             for line in &lines {
-                let shown = line.coloured(80);
+                let shown = line.styled(80, true);
                 let visible = shown
                     .split('\x1b')
                     .map(|part| part.split_once('m').map_or(part, |part| part.1));
@@ -348,6 +396,45 @@ mod tests {
         assert!(
             rows.iter()
                 .any(|line| line.plain().trim_start().starts_with("999 "))
+        );
+    }
+    #[test]
+    fn a_narrow_terminal_has_what_matters() {
+        for width in [20, 40, 60, 80, 100, 120, 200] {
+            let all = lines(&model(3), width, usize::MAX);
+            let head = all.iter().find(|line| line.plain().contains("ENGINE"));
+            let head = head.unwrap().plain();
+            assert!(head.contains("STATE"), "{head}");
+            assert_eq!(head.contains("PID"), width >= 110, "{width}: {head}");
+            if width >= 40 {
+                assert!(
+                    head.find("WORKS ON").unwrap() + LAST_COLUMN_ROOM - 1 <= width,
+                    "{head}"
+                );
+                let figures = all.iter().take_while(|line| !line.plain().contains('▁'));
+                for line in figures.take(4) {
+                    assert!(line.width() <= width, "{width}: {}", line.plain());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn engines_that_die_come_first() {
+        let mut model = model(50);
+        model.apply(&json!({"kind": "changes", "engines": [
+            {"id": 33, "phase": "dead", "how": "killed by SIGKILL", "since": 5},
+            {"id": 60, "phase": "starting", "since": 5},
+        ]}));
+        let text: Vec<String> = lines(&model, 130, 20).iter().map(Line::plain).collect();
+        let text = text.join("\n");
+        assert!(
+            text.contains("engines 49 (24 busy), 1 starting, 1 dead"),
+            "{text}"
+        );
+        assert!(
+            text.contains("killed by SIGKILL") && text.contains("60 "),
+            "{text}"
         );
     }
 }

@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::io::unix::AsyncFd;
 
-use super::screen::Line;
+use super::line::Line;
 
 pub(super) struct Terminal {
     /// As the terminal was; nothing where there are no keys to read.
     before: Option<Termios>,
     keys: Option<AsyncFd<std::os::fd::OwnedFd>>,
+    colours: bool,
 }
 
 impl Terminal {
@@ -31,9 +32,14 @@ impl Terminal {
             // SAFETY: the descriptor belongs to what waits for it, which closes it when it waits no more.
             keys = unsafe { AsyncFd::register(own) }.ok();
         }
-        // Another screen, without a cursor.
-        print(b"\x1b[?1049h\x1b[?25l")?;
-        Ok(Self { before, keys })
+        // Another screen, without a cursor, whose lines are cut where they end.
+        print(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Ok(Self {
+            before,
+            keys,
+            colours: !no_colour,
+        })
     }
 
     /// Columns and lines.
@@ -51,7 +57,7 @@ impl Terminal {
             if at > 0 {
                 screen.push_str("\r\n");
             }
-            screen.push_str(&line.coloured(width));
+            screen.push_str(&line.styled(width, self.colours));
             screen.push_str("\x1b[K");
         }
         screen.push_str("\x1b[J");
@@ -75,7 +81,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = print(b"\x1b[?25h\x1b[?1049l");
+        let _ = print(b"\x1b[?7h\x1b[?25h\x1b[?1049l");
         if let Some(before) = &self.before {
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
         }

@@ -9,6 +9,7 @@ call has not happened.
 import mmap
 import os
 import struct
+import sys
 import threading
 from contextlib import suppress
 from operator import itemgetter
@@ -71,7 +72,7 @@ class Link:
 
     def flush(self):
         """Write what is queued. Blocks while the engine does not read."""
-        if self.disowned or self._lock._is_owned():
+        if self.disowned or (self._lock._is_owned() and self._is_interrupted()):
             # Re-entered by a signal handler or a finalizer: the interrupted call below goes on with what was queued.
             return
         queue = self._outgoing
@@ -85,6 +86,20 @@ class Link:
                     queue[0].extend(map(self._sendmsg, (queue[1:_IOV_MAX],)))
         except OSError:
             self._ended()
+
+    def _is_interrupted(self):
+        """Whether the owner of the lock, which is this thread, is still at work in `flush`.
+
+        From Python 3.14 on a handler may raise when `with` has taken the lock, and before it sees to its release.
+        """
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code is Link.flush.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        while self._lock._is_owned():
+            self._lock.release()
+        return False
 
     def receive(self):
         """Receive once: blocks until something has come."""

@@ -133,15 +133,20 @@ struct ResubmitRequest {
 }
 
 /// A list of msg_ids, or one of them.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(transparent)]
 pub(super) struct MsgIds(Value);
+
+impl Default for MsgIds {
+    fn default() -> Self {
+        Self(Value::Array(Vec::new()))
+    }
+}
 
 impl MsgIds {
     pub(super) fn list(&self) -> Result<Vec<String>, RemoteError> {
         let wrong = || RemoteError::new("TypeError", "msg_ids is a list of texts");
         match &self.0 {
-            Value::Null => Ok(Vec::new()),
             Value::String(one) => Ok(vec![one.clone()]),
             Value::Array(ids) => ids
                 .iter()
@@ -152,13 +157,15 @@ impl MsgIds {
     }
 }
 
-/// A request's content. What lacks a field is a KeyError, as it is in the original.
+/// A request's content. What lacks a field is a KeyError of the field's name, as it is in the original.
 pub(super) fn parse<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Result<T, RemoteError> {
     serde_json::from_slice(content).map_err(|error| {
-        if error.is_data() {
-            RemoteError::new("KeyError", repr(&error.to_string()))
-        } else {
-            RemoteError::new("ValueError", format!("content is no JSON: {error}"))
+        let text = error.to_string();
+        let missing = text.strip_prefix("missing field `");
+        match missing.and_then(|rest| rest.split('`').next()) {
+            Some(field) => RemoteError::new("KeyError", repr(field)),
+            None if error.is_data() => RemoteError::new("KeyError", repr(&text)),
+            None => RemoteError::new("ValueError", format!("content is no JSON: {text}")),
         }
     })
 }

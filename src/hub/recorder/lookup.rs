@@ -192,12 +192,7 @@ impl Lookup {
         reader: &mut dyn RecordReader,
         request: &DbRequest,
     ) -> Result<(Vec<u8>, Vec<Bytes>), RemoteError> {
-        let empty = json!({});
-        let query = match &request.query {
-            Value::Null => &empty,
-            query => query,
-        };
-        let query = Query::parse(query, &self.local).map_err(|error| error.to_remote())?;
+        let query = Query::parse(&request.query, &self.local).map_err(|error| error.to_remote())?;
         let fields = fields(&request.keys)?;
         let keys = fields.keys();
         let lens = |key| (!request.keys.is_null() && keys.contains(key)).then(Vec::new);
@@ -384,10 +379,14 @@ struct ResultRequest {
 
 #[derive(Debug, Deserialize)]
 struct DbRequest {
-    #[serde(default)]
+    #[serde(default = "everything")]
     query: Value,
     #[serde(default)]
     keys: Value,
+}
+
+fn everything() -> Value {
+    json!({})
 }
 
 fn truthy(flag: &Value) -> bool {

@@ -9,7 +9,7 @@
 //! | `job` \[p\] | when a job is looked at, and what of its state is news |
 //! | `command` | runs the commands |
 //!
-//! A job runs the engines' program once for each engine. Engines find the controller through the connection file in the
+//! A job runs the engines' program once for each engine, or a controller, whose connection files are waited for. Engines find the controller through the connection file in the
 //! profile's folder: what is in a job's environment, others can ask the batch system for.
 
 pub mod command;
@@ -27,12 +27,13 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
+use super::arrival::Arrival;
 use super::supervisor::{JobEnd, Member, SetNo, Status};
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Place, Started};
 use crate::os::files::{self, FileError};
 use crate::os::log;
-use crate::profile::ProfileDir;
 use crate::profile::cluster_file::JobRef;
+use crate::profile::{ConnectionFiles, ProfileDir};
 use crate::protocol::ClusterId;
 use command::{CommandError, run};
 use job::{JobNews, JobWatch};
@@ -115,7 +116,12 @@ impl Launcher for BatchLauncher {
     fn start(&mut self, member: Member, job: Job) {
         let (sender, wishes) = mpsc::unbounded_channel();
         self.jobs.insert(member, sender);
+        let files = ConnectionFiles::paths(
+            &self.cluster.profile.security_dir(),
+            &self.cluster.cluster_id,
+        );
         let life = Life {
+            arrival: (member == Member::Controller).then(|| Arrival::expect(&files)),
             settings: self.settings.clone(),
             cluster: self.cluster.clone(),
             member,
@@ -154,10 +160,12 @@ struct Life {
     cluster: Where,
     member: Member,
     events: UnboundedSender<LaunchEvent>,
+    /// The files of a controller that is not ready yet.
+    arrival: Option<Arrival>,
 }
 
 impl Life {
-    async fn run(self, job: Job, wishes: UnboundedReceiver<Wish>) {
+    async fn run(mut self, job: Job, wishes: UnboundedReceiver<Wish>) {
         match self.submit(&job).await {
             Ok(started) => {
                 let job = started.place.job().expect("a job was submitted").clone();
@@ -222,9 +230,11 @@ impl Life {
         })
     }
 
-    async fn watch(&self, job: &JobRef, mut wishes: UnboundedReceiver<Wish>) -> JobEnd {
+    async fn watch(&mut self, job: &JobRef, mut wishes: UnboundedReceiver<Wish>) -> JobEnd {
         let mut watch = JobWatch::new(Instant::now());
         let mut give_up: Option<Instant> = None;
+        // In which a controller that runs has to be ready.
+        let mut ready_by: Option<Instant> = None;
         while let Some(next) = watch.next_look() {
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {
@@ -236,6 +246,18 @@ impl Life {
                     };
                     if give_up.is_some() {
                         watch.hurry(now);
+                    }
+                    match &news {
+                        Some(JobNews::Runs(_)) if self.arrival.is_some() => {
+                            ready_by = self.settings.connection_info_timeout.and_then(|limit| now.checked_add(limit));
+                        }
+                        Some(JobNews::Requeued(_)) if self.member == Member::Controller => {
+                            self.warn(format!("{job} is taken back: a controller that begins anew knows no engines"));
+                            give_up.get_or_insert(now + ENDING);
+                            watch.hurry(now);
+                            self.order(&job.delete_command, &[&job.id]).await;
+                        }
+                        _ => {}
                     }
                     if let Some(end) = news.and_then(|news| self.pass_on(job, news)) {
                         return end;
@@ -249,6 +271,14 @@ impl Life {
                         ));
                         return JobEnd::Cancelled;
                     }
+                }
+                () = come(self.arrival.as_ref()) => {
+                    (self.arrival, ready_by) = (None, None);
+                    self.tell(LaunchEvent::Said(self.member, News::Ready));
+                }
+                () = until(ready_by) => {
+                    ready_by = None;
+                    self.tell(LaunchEvent::NotReached(self.not_ready(job)));
                 }
                 Some(wish) = wishes.recv() => {
                     watch.hurry(Instant::now());
@@ -270,6 +300,19 @@ impl Life {
             }
         }
         JobEnd::Gone
+    }
+
+    fn not_ready(&self, job: &JobRef) -> String {
+        let path = self.arrival.as_ref().map(Arrival::path);
+        let seconds = self.settings.connection_info_timeout.unwrap_or_default();
+        format!(
+            "{job} runs, but the controller's connection file {} is not there after {:.0} s: the profile's folder has to be on \
+             a file system that the nodes share; {}.connection_info_timeout allows more time",
+            path.map(|path| path.display().to_string())
+                .unwrap_or_default(),
+            seconds.as_secs_f64(),
+            self.settings.launcher()
+        )
     }
 
     /// Tells what has become of the job; its end is returned.
@@ -313,6 +356,21 @@ impl Life {
             Err(error) => error.to_string(),
         };
         self.warn(format!("`{}` has failed: {said}", whole.join(" ")));
+    }
+}
+
+/// Resolves when the files of a controller are there that is to write some.
+async fn come(arrival: Option<&Arrival>) {
+    match arrival {
+        Some(arrival) => arrival.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
     }
 }
 

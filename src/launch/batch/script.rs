@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use regex::Regex;
 use serde_json::Value as Json;
@@ -57,7 +58,12 @@ pub struct Settings {
     pub job_id_regexp: Regex,
     pub job_id_group: usize,
     pub batch_file_name: PathBuf,
+    /// In which the connection files of a controller whose job runs have to be there; for ever without it.
+    pub connection_info_timeout: Option<Duration>,
 }
+
+/// ipyparallel's `ControllerLauncher.connection_info_timeout`.
+const CONNECTION_INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings that have a meaning for a batch system's launcher.
 const HEEDED: &[&str] = &[
@@ -65,6 +71,7 @@ const HEEDED: &[&str] = &[
     "batch_file_name",
     "batch_template",
     "batch_template_file",
+    "connection_info_timeout",
     "controller_args",
     "delete_command",
     "engine_args",
@@ -179,6 +186,7 @@ impl Settings {
             job_id_group,
             batch_file_name: text("batch_file_name")
                 .map_or_else(|| system.batch_file_name(role).into(), PathBuf::from),
+            connection_info_timeout: connection_info_timeout(traits),
         })
     }
 
@@ -316,6 +324,14 @@ impl Settings {
             said: said.trim().to_owned(),
             regexp: self.job_id_regexp.to_string(),
         })
+    }
+}
+
+/// A negative one is for ever, as in ipyparallel.
+pub fn connection_info_timeout(traits: &Traits) -> Option<Duration> {
+    match traits.get("connection_info_timeout").and_then(Json::as_f64) {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => Some(CONNECTION_INFO_TIMEOUT),
     }
 }
 

@@ -251,7 +251,8 @@ impl System {
                 "exec {program_and_args}\n",
             ),
             (Self::Sge, Role::Controller) => (
-                "#!/bin/sh\n#$ -V\n#$ -S /bin/sh\n#$ -N ipcontroller\n",
+                // It kills at once what did not ask to be warned.
+                "#!/bin/sh\n#$ -V\n#$ -S /bin/sh\n#$ -notify\n#$ -N ipcontroller\n",
                 "exec {program_and_args}\n",
             ),
             (Self::Sge, Role::Engines) => (

@@ -1,11 +1,12 @@
-//! Which machines engines are started on over ssh, and by what commands. Pure.
+//! Which machines things are started on over ssh, and how. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::launch::batch::script::shell_words;
+use crate::launch::batch::system::Role;
 use crate::profile::dir::similar;
 use crate::profile::settings::Traits;
 
@@ -16,6 +17,13 @@ pub enum HostsError {
          as \"user@host\" = 4; `ipcluster profile create NAME --from ssh` makes a profile that explains it"
     )]
     None,
+    #[error(
+        "there is no machine to start the controller on: name it in the profile, under [launcher.SSHControllerLauncher], as \
+         location = \"user@host\"; `ipcluster profile create NAME --from ssh` makes a profile that explains it"
+    )]
+    NoController,
+    #[error("SSHControllerLauncher.location: {0:?} is no [user@]host[:port]")]
+    WrongLocation(String),
     #[error(
         "SSHEngineSetLauncher.engines: {host:?} has {found}, which is neither a number of engines nor a table of settings"
     )]
@@ -31,8 +39,11 @@ pub enum HostsError {
         name: String,
         near: Option<String>,
     },
-    #[error("SSHEngineSetLauncher.{0}: it names no command")]
-    NoCommand(&'static str),
+    #[error("{launcher}.{name}: it names no command")]
+    NoCommand {
+        launcher: &'static str,
+        name: &'static str,
+    },
 }
 
 fn hint(near: &Option<String>) -> String {
@@ -42,19 +53,31 @@ fn hint(near: &Option<String>) -> String {
 }
 
 /// ipyparallel's class, followed by those that it derives from.
-pub const LINEAGE: &[&str] = &[
-    "SSHEngineSetLauncher",
-    "SSHEngineLauncher",
-    "SSHLauncher",
-    "EngineLauncher",
-    "BaseLauncher",
-];
+pub fn lineage(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Controller => &[
+            "SSHControllerLauncher",
+            "SSHLauncher",
+            "ControllerLauncher",
+            "BaseLauncher",
+        ],
+        Role::Engines => &[
+            "SSHEngineSetLauncher",
+            "SSHEngineLauncher",
+            "SSHLauncher",
+            "EngineLauncher",
+            "BaseLauncher",
+        ],
+    }
+}
 
-/// A machine, and how engines are started on it.
+/// A machine, and how engines or a controller are started on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// As the settings name it.
     pub name: String,
+    pub role: Role,
+    /// None for a controller.
     pub engines: u32,
     /// ssh with its arguments and the host, before the command.
     pub ssh: Vec<String>,
@@ -64,10 +87,12 @@ pub struct Host {
     pub profile_dir: Option<String>,
     pub arguments: Vec<String>,
     pub environment: BTreeMap<String, String>,
-    /// Lead the controller's ports there through the connection.
+    /// Lead the controller's ports through the connection: to the engines' machine, or from the controller's.
     pub tunnel: bool,
     /// Copy this program over.
     pub send_program: bool,
+    /// A controller ends when it has heard nothing from here for so long; never without it.
+    pub silence: Option<Duration>,
 }
 
 /// What can be set for all machines, and for each.
@@ -87,9 +112,33 @@ const SETTINGS: &[&str] = &[
 /// Settings that have a meaning for all machines together.
 const COMMON: &[&str] = &["engines", "stop_seconds_until_kill"];
 
+const OF_CONTROLLER: &[&str] = &[
+    "controller_args",
+    "controller_cmd",
+    "environment",
+    "hostname",
+    "location",
+    "remote_profile_dir",
+    "remote_python",
+    "send_program",
+    "silence_timeout",
+    "ssh_args",
+    "ssh_cmd",
+    "stop_seconds_until_kill",
+    "tunnel",
+    "user",
+];
+
+/// A machine that vanishes without a word takes the controller that it has started with it after this time: longer than
+/// ssh waits here for a sign of the other side.
+const SILENCE: Duration = Duration::from_secs(180);
+
 /// Names of traits that are set and change nothing.
-pub fn without_effect(traits: &Traits) -> Vec<String> {
-    let heeded = |name: &str| SETTINGS.contains(&name) || COMMON.contains(&name);
+pub fn without_effect(traits: &Traits, role: Role) -> Vec<String> {
+    let heeded = |name: &str| match role {
+        Role::Engines => SETTINGS.contains(&name) || COMMON.contains(&name),
+        Role::Controller => OF_CONTROLLER.contains(&name),
+    };
     traits
         .keys()
         .filter(|name| !heeded(name))
@@ -103,7 +152,7 @@ pub fn hosts(traits: &Traits, limit: Option<u32>) -> Result<Vec<Host>, HostsErro
     let mut left = limit.unwrap_or(u32::MAX);
     let mut hosts = Vec::new();
     for (name, value) in engines.into_iter().flatten() {
-        let mut host = host(traits, name, value)?;
+        let mut host = engines_host(traits, name, value)?;
         host.engines = host.engines.min(left);
         left -= host.engines;
         if host.engines > 0 {
@@ -116,7 +165,28 @@ pub fn hosts(traits: &Traits, limit: Option<u32>) -> Result<Vec<Host>, HostsErro
     Ok(hosts)
 }
 
-fn host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> {
+/// The machine of the controller.
+pub fn controller_host(traits: &Traits) -> Result<Host, HostsError> {
+    let text = |key: &str| traits.get(key).and_then(Value::as_str).unwrap_or_default();
+    let name = match text("location") {
+        "" => text("hostname"),
+        location => location,
+    };
+    if name.is_empty() {
+        return Err(HostsError::NoController);
+    }
+    let wrong = || HostsError::WrongLocation(name.to_owned());
+    let mut host = host(traits, name, &Map::new(), Role::Controller, wrong)?;
+    let seconds = traits.get("silence_timeout").and_then(Value::as_f64);
+    let silence = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+        None => SILENCE,
+    };
+    host.silence = Some(silence).filter(|silence| !silence.is_zero());
+    Ok(host)
+}
+
+fn engines_host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> {
     let wrong_count = || HostsError::WrongCount {
         host: name.to_owned(),
         found: value.to_string(),
@@ -144,6 +214,29 @@ fn host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> 
                 .next(),
         });
     }
+    let wrong = || HostsError::WrongHost {
+        host: name.to_owned(),
+    };
+    let host = host(traits, name, own, Role::Engines, wrong)?;
+    Ok(Host { engines, ..host })
+}
+
+/// With settings of its own, which go before those of all.
+fn host(
+    traits: &Traits,
+    name: &str,
+    own: &Map<String, Value>,
+    role: Role,
+    wrong_name: impl FnOnce() -> HostsError,
+) -> Result<Host, HostsError> {
+    let (command, verb, more) = match role {
+        Role::Controller => ("controller_cmd", "controller", "controller_args"),
+        Role::Engines => ("engine_cmd", "engine", "engine_args"),
+    };
+    let no_command = |name: &'static str| HostsError::NoCommand {
+        launcher: lineage(role)[0],
+        name,
+    };
     let setting = |key: &str| own.get(key).or_else(|| traits.get(key));
     let text = |key: &str| {
         let text = setting(key).and_then(Value::as_str).unwrap_or_default();
@@ -155,12 +248,10 @@ fn host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> 
             None => usual.iter().map(|word| (*word).to_owned()).collect(),
         }
     };
-    let (user, address, port) = parts(name).ok_or_else(|| HostsError::WrongHost {
-        host: name.to_owned(),
-    })?;
+    let (user, address, port) = parts(name).ok_or_else(wrong_name)?;
     let mut ssh = words("ssh_cmd", &["ssh"]);
     if ssh.is_empty() {
-        return Err(HostsError::NoCommand("ssh_cmd"));
+        return Err(no_command("ssh_cmd"));
     }
     ssh.extend(words("ssh_args", &[]));
     // Nobody could answer a question; a host that is gone is noticed; a tunnel that cannot be had is an error.
@@ -180,17 +271,18 @@ fn host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> 
         ssh.extend(["-l".to_owned(), user]);
     }
     ssh.push(address.to_owned());
-    let program = words("engine_cmd", &["ipcluster", "engine"]);
+    let program = words(command, &["ipcluster", verb]);
     if program.is_empty() {
-        return Err(HostsError::NoCommand("engine_cmd"));
+        return Err(no_command(command));
     }
-    let mut arguments = words("engine_args", &[]);
+    let mut arguments = words(more, &[]);
     arguments.extend(text("remote_python").map(|python| format!("--python={python}")));
     let flag = |key: &str| setting(key).and_then(Value::as_bool).unwrap_or(false);
     let environment = setting("environment").and_then(Value::as_object);
     Ok(Host {
         name: name.to_owned(),
-        engines,
+        role,
+        engines: 0,
         ssh,
         program,
         profile_dir: text("remote_profile_dir"),
@@ -202,6 +294,7 @@ fn host(traits: &Traits, name: &str, value: &Value) -> Result<Host, HostsError> 
             .collect(),
         tunnel: flag("tunnel"),
         send_program: flag("send_program"),
+        silence: None,
     })
 }
 
@@ -223,73 +316,6 @@ fn parts(name: &str) -> Option<(Option<&str>, &str, Option<u16>)> {
     };
     let usable = |part: &str| !part.is_empty() && !part.starts_with('-');
     (usable(address) && user.is_none_or(usable)).then_some((user, address, port))
-}
-
-/// A port of the controller that is led to the engines' machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    /// `address:port` as this machine reaches it.
-    pub to: String,
-    /// The path of the Unix socket there.
-    pub socket: String,
-}
-
-/// The whole command for one start. `size` is that of this program, which is copied over before anything else is said.
-pub fn command(
-    host: &Host,
-    common: &[String],
-    tunnels: &[Tunnel],
-    size: Option<u64>,
-) -> Vec<String> {
-    let mut argv = host.ssh.clone();
-    let destination = argv.pop().expect("a host is named last");
-    for tunnel in tunnels {
-        argv.extend(["-R".to_owned(), format!("{}:{}", tunnel.socket, tunnel.to)]);
-    }
-    argv.push(destination);
-    let mut program = host.program.clone();
-    let mut before = String::new();
-    let mut after = String::new();
-    if let Some(size) = size {
-        // `head` reads no byte too many.
-        before = format!(
-            "d=$(mktemp -d) && head -c {size} > \"$d/ipcluster\" && chmod 700 \"$d/ipcluster\" || exit 1; "
-        );
-        after.push_str("; r=$?; rm -rf \"$d\"");
-        program = vec!["engine".to_owned()];
-    }
-    let mut words = program;
-    words.push("--over-stdin".to_owned());
-    if let Some(folder) = &host.profile_dir {
-        words.push(format!("--profile-dir={folder}"));
-    }
-    words.push(format!("--n={}", host.engines));
-    words.extend(host.arguments.iter().cloned());
-    words.extend(common.iter().cloned());
-    let words = shell_words(&words);
-    let mut line = if size.is_some() {
-        format!("{before}\"$d/ipcluster\" {words}{after}")
-    } else {
-        words
-    };
-    if !tunnels.is_empty() {
-        // sshd leaves sockets behind.
-        if size.is_none() {
-            line.push_str("; r=$?");
-        }
-        let sockets: Vec<&str> = tunnels
-            .iter()
-            .map(|tunnel| tunnel.socket.as_str())
-            .collect();
-        line = format!("{line}; rm -f {}", shell_words(&sockets));
-    }
-    if tunnels.is_empty() && size.is_none() {
-        line.insert_str(0, "exec ");
-    } else {
-        line.push_str("; exit $r");
-    }
-    argv.extend(["--".to_owned(), line]);
-    argv
 }
 
 #[cfg(test)]
@@ -352,9 +378,9 @@ mod tests {
             })
             .collect();
         let whole: toml::Table = text.parse().unwrap();
-        let traits = serde_json::to_value(&whole["launcher"][LINEAGE[0]]).unwrap();
+        let traits = serde_json::to_value(&whole["launcher"][lineage(Role::Engines)[0]]).unwrap();
         let traits: Traits = serde_json::from_value(traits).unwrap();
-        assert!(without_effect(&traits).is_empty());
+        assert!(without_effect(&traits, Role::Engines).is_empty());
         let counts: Vec<u32> = hosts(&traits, None)
             .unwrap()
             .iter()
@@ -381,7 +407,7 @@ mod tests {
             ),
             (
                 json!({"engines": {"a": 1}, "engine_cmd": []}),
-                "engine_cmd: it names no command",
+                "SSHEngineSetLauncher.engine_cmd: it names no command",
             ),
         ] {
             let error = found(traits, None).unwrap_err().to_string();
@@ -390,24 +416,27 @@ mod tests {
     }
 
     #[test]
-    fn the_command_is_one_word_for_the_shell_there() {
-        let traits = json!({"engines": {"a": 2}, "engine_cmd": ["/my dir/ipcluster", "engine"]});
-        let host = &found(traits, None).unwrap()[0];
-        let argv = command(host, &["--cluster-id=x".into()], &[], None);
-        assert_eq!(
-            argv.last().unwrap(),
-            "exec '/my dir/ipcluster' engine --over-stdin --n=2 --cluster-id=x"
-        );
-        let tunnel = Tunnel {
-            to: "10.0.0.1:1234".into(),
-            socket: "/tmp/x-1234".into(),
-        };
-        let argv = command(host, &[], &[tunnel], Some(7));
-        assert!(argv.contains(&"/tmp/x-1234:10.0.0.1:1234".to_owned()));
-        assert_eq!(
-            argv.last().unwrap(),
-            "d=$(mktemp -d) && head -c 7 > \"$d/ipcluster\" && chmod 700 \"$d/ipcluster\" || exit 1; \"$d/ipcluster\" \
-             engine --over-stdin --n=2; r=$?; rm -rf \"$d\"; rm -f /tmp/x-1234; exit $r"
-        );
+    fn a_controller_has_one_machine() {
+        let found = |traits: Value| controller_host(&serde_json::from_value(traits).unwrap());
+        let host = found(json!({"hostname": "a", "user": "me"})).unwrap();
+        assert!(host.ssh.ends_with(&["-l", "me", "a"].map(str::to_owned)));
+        assert_eq!((host.silence, host.engines), (Some(SILENCE), 0));
+        let host =
+            found(json!({"hostname": "a", "location": "b", "silence_timeout": 0.0})).unwrap();
+        assert_eq!((host.name.as_str(), host.silence), ("b", None));
+        for (traits, expected) in [
+            (json!({}), "no machine to start the controller on"),
+            (
+                json!({"location": "-oProxyCommand=x"}),
+                "is no [user@]host[:port]",
+            ),
+            (
+                json!({"location": "a", "controller_cmd": []}),
+                "SSHControllerLauncher.controller_cmd: it names no command",
+            ),
+        ] {
+            let error = found(traits).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

@@ -1,15 +1,26 @@
-//! Engines on other machines, over ssh.
+//! Engines and controllers on other machines, over ssh.
 //!
-//! One ssh runs for each machine. Through it goes everything: the connection information as the first line, signals, what
-//! becomes of engines, and, on request, this program and the controller's ports. Engines end when the connection does, so
-//! that nothing is left there however this side vanishes.
+//! One ssh runs for each set of engines, and one for the controller. Through it goes everything: the connection information
+//! to the engines as the first line, that of a controller back, signals, what becomes of engines, and, on request, this
+//! program and the controller's ports. What runs there ends when the connection does, so that nothing is left however this
+//! side vanishes: engines miss their heartbeats when nobody closes it, a controller the empty lines that it is sent.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `hosts` \[p\] | settings of the machines |
+//! | `commands` \[p\] | what ssh is called with |
+//! | `reach` | the way from here to a controller there |
 
+pub mod commands;
 pub mod hosts;
+mod reach;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
@@ -17,6 +28,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use uuid::Uuid;
 
+use super::batch::system::Role;
 use super::channel::{Greeting, Order, line};
 use super::child::{Logs, await_end, hear};
 use super::supervisor::Member;
@@ -24,7 +36,8 @@ use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
 use crate::profile::connection::{ConnectionError, EngineFile};
 use crate::protocol::ClusterId;
-use hosts::{Host, Tunnel, command};
+use commands::{Tunnel, command};
+use hosts::Host;
 
 pub struct SshLauncher {
     hosts: Vec<Host>,
@@ -36,7 +49,7 @@ pub struct SshLauncher {
 struct Remote {
     /// ssh itself.
     process: ProcessRef,
-    /// Nothing when the engines were told to end.
+    /// Nothing when it was told to end.
     orders: Option<UnboundedSender<Order>>,
 }
 
@@ -59,8 +72,9 @@ impl SshLauncher {
     }
 
     fn host(&self, job: &Job) -> &Host {
-        let machine = job.machine.and_then(|number| self.hosts.get(number));
-        machine.expect("a set that goes by ssh is started on one of the machines")
+        // A controller has only one.
+        let machine = self.hosts.get(job.machine.unwrap_or(0));
+        machine.expect("what goes by ssh is started on one of the machines")
     }
 
     fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
@@ -108,16 +122,31 @@ impl SshLauncher {
                 return Err(failed(source));
             }
         };
-        if let Some(stdout) = child.stdout.take() {
-            hear(stdout, member, &self.events);
+        let stdout = child.stdout.take().expect("it was asked for");
+        match host.role {
+            Role::Engines => hear(stdout, member, &self.events),
+            Role::Controller => {
+                tokio::spawn(reach::hear(
+                    stdout,
+                    host.clone(),
+                    member,
+                    self.events.clone(),
+                ));
+            }
         }
         let stdin = child.stdin.take().expect("it was asked for");
         let (orders, receiver) = mpsc::unbounded_channel();
+        let mut environment = host.environment.clone();
+        environment.extend(job.environment.iter().map(|(name, value)| {
+            let text = |text: &OsStr| text.to_string_lossy().into_owned();
+            (text(name), text(value))
+        }));
         let greeting = line(&Greeting {
             connection,
-            environment: host.environment.clone(),
+            environment,
+            silence: host.silence.map(|silence| silence.as_secs_f64()),
         });
-        tokio::spawn(speak(stdin, program, greeting, receiver));
+        tokio::spawn(speak(stdin, program, greeting, receiver, host.silence));
         let process = await_end(child, member, &self.events);
         let log = log.settle(&process);
         let remote = Remote {
@@ -137,11 +166,14 @@ impl SshLauncher {
 
 /// The connection information as that machine has to have it, and the tunnels that it takes.
 fn connection(host: &Host, job: &Job) -> Result<(String, Vec<Tunnel>), LaunchError> {
-    let content = job.connection.clone().unwrap_or_default();
+    let Some(connection) = &job.connection else {
+        return Ok((String::new(), Vec::new()));
+    };
     if !host.tunnel {
-        return Ok((content, Vec::new()));
+        return Ok((connection.elsewhere.clone(), Vec::new()));
     }
-    let mut file = EngineFile::from_variable(&content)
+    let content = &connection.here;
+    let mut file = EngineFile::from_variable(content)
         .map_err(|error: ConnectionError| LaunchError::Connection(error.to_string()))?
         .connectable();
     let Some(address) = file.interface.strip_prefix("tcp://").map(str::to_owned) else {
@@ -175,12 +207,16 @@ fn connection(host: &Host, job: &Job) -> Result<(String, Vec<Tunnel>), LaunchErr
     Ok((file.to_variable(), tunnels))
 }
 
+/// So many empty lines are sent within the time of silence after which the other side gives this one up.
+const SIGNS: u32 = 4;
+
 /// Says everything that the other side is told, until nobody has anything to say any more.
 async fn speak(
     mut stdin: ChildStdin,
     program: Option<Vec<u8>>,
     greeting: String,
     mut orders: UnboundedReceiver<Order>,
+    silence: Option<Duration>,
 ) {
     // A connection that is lost shows by its end.
     if let Some(program) = program
@@ -191,8 +227,21 @@ async fn speak(
     if stdin.write_all(greeting.as_bytes()).await.is_err() {
         return;
     }
-    while let Some(order) = orders.recv().await {
-        if stdin.write_all(line(&order).as_bytes()).await.is_err() {
+    loop {
+        let sign = async {
+            match silence {
+                Some(silence) => tokio::time::sleep(silence / SIGNS).await,
+                None => std::future::pending().await,
+            }
+        };
+        let said = tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => line(&order),
+                None => return,
+            },
+            () = sign => "\n".to_owned(),
+        };
+        if stdin.write_all(said.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -217,7 +266,11 @@ impl Launcher for SshLauncher {
         };
         match Signal::try_from(signal) {
             // The end of what is said is the request to end.
-            Ok(Signal::SIGTERM) => remote.orders = None,
+            Ok(Signal::SIGTERM) => {
+                if let Some(orders) = remote.orders.take() {
+                    let _ = orders.send(Order::Signal(signal));
+                }
+            }
             Ok(Signal::SIGKILL) => {
                 remote.orders = None;
                 if let Err(error) = remote.process.signal(Signal::SIGKILL) {

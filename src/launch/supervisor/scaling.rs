@@ -19,6 +19,7 @@ impl Supervisor {
             }
         }
         let pending = self.pending(now);
+        let look = &self.of_those_that_may_end(look);
         let Some(elastic) = &mut self.elastic else {
             return;
         };
@@ -41,6 +42,17 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// The same, where engines of sets that stay count as somebody else's.
+    fn of_those_that_may_end(&self, look: &Look) -> Look {
+        let mut look = look.clone();
+        if self.plan.inseparable {
+            for engine in &mut look.engines {
+                engine.set = engine.set.filter(|set| self.engines_of(*set) <= 1);
+            }
+        }
+        look
     }
 
     /// Engines that are to be expected: those of jobs that wait, and for a while those of what has been started.
@@ -68,7 +80,10 @@ impl Supervisor {
     fn grow(&mut self, now: Instant, count: u32, look: &Look, out: &mut Vec<Action>) {
         let mut left = count;
         let mut starting = Vec::new();
-        if self.plan.machines.is_empty() {
+        if self.plan.inseparable {
+            starting.extend((0..left).map(|_| (None, 1)));
+            left = 0;
+        } else if self.plan.machines.is_empty() {
             starting.push((None, left));
             left = 0;
         }

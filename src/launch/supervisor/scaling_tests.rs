@@ -147,6 +147,38 @@ fn idle_engines_of_an_elastic_cluster_are_asked_to_end() {
     assert_eq!(world.done(), []);
 }
 
+/// An MPI program ends as a whole.
+#[test]
+fn engines_that_cannot_end_one_by_one_stay_and_others_come_alone() {
+    let mut world = World::starting(Plan {
+        sets: vec![2],
+        inseparable: true,
+        ..elastic(Vec::new())
+    });
+    world.registered(0);
+    world.registered(1);
+    world.take();
+    world.look(5, &[(0, 1), (0, 1)]);
+    let further = [SetNo(1), SetNo(2)];
+    let spawned = further.map(|set| Action::Spawn(Member::Engines(set)));
+    assert_eq!(world.look(5, &[(0, 1), (0, 1)]), spawned);
+    for set in further {
+        assert_eq!(world.supervisor.engines_of(set), 1);
+        world.started(Member::Engines(set));
+    }
+    world.take();
+    let asked: Vec<Action> = (0..40)
+        .flat_map(|_| world.look(0, &[(0, 0), (0, 0), (1, 0), (2, 1)]))
+        .collect();
+    assert_eq!(asked[0], Action::Retire(vec![EngineId(2)]));
+    let all = BTreeSet::from([EngineId(2)]);
+    let retired = asked.iter().filter_map(|action| match action {
+        Action::Retire(engines) => Some(engines.clone()),
+        _ => None,
+    });
+    assert_eq!(retired.flatten().collect::<BTreeSet<_>>(), all);
+}
+
 #[test]
 fn machines_are_filled_one_after_the_other() {
     let mut world = World::elastic(vec![2, 2]);

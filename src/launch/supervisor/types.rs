@@ -84,6 +84,9 @@ pub struct Plan {
     pub machines: Vec<u32>,
     /// The number of engines follows the queue.
     pub elastic: Option<Limits>,
+    /// None of a set's engines can end without the others, as ranks of one MPI program: an elastic cluster keeps sets of
+    /// several, and starts further engines one by one.
+    pub inseparable: bool,
     /// Start a set again that has died.
     pub restart: bool,
     /// Between the controller and the engines.

@@ -80,7 +80,7 @@ impl Board {
             } = totals;
             let value = json!({
                 "submitted": tally.submitted, "ok": tally.ok, "failed": tally.failed, "aborted": tally.aborted,
-                "waiting": waiting, "running": running,
+                "waiting": waiting.all(), "blocked": waiting.blocked, "running": running,
             });
             (channel.name().to_owned(), value)
         });

@@ -75,7 +75,7 @@ impl<P: Payload> TaskScheduler<P> {
         let known = &mut self.jobs[job];
         if known.terms.as_ref().is_some_and(|terms| !terms.are_met()) {
             known.state = State::Blocked;
-            self.queues.block(known.class, job);
+            self.queues.block(known.client, known.class, job);
             self.start_clock(now, job);
             return;
         }
@@ -136,7 +136,7 @@ impl<P: Payload> TaskScheduler<P> {
     pub(super) fn detach(&mut self, job: JobIx) {
         let known = &mut self.jobs[job];
         match std::mem::replace(&mut known.state, State::Moving) {
-            State::Blocked => self.queues.unblock(known.class, job),
+            State::Blocked => self.queues.unblock(known.client, known.class, job),
             State::Ready { lane, order } => self.queues.remove(lane, order),
             State::Moving | State::Doomed | State::Running { .. } => {}
         }

@@ -352,11 +352,11 @@ impl<P: Payload> TaskScheduler<P> {
     /// The job is restricted to other engines from now on. It holds the new class already.
     fn set_class(&mut self, job: JobIx, class: ClassIx) {
         let known = &self.jobs[job];
-        let (state, before) = (known.state, known.class);
+        let (state, before, client) = (known.state, known.class, known.client);
         match state {
             State::Blocked => {
-                self.queues.unblock(before, job);
-                self.queues.block(class, job);
+                self.queues.unblock(client, before, job);
+                self.queues.block(client, class, job);
             }
             State::Ready { .. } => {
                 self.detach(job);

@@ -59,11 +59,11 @@ use std::time::Instant;
 
 pub use error::TaskError;
 pub use types::{
-    DEFAULT_FINISHED_LIMIT, EngineLoad, JobKey, Outcome, Payload, TaskAction, TaskConfig,
-    TaskSnapshot, TaskStatus, Verdict,
+    ClientWaiting, DEFAULT_FINISHED_LIMIT, EngineLoad, JobKey, Outcome, Payload, TaskAction,
+    TaskConfig, TaskSnapshot, TaskStatus, Verdict,
 };
 
-use crate::protocol::{EngineUuid, Identity, MsgId, TaskMetadata};
+use crate::protocol::{EngineUuid, Identity, MsgId, TaskMetadata, session_of};
 use deadlines::{Deadlines, Nanos};
 use flow::Doom;
 use graph::Checked;
@@ -314,10 +314,12 @@ impl<P: Payload> TaskScheduler<P> {
             })
         });
         self.submissions += 1;
+        let session = session_of(payload.msg_id());
+        let client = self.queues.join(client, session);
         let job = self.jobs.insert(Job {
             payload,
             sequence: self.submissions,
-            client: self.queues.join(client),
+            client,
             class,
             state: State::Moving,
             retries: request.retries,
@@ -591,6 +593,11 @@ impl<P: Payload> TaskScheduler<P> {
                 .collect(),
             waiting: (self.jobs.len() - running) as u64,
         }
+    }
+
+    /// What waits of every client that has tasks here, in no order.
+    pub fn waiting_by_client(&self) -> impl Iterator<Item = ClientWaiting<'_>> {
+        self.queues.waiting()
     }
 
     /// The tasks outstanding on an engine, in the order of submission; behind them those that it works on though they

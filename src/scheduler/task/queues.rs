@@ -22,6 +22,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
 use super::ids::JobIx;
 use super::roster::{Serial, Slot};
 use super::slab::{Ix, Slab, ix};
+use super::types::ClientWaiting;
 use crate::protocol::Identity;
 
 ix! {
@@ -63,7 +64,13 @@ struct Lane {
 #[derive(Debug)]
 struct Client {
     identity: Identity,
+    /// With which the ids of its messages begin.
+    session: Box<str>,
     jobs: u32,
+    /// Of them, those that wait for other tasks.
+    blocked: u32,
+    /// Those that wait for an engine.
+    ready: u32,
     /// When it was served last.
     served: u64,
     /// Its lanes of `ANY`: plain, picky.
@@ -132,14 +139,17 @@ impl Queues {
     // Clients.
 
     /// Counts one more job of a client.
-    pub(super) fn join(&mut self, identity: Identity) -> ClientIx {
+    pub(super) fn join(&mut self, identity: Identity, session: &str) -> ClientIx {
         if let Some(client) = self.by_identity.get(&identity) {
             self.clients[*client].jobs += 1;
             return *client;
         }
         let client = self.clients.insert(Client {
             identity: identity.clone(),
+            session: session.into(),
             jobs: 1,
+            blocked: 0,
+            ready: 0,
             served: 0,
             lanes: [None; 2],
         });
@@ -160,6 +170,15 @@ impl Queues {
             self.lanes.remove(lane);
         }
         known.identity
+    }
+
+    /// What waits of every client that has jobs.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = ClientWaiting<'_>> {
+        self.clients.iter().map(|(_, client)| ClientWaiting {
+            session: &client.session,
+            blocked: client.blocked.into(),
+            ready: client.ready.into(),
+        })
     }
 
     /// It is the last in the ring now.
@@ -251,13 +270,15 @@ impl Queues {
         self.classes[class].waiting > 0
     }
 
-    pub(super) fn block(&mut self, class: ClassIx, job: JobIx) {
+    pub(super) fn block(&mut self, client: ClientIx, class: ClassIx, job: JobIx) {
+        self.clients[client].blocked += 1;
         if class != self.any {
             self.classes[class].blocked.insert(job);
         }
     }
 
-    pub(super) fn unblock(&mut self, class: ClassIx, job: JobIx) {
+    pub(super) fn unblock(&mut self, client: ClientIx, class: ClassIx, job: JobIx) {
+        self.clients[client].blocked -= 1;
         if class != self.any {
             self.classes[class].blocked.remove(&job);
         }
@@ -320,6 +341,7 @@ impl Queues {
         attempts: usize,
     ) -> (LaneIx, u64) {
         let picky = attempts > 0;
+        self.clients[client].ready += 1;
         let lane = self.lane(client, class, picky);
         let order = if picky {
             self.arrivals += 1;
@@ -351,6 +373,7 @@ impl Queues {
         let known = &mut self.lanes[lane];
         known.jobs.remove(&order);
         let (client, class) = (known.client, known.class);
+        self.clients[client].ready -= 1;
         if !known.picky {
             self.classes[class].waiting -= 1;
         }

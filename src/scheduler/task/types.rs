@@ -106,6 +106,17 @@ pub struct TaskSnapshot {
     pub waiting: u64,
 }
 
+/// What waits of one client that has tasks in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientWaiting<'a> {
+    /// With which the ids of its messages begin.
+    pub session: &'a str,
+    /// Tasks that wait for other tasks.
+    pub blocked: u64,
+    /// Tasks that wait for an engine.
+    pub ready: u64,
+}
+
 /// One engine's share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineLoad {

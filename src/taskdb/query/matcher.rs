@@ -137,11 +137,11 @@ fn collect<'a>(value: &'a Value, steps: &[Box<str>], found: &mut Found<'a>) {
         return;
     };
     match value {
-        Value::Object(map) => {
-            if let Some(inner) = map.get(&**step) {
-                collect(inner, rest, found);
-            }
-        }
+        Value::Object(map) => match map.get(&**step) {
+            Some(inner) => collect(inner, rest, found),
+            // Of a list of objects one that lacks the name is enough for null.
+            None => found.values.push(NULL),
+        },
         Value::Array(items) => {
             if let Ok(index) = step.parse::<usize>() {
                 if let Some(inner) = items.get(index) {

@@ -10,7 +10,8 @@
 //!   it has no zone. Text in a record is compared with it if it has that form too. Compared with a date field, any
 //!   ISO 8601 date or time will do.
 //! * A list holds its elements: an operator that an element satisfies is satisfied by the list. An index or a name
-//!   after a dot looks into lists and objects: `metadata.after.0`, `header.msg_type`.
+//!   after a dot looks into lists and objects: `metadata.after.0`, `header.msg_type`. A name after a list is that of
+//!   each of its objects; one that lacks it is null there.
 //! * Booleans are no numbers. Buffers can be null or not, and nothing else.
 
 mod glob;

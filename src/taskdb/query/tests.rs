@@ -304,6 +304,28 @@ fn old_names_are_understood() {
 }
 
 #[test]
+fn an_object_of_a_list_that_lacks_a_name_is_null_there() {
+    let mut record = sample();
+    let content = json!({"a": [{"b": 1}, {"c": {"d": 2}}], "e": [{"b": 1}], "f": [1], "g": []});
+    record.content = Some(content.to_string().into());
+    for (query, matches) in [
+        (json!({"content.a.b": 1}), true),
+        (json!({"content.a.b": null}), true),
+        (json!({"content.a.b": {"$ne": null}}), false),
+        (json!({"content.a.b": {"$exists": true}}), true),
+        (json!({"content.a.c.d": {"$in": [null]}}), true),
+        (json!({"content.e.b": null}), false),
+        (json!({"content.e.b": {"$all": [1]}}), true),
+        (json!({"content.f.b": null}), true),
+        (json!({"content.g.b": null}), true),
+        (json!({"content.a.b.c": null}), true),
+    ] {
+        let query_of_record = parse(&query).unwrap();
+        assert_eq!(query_of_record.matches(&record), matches, "{query}");
+    }
+}
+
+#[test]
 fn broken_json_is_null() {
     let mut record = sample();
     record.header = Some("{broken".into());

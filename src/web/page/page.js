@@ -1,12 +1,17 @@
 // The status page: hears of what happens, and shows it. Everything that it keeps is bounded.
 
 import { Charts, chartSpan } from "./charts.js";
-import { TaskStream } from "./stream.js";
-import { EngineTable, LogView, TaskSearch, openTask, showDeparted } from "./tables.js";
-import { byId, clock, count, duration, element, put, rate } from "./words.js";
+import { FunctionTable } from "./functions.js";
+import { Progress } from "./progress.js";
+import { TaskStream, runningEntry } from "./stream.js";
+import { EngineTable, LogView, TaskSearch, isUp, openTask, showDeparted } from "./tables.js";
+import { byId, clock, count, put, rate } from "./words.js";
 
 /** Samples, one a second, and lines of the log that are kept. */
 const [SAMPLES, LINES] = [3600, 500];
+
+/** Milliseconds between two things that a screen reader says unasked, and between pictures for those who want them calm. */
+const [SPEAK, CALM] = [5000, 2000];
 
 // The cookie has it: it need not stand in the history, nor be seen by whoever looks at the screen.
 if (location.search) history.replaceState(null, "", location.pathname + location.hash);
@@ -22,11 +27,15 @@ class Page {
     this.charts = new Charts(byId("charts"));
     this.stream = new TaskStream(byId("stream"), {
       tip: byId("tip"), legend: byId("legend"), now: () => this.now(), open: (entry) => openTask(this, entry[7], entry),
+      running: () => [...this.engines.values()].filter((engine) => engine.current).map(runningEntry),
     });
+    this.progress = new Progress(this);
+    this.functions = new FunctionTable(this);
     this.engineTable = new EngineTable(this);
     this.search = new TaskSearch(this);
     this.log = new LogView(this);
     this.stale = new Set();
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.listen();
     this.control();
     setInterval(() => this.tick(), 250);
@@ -86,7 +95,9 @@ class Page {
   }
 
   onChanges(message) {
+    const died = (message.engines ?? []).filter((engine) => engine.phase === "dead" && this.engines.get(engine.id)?.phase === "up");
     for (const engine of message.engines ?? []) this.engines.set(engine.id, engine);
+    if (died.length) this.say(died.length > 1 ? `${count(died.length)} engines have died` : `Engine ${died[0].id} has died: ${died[0].how}`);
     for (const id of message.gone ?? []) this.engines.delete(id);
     this.engineTable.touch(message.engines ?? [], message.gone ?? []);
     for (const client of message.clients ?? []) this.clients.set(client.client, client);
@@ -116,10 +127,16 @@ class Page {
     if (this.stale.delete("figures")) {
       this.showTiles();
       this.charts.draw(this.samples, chartSpan());
-      this.showClients();
+      this.progress.show();
       this.stream.setEngines(this.engines.keys());
+      this.functions.show();
     }
-    if (!byId("overview").hidden && this.stream.end == null) this.stream.redraw();
+    const now = performance.now();
+    const isCalm = this.calm.matches && now < (this.drew ?? 0) + CALM;
+    if (!byId("overview").hidden && this.stream.end == null && !isCalm) {
+      this.drew = now;
+      this.stream.redraw();
+    }
     this.engineTable.show();
   }
 
@@ -128,11 +145,14 @@ class Page {
   }
 
   showTiles() {
-    const engines = [...this.engines.values()];
+    const engines = [...this.engines.values()].filter(isUp);
+    const coming = [...this.engines.values()].filter((engine) => ["starting", "restarting"].includes(engine.phase)).length;
     const busy = engines.filter((engine) => engine.tasks + engine.queue > 0).length;
     put(byId("n-engines"), count(engines.length));
-    put(byId("n-busy"), engines.length ? `${count(busy)} busy` : "none is registered");
+    put(byId("n-busy"), (engines.length ? `${count(busy)} busy` : "none is registered") + (coming ? `, ${count(coming)} starting` : ""));
     put(byId("n-waiting"), count(this.sum("waiting")));
+    const blocked = this.sum("blocked");
+    put(byId("n-blocked"), blocked ? `${count(blocked)} of them for dependencies` : "no engine has them yet");
     put(byId("n-running"), count(this.sum("running")));
     put(byId("n-done"), count(this.sum("ok")));
     put(byId("n-rate"), `${rate(this.samples.at(-1)?.[2] ?? 0)} per second`);
@@ -141,41 +161,6 @@ class Page {
     byId("n-failed").parentElement.classList.toggle("some", this.sum("failed") > 0);
     const hidden = this.unfollowed ? `, ${count(this.unfollowed)} were too many to be followed` : "";
     put(byId("stream-title"), `Task stream (${count(this.stream.total)} ended${hidden})`);
-  }
-
-  showClients() {
-    const container = byId("clients");
-    const shown = [...this.clients.values()].sort((a, b) => b.at - a.at).slice(0, 20);
-    if (!shown.length) return;
-    container.querySelector(".empty")?.remove();
-    const rows = new Map([...container.children].map((row) => [row.dataset.client, row]));
-    for (const client of shown) {
-      let row = rows.get(client.client);
-      rows.delete(client.client);
-      if (!row) {
-        row = element("div", { className: "client" }, element("div", {}, element("span"), " ", element("code")),
-          element("progress"), element("div"));
-        row.dataset.client = client.client;
-        container.append(row);
-      }
-      const [what, bar, words] = row.children;
-      put(what.firstElementChild, client.name ?? "requests");
-      put(what.lastElementChild, `client ${client.client.slice(0, 8)}`);
-      bar.max = Math.max(client.total, 1);
-      bar.value = client.done;
-      bar.setAttribute("aria-label", `Progress of client ${client.client.slice(0, 8)}`);
-      const rest = client.total - client.done;
-      // As time goes on, so does what was estimated.
-      const gone = (this.now() - client.at) / 1e6;
-      const left = client.left == null || !rest ? "" : `, ${duration(Math.max(client.left - gone, 0))} left`;
-      const failed = client.failed ? element("span", { className: "failed" }, `, ${count(client.failed)} failed`) : "";
-      const text = `${count(client.done)} of ${count(client.total)}${left}`;
-      if (words.dataset.text !== text + client.failed) {
-        words.dataset.text = text + client.failed;
-        words.replaceChildren(text, failed);
-      }
-    }
-    for (const row of rows.values()) row.remove();
   }
 
   // ---- hands
@@ -225,6 +210,18 @@ class Page {
       localStorage.setItem("theme", root.dataset.theme);
       redraw();
     });
+  }
+
+  /** Tells those who do not see it: seldom enough to be listened to. */
+  say(text) {
+    this.unsaid = text;
+    const now = performance.now();
+    if (this.timer || now < (this.said ?? -SPEAK) + SPEAK) {
+      this.timer ??= setTimeout(() => { this.timer = null; this.say(this.unsaid); }, SPEAK);
+      return;
+    }
+    this.said = now;
+    put(byId("said"), text);
   }
 
   /** How much is kept: for tests, and for whoever wonders. */

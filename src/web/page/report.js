@@ -1,6 +1,7 @@
 // The report of a run: the same pictures as the status page, and figures that are counted here.
 
 import { Charts } from "./charts.js";
+import { percentile } from "./functions.js";
 import { E, TaskStream, describeEntry } from "./stream.js";
 import { byId, clock, count, duration, element, put, shortId } from "./words.js";
 
@@ -10,8 +11,8 @@ const took = (entry) => (entry[E.ended] - entry[E.started]) / 1e6;
 
 function table(id, names, rows) {
   const cells = (row, name) => row.map((value, at) => {
-    const cell = element(name, { className: at && typeof value === "number" ? "number" : "" }, typeof value === "number" ? count(value) : value ?? "–");
-    if (name === "th") cell.scope = "col";
+    const cell = element(name === "td" && !at ? "th" : name, { className: at && typeof value === "number" ? "number" : "" }, typeof value === "number" ? count(value) : value ?? "–");
+    if (cell.localName === "th") cell.scope = name === "th" ? "col" : "row";
     return cell;
   });
   const head = cells(names, "th");
@@ -33,7 +34,6 @@ function groups(word) {
 }
 
 const failures = (group) => group.filter((entry) => entry[E.status] !== "ok").length;
-const percentile = (values, part) => values[Math.min(values.length - 1, Math.round((values.length - 1) * part))];
 const [first, last] = entries.reduce(([least, most], entry) =>
   [Math.min(least, entry[E.submitted] ?? entry[E.started]), Math.max(most, entry[E.ended])], [Infinity, -Infinity]);
 const span = entries.length ? (last - first) / 1e6 : 0;

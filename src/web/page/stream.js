@@ -9,9 +9,12 @@ export const E = { seq: 0, engine: 1, started: 2, ended: 3, status: 4, name: 5, 
 /** Tasks that are kept; older ones go. */
 export const KEPT = 12000;
 
-/** Told apart also by those who do not see all colours: Paul Tol's "bright" and "muted". */
-const COLOURS = ["#4477aa", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#ee8866", "#44aa99", "#882255", "#999933", "#cc99bb", "#117733", "#6699cc"];
-const OUTCOMES = { ok: "#228833", failed: "#d62f2f", aborted: "#8b95a1" };
+/** Each has a contrast of 3 to the ground, light and dark; neighbours differ in lightness as well as in hue. */
+const COLOURS = ["#3475c4", "#3a9e57", "#aa5f04", "#c35f93", "#01858a", "#cb6540", "#825eb9", "#859004", "#077fa8", "#b066b5", "#8f7000"];
+const OUTCOMES = { ok: "#268a4d", failed: "#d63a36", aborted: "#7c8796", running: "#3475c4" };
+
+/** Milliseconds between two descriptions of the whole stream: a screen reader may read each. */
+const DESCRIBE = 5000;
 const [GUTTER, AXIS, ROW, THINNEST] = [54, 22, 20, 3];
 /** What is shown of the present, in microseconds, unless another span is chosen. */
 const [SHORTEST, LONGEST] = [10e6, 60e6];
@@ -19,10 +22,10 @@ const [SHORTEST, LONGEST] = [10e6, 60e6];
 export class TaskStream {
   /**
    * `container` scrolls; `tip` shows a task's details; `open(entry)` is called for one that is chosen. `now()` is the
-   * present in the microseconds of entries.
+   * present in the microseconds of entries; `running()` are entries of tasks that have not ended.
    */
-  constructor(container, { tip, legend, open, now }) {
-    Object.assign(this, { container, tip, legend, open, now });
+  constructor(container, { tip, legend, open, now, running = () => [] }) {
+    Object.assign(this, { container, tip, legend, open, now, running });
     this.entries = [];
     this.engines = [];
     this.by = "name";
@@ -34,7 +37,10 @@ export class TaskStream {
     this.total = 0;
     this.sizer = element("div");
     this.canvas = element("canvas", { tabIndex: 0 });
-    this.canvas.setAttribute("role", "img");
+    // It has keys of its own.
+    this.canvas.setAttribute("role", "application");
+    this.canvas.setAttribute("aria-roledescription", "task stream");
+    this.canvas.setAttribute("aria-describedby", "stream-keys");
     container.append(this.canvas, this.sizer);
     container.addEventListener("scroll", () => this.redraw());
     this.canvas.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
@@ -180,7 +186,10 @@ export class TaskStream {
     const gap = row > 8 ? 2 : row > 4 ? 1 : 0;
     // What did not succeed lies on top.
     const last = this.entries.filter((entry) => entry[E.status] !== "ok");
-    for (const entry of [...this.entries.filter((entry) => entry[E.status] === "ok"), ...last]) {
+    const running = this.running();
+    const now = this.now();
+    for (const entry of running) entry[E.ended] = now;
+    for (const entry of [...running, ...this.entries.filter((entry) => entry[E.status] === "ok"), ...last]) {
       if (!this.rows?.has(entry[E.engine])) continue;
       const left = GUTTER + (entry[E.started] - from) * scale;
       const right = GUTTER + (entry[E.ended] - from) * scale;
@@ -191,20 +200,28 @@ export class TaskStream {
       // Bars that touch are told apart.
       const space = right - x > 5 ? 1 : 0;
       const box = [x, top + gap, Math.max(right - x - space, 1), row - 2 * gap];
-      pen.fillStyle = this.colourOf(entry);
+      const fill = this.colourOf(entry);
+      const isRunning = entry[E.status] === "running";
+      pen.fillStyle = fill;
+      pen.globalAlpha = isRunning ? 0.35 : 1;
       pen.fillRect(...box);
-      if (entry[E.status] !== "ok") this.drawFailure(pen, box, entry[E.status]);
+      pen.globalAlpha = 1;
+      if (isRunning) {
+        pen.strokeStyle = fill;
+        pen.lineWidth = 1;
+        pen.strokeRect(box[0] + 0.5, box[1] + 0.5, Math.max(box[2] - 1, 1), Math.max(box[3] - 1, 1));
+      } else if (entry[E.status] !== "ok") this.drawFailure(pen, box, entry[E.status]);
       if (box[2] > 34 && row >= 14) {
         pen.save();
         pen.beginPath();
         pen.rect(...box);
         pen.clip();
-        pen.fillStyle = "#fff";
+        pen.fillStyle = isRunning ? colour("--text") : textOn(fill);
         pen.font = "11px system-ui, sans-serif";
         pen.fillText(entry[E.label] ?? entry[E.name], x + 5, top + row / 2 + 4);
         pen.restore();
       }
-      if (entry === this.chosen) {
+      if (this.chosen && entry[E.id] === this.chosen[E.id]) {
         pen.strokeStyle = colour("--text");
         pen.lineWidth = 2;
         pen.strokeRect(box[0] - 1, box[1] - 1, box[2] + 2, box[3] + 2);
@@ -258,7 +275,10 @@ export class TaskStream {
   }
 
   describe() {
-    const failed = this.drawn.filter(([entry]) => entry[E.status] !== "ok").length;
+    const now = performance.now();
+    if (now < (this.described ?? -DESCRIBE) + DESCRIBE) return;
+    this.described = now;
+    const failed = this.drawn.filter(([entry]) => !["ok", "running"].includes(entry[E.status])).length;
     this.canvas.setAttribute("aria-label",
       `Task stream: ${count(this.drawn.length)} tasks on ${count(this.engines.length)} engines within ` +
       `${duration(this.span / 1e6)}${failed ? `, of which ${count(failed)} did not succeed` : ""}. ` +
@@ -281,7 +301,7 @@ export class TaskStream {
     let colour = this.colours.get(word);
     if (!colour) {
       if (this.colours.size > 500) this.colours.clear();
-      colour = word ? COLOURS[this.colours.size % COLOURS.length] : "#8b95a1";
+      colour = word ? COLOURS[this.colours.size % COLOURS.length] : OUTCOMES.aborted;
       this.colours.set(word, colour);
     }
     return colour;
@@ -369,7 +389,7 @@ export class TaskStream {
   step(by) {
     const order = this.drawn.map(([entry]) => entry).sort((a, b) => a[E.started] - b[E.started]);
     if (!order.length) return;
-    const at = order.indexOf(this.chosen);
+    const at = order.findIndex((entry) => entry[E.id] === this.chosen?.[E.id]);
     const next = at < 0 ? (by > 0 ? 0 : order.length - 1) : Math.min(Math.max(at + by, 0), order.length - 1);
     if (this.end == null) this.moveTo(this.now() - 1);
     this.choose(order[next]);
@@ -379,7 +399,7 @@ export class TaskStream {
     this.chosen = entry;
     this.redraw();
     if (!entry) return this.hideTip();
-    const [, left, top, , height] = this.drawn.find(([drawn]) => drawn === entry) ?? [entry, GUTTER, AXIS, 0, 0];
+    const [, left, top, , height] = this.drawn.find(([drawn]) => drawn[E.id] === entry[E.id]) ?? [entry, GUTTER, AXIS, 0, 0];
     const box = this.canvas.getBoundingClientRect();
     this.showTip(entry, box.left + left, box.top + top + height);
   }
@@ -401,15 +421,37 @@ export class TaskStream {
 export function describeEntry(entry) {
   const waited = entry[E.submitted] == null ? null : (entry[E.started] - entry[E.submitted]) / 1e6;
   const where = entry[E.engine] == null ? "on no engine" : `on engine ${entry[E.engine]}`;
+  const took = duration((entry[E.ended] - entry[E.started]) / 1e6);
+  const isRunning = entry[E.status] === "running";
   const lines = [
     `${entry[E.name]}${entry[E.label] ? ` · ${entry[E.label]}` : ""}`,
-    `${entry[E.status]} ${where}, ${entry[E.queue]} queue`,
-    `took ${duration((entry[E.ended] - entry[E.started]) / 1e6)}${waited == null ? "" : `, waited ${duration(Math.max(waited, 0))}`}`,
+    `${entry[E.status]} ${where}${entry[E.queue] ? `, ${entry[E.queue]} queue` : ""}`,
+    `${isRunning ? `for ${took}` : `took ${took}`}${waited == null ? "" : `, waited ${duration(Math.max(waited, 0))}`}`,
     shortId(entry[E.id]),
   ];
   if (entry[E.error]) lines.splice(1, 0, entry[E.error]);
   return lines.join("\n");
 }
+
+/** An entry of what an engine works on; its end is the present. */
+export function runningEntry({ id, current }) {
+  return [null, id, current.since, current.since, "running", current.name, current.label, current.msg_id, null, null, null, null];
+}
+
+/** Black or white, whichever can be read on a colour. */
+const textOn = (() => {
+  const known = new Map();
+  return (colour) => {
+    if (!known.has(colour)) {
+      const [red, green, blue] = [1, 3, 5].map((at) => {
+        const part = parseInt(colour.slice(at, at + 2), 16) / 255;
+        return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+      });
+      known.set(colour, 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff");
+    }
+    return known.get(colour);
+  };
+})();
 
 /** 1, 2 or 5 with zeros, not less than the value, in microseconds; whole minutes beyond. */
 function tick(value) {

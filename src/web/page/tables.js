@@ -35,16 +35,21 @@ const section = (title, text) => (text ? [element("h3", {}, title), element("pre
 
 // ---- engines
 
-const stateOf = (engine) => (engine.tasks + engine.queue > 0 ? "busy" : "idle");
+export const isUp = (engine) => engine.phase === "up";
+
+const stateOf = (engine) => (!isUp(engine) ? engine.phase : engine.tasks + engine.queue > 0 ? "busy" : "idle");
+
+/** Since when it is at what it does, if that is of interest. */
+const sinceOf = (engine) => (isUp(engine) ? engine.current?.since : engine.since);
 
 const COLUMNS = [
   { name: "Id", value: (engine) => engine.id, isNumber: true },
   { name: "Host", value: (engine) => engine.host ?? "–" },
   { name: "Pid", value: (engine) => engine.pid ?? "–", isNumber: true },
   { name: "State", value: stateOf, className: (engine) => `state ${stateOf(engine)}` },
-  { name: "Works on", value: (engine) => (engine.current ? engine.current.label ?? engine.current.name : "") },
-  { name: "For", value: (engine, page) => (engine.current ? duration(Math.max(page.now() - engine.current.since, 0) / 1e6) : ""),
-    order: (engine) => (engine.current ? -engine.current.since : -Infinity), isNumber: true },
+  { name: "Works on", value: (engine) => (engine.current ? engine.current.label ?? engine.current.name : engine.how ?? "") },
+  { name: "For", value: (engine, page) => (sinceOf(engine) == null ? "" : duration(Math.max(page.now() - sinceOf(engine), 0) / 1e6)),
+    order: (engine) => (sinceOf(engine) == null ? -Infinity : -sinceOf(engine)), isNumber: true },
   { name: "Tasks", value: (engine) => count(engine.tasks), order: (engine) => engine.tasks, isNumber: true },
   { name: "Queue", value: (engine) => count(engine.queue), order: (engine) => engine.queue, isNumber: true },
   { name: "Completed", value: (engine) => count(engine.completed), order: (engine) => engine.completed, isNumber: true },
@@ -72,7 +77,11 @@ export class EngineTable {
       column.cell = cell;
     }
     head.append(element("th", { scope: "col" }, "Actions"));
-    byId("engine-filter").addEventListener("input", () => { this.isStale = true; this.show(); });
+    byId("engine-filter").addEventListener("input", () => {
+      this.isStale = true;
+      this.show();
+      this.page.say(`${byId("engine-count").textContent} engines`);
+    });
     this.mark();
   }
 
@@ -104,7 +113,7 @@ export class EngineTable {
   touch(engines, gone) {
     for (const engine of engines) {
       this.changed.add(engine.id);
-      if (!this.rows.has(engine.id)) this.isStale = true;
+      if (this.rows.get(engine.id)?.dataset.phase !== engine.phase) this.isStale = true;
     }
     for (const id of gone) {
       this.rows.get(id)?.remove();
@@ -128,7 +137,7 @@ export class EngineTable {
       const engine = this.page.engines.get(id);
       if (!engine || row.hidden) continue;
       if (this.changed.has(id)) this.fill(row, engine);
-      else if (engine.current) put(row.cells[5], COLUMNS[5].value(engine, this.page));
+      else if (sinceOf(engine) != null) put(row.cells[5], COLUMNS[5].value(engine, this.page));
     }
     this.changed.clear();
   }
@@ -158,12 +167,18 @@ export class EngineTable {
       if (after !== row) this.body.insertBefore(row, after);
       before = row;
     }
-    put(byId("engine-count"), words.length ? `${count(visible)} of ${count(engines.length)}` : count(engines.length));
+    const number = (phase) => engines.filter((engine) => engine.phase === phase).length;
+    const others = ["starting", "restarting", "dead"].filter(number).map((phase) => `, ${count(number(phase))} ${phase}`);
+    const all = `${count(number("up"))} registered${others.join("")}`;
+    put(byId("engine-count"), words.length ? `${count(visible)} of ${count(engines.length)}` : all);
   }
 
   newRow(id) {
     const row = element("tr");
-    for (const column of COLUMNS) row.append(element("td", { className: column.isNumber ? "number" : "" }));
+    for (const column of COLUMNS) {
+      const isFirst = column === COLUMNS[0];
+      row.append(element(isFirst ? "th" : "td", { className: column.isNumber ? "number" : "", ...(isFirst && { scope: "row" }) }));
+    }
     const button = (text, action) => {
       const made = element("button", { type: "button" }, text);
       made.setAttribute("aria-label", `${text} engine ${id}`);
@@ -185,6 +200,9 @@ export class EngineTable {
       if (column.className) cell.className = column.className(engine);
       if (!column.isNumber) cell.title = text;
     }
+    row.dataset.phase = engine.phase;
+    row.className = engine.phase === "dead" ? "dead" : "";
+    for (const command of [...row.lastElementChild.children].slice(1)) command.disabled = !isUp(engine);
   }
 
   showOutput(id) {
@@ -192,7 +210,7 @@ export class EngineTable {
     if (!engine) return;
     showDetails(`Engine ${id}`, fields([
       ["uuid", engine.uuid], ["host", engine.host], ["pid", engine.pid],
-      ["registered", this.page.clock(engine.since)],
+      [isUp(engine) ? "registered" : engine.phase, `${isUp(engine) ? "" : "since "}${this.page.clock(engine.since)}`], ["why", engine.how],
       ["works on", engine.current && `${engine.current.name} (${engine.current.msg_id})`],
     ]), ...(engine.output.length ? section("Last output", engine.output.join("\n")) : [element("p", { className: "empty" }, "It has written nothing yet.")]));
   }
@@ -200,7 +218,6 @@ export class EngineTable {
   async command(id, action, button) {
     const text = { interrupt: `Interrupt what engine ${id} runs?`, restart: `Restart engine ${id}? What it runs fails, and its memory is lost.` };
     if (!(await confirmed(text[action], action === "restart" ? "Restart" : "Interrupt"))) return;
-    button.disabled = true;
     try {
       await ask("api/engine", {
         method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ id, action }),
@@ -208,14 +225,14 @@ export class EngineTable {
     } catch (error) {
       showDetails(`Engine ${id}`, element("p", { className: "failed" }, error.message));
     }
-    button.disabled = false;
+    button.focus();
   }
 }
 
 export function showDeparted(page, departed) {
   byId("departed-title").hidden = byId("departed-box").hidden = !departed.length;
   byId("departed").tBodies[0].replaceChildren(...departed.map((engine) => element("tr", {},
-    element("td", {}, String(engine.id)), element("td", {}, page.clock(engine.at)), element("td", { title: engine.how }, engine.how),
+    element("th", { scope: "row" }, String(engine.id)), element("td", {}, page.clock(engine.at)), element("td", { title: engine.how }, engine.how),
     element("td", {}, engine.host ?? "–"), element("td", { className: "number" }, count(engine.completed)))));
 }
 
@@ -307,7 +324,7 @@ export class TaskSearch {
       const open = element("button", { type: "button", className: "link" }, shortId(row.id));
       open.addEventListener("click", () => openTask(this.page, row.id, row.entry));
       const number = (text) => element("td", { className: "number" }, text);
-      return element("tr", {}, element("td", {}, open), element("td", { title: row.label ?? "" }, row.label ?? ""), element("td", {}, row.queue ?? ""),
+      return element("tr", {}, element("th", { scope: "row" }, open), element("td", { title: row.label ?? "" }, row.label ?? ""), element("td", {}, row.queue ?? ""),
         element("td", {}, String(row.engine)), element("td", {}, row.submitted == null ? "–" : clock(row.submitted)),
         number(duration(row.waited)), number(duration(row.took)), element("td", { className: `state ${row.state}` }, row.state));
     }));

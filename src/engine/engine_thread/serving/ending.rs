@@ -12,7 +12,7 @@ use crate::engine::heart::HeartMail;
 use crate::engine::kernel::messages::to_kernel;
 use crate::engine::mail::Ending;
 use crate::engine::replies::{leaving, returned};
-use crate::protocol::RemoteError;
+use crate::protocol::{Leaving, RemoteError};
 
 impl Serving {
     /// Ends in order: the kernel may run its exit handlers.
@@ -39,6 +39,11 @@ impl Serving {
         if matches!(self.state, State::Ended(_)) {
             return;
         }
+        let mode = self.config.restart.mode;
+        let leaving = match &how {
+            Ending::Asked if self.comes_back => Leaving::Restarts,
+            how => how.leaving(mode),
+        };
         self.state = State::Ended(how);
         // Tasks that are on their way have not begun either.
         self.receive_all_of_shell();
@@ -55,6 +60,7 @@ impl Serving {
             &self.who.uuid,
             self.who.id,
             reason,
+            leaving,
             self.farewells,
         );
         if let Err(error) = self.registrar.socket.send(&mut farewell) {

@@ -137,8 +137,12 @@ impl Queues {
         let mut in_ring = 0;
         for (here, client) in self.clients.iter() {
             assert_eq!(self.by_identity[&client.identity], here);
-            let own = jobs.iter().filter(|(_, job)| job.client == here);
-            assert_eq!(own.count(), client.jobs as usize);
+            let own = || jobs.iter().filter(|(_, job)| job.client == here);
+            assert_eq!(own().count(), client.jobs as usize);
+            let blocked = own().filter(|(_, job)| job.state == State::Blocked);
+            assert_eq!(blocked.count(), client.blocked as usize);
+            let ready = own().filter(|(_, job)| matches!(job.state, State::Ready { .. }));
+            assert_eq!(ready.count(), client.ready as usize);
             let waits = client
                 .lanes
                 .into_iter()

@@ -333,3 +333,28 @@ fn a_task_that_is_tried_again_still_holds_up_those_that_need_it() {
     world.ok("e2", "a");
     assert_eq!(world.seen(), ["b > e2"]);
 }
+
+#[test]
+fn what_waits_is_told_apart_by_client_and_cause() {
+    let mut world = World::with(&["e1"]);
+    world.plain(&["s_1", "s_2"]);
+    world.submit("s_3", json!({"after": "s_1"}));
+    world.submit("t_1", json!({"after": ["s_2", "s_3"]}));
+    let waiting = |world: &World| {
+        let all = world.scheduler.waiting_by_client();
+        let mut all: Vec<_> = all
+            .map(|one| (one.session.to_owned(), one.blocked, one.ready))
+            .collect();
+        all.sort();
+        all
+    };
+    // All of them come over one connection, which counts for the session that it began with.
+    assert_eq!(waiting(&world), [("s".to_owned(), 2, 1)]);
+    world.ok("e1", "s_1");
+    assert_eq!(waiting(&world), [("s".to_owned(), 1, 1)]);
+    world.ok("e1", "s_2");
+    world.ok("e1", "s_3");
+    assert_eq!(waiting(&world), [("s".to_owned(), 0, 0)]);
+    world.ok("e1", "t_1");
+    assert!(waiting(&world).is_empty());
+}

@@ -1,0 +1,375 @@
+//! How a controller on another machine is reached from here: by the address that its files name, or, where it listens on its
+//! loopback address alone, through a tunnel that a second ssh makes. The files that are written here lead there.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Stdio;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::commands::forwarding;
+use super::hosts::Host;
+use crate::launch::supervisor::Member;
+use crate::launch::{LaunchEvent, News, Reached};
+use crate::os::host;
+use crate::profile::connection::{ClientFile, ConnectionError, EngineFile};
+
+#[derive(Debug, Error)]
+enum ReachError {
+    #[error("what the controller on {host} says of its connection files: {error}")]
+    Files {
+        host: String,
+        error: ConnectionError,
+    },
+    #[error(
+        "the controller on {0} listens on sockets of its file system (ipc), which ssh cannot lead to: use tcp"
+    )]
+    NotTcp(String),
+    #[error("no port of this machine is free for a tunnel to {host}: {error}")]
+    NoPort { host: String, error: std::io::Error },
+    #[error(
+        "no tunnel to the controller on {host}: {why}; one that listens on all addresses (--ip='*') takes none"
+    )]
+    NoTunnel { host: String, why: String },
+}
+
+/// A tunnel that broke is made again after this time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Tells what the controller says, and sees to it that it can be reached before it is told to be ready.
+pub(super) async fn hear(
+    output: ChildStdout,
+    host: Host,
+    member: Member,
+    events: UnboundedSender<LaunchEvent>,
+) {
+    let mut lines = BufReader::new(output).lines();
+    let mut tunnel: Option<Tunnel> = None;
+    while let Some(line) = next(&mut lines, &mut tunnel, &host).await {
+        // What another version says may be unknown.
+        let Ok(news) = serde_json::from_str::<News>(&line) else {
+            continue;
+        };
+        let event = match news {
+            News::Connection {
+                client,
+                engine,
+                pid,
+            } => match reach(&host, &client, &engine, pid).await {
+                Ok((reached, opened)) => {
+                    tunnel = opened;
+                    LaunchEvent::Reached(Box::new(reached))
+                }
+                Err(error) => LaunchEvent::NotReached(error.to_string()),
+            },
+            news => LaunchEvent::Said(member, news),
+        };
+        // Nobody hears it when this process is about to end.
+        let _ = events.send(event);
+    }
+}
+
+/// The next line; meanwhile the tunnel is kept. Nothing when the connection has ended, and with it the controller.
+async fn next(
+    lines: &mut Lines<impl AsyncBufRead + Unpin>,
+    tunnel: &mut Option<Tunnel>,
+    host: &Host,
+) -> Option<String> {
+    loop {
+        let Some(open) = tunnel else {
+            return lines.next_line().await.ok()?;
+        };
+        tokio::select! {
+            line = lines.next_line() => return line.ok()?,
+            () = open.kept(host) => {}
+        }
+    }
+}
+
+async fn reach(
+    host: &Host,
+    client: &str,
+    engine: &str,
+    pid: u32,
+) -> Result<(Reached, Option<Tunnel>), ReachError> {
+    let failed = |error| ReachError::Files {
+        host: host.name.clone(),
+        error,
+    };
+    let client = ClientFile::from_text(client).map_err(failed)?;
+    let engine = EngineFile::from_text(engine).map_err(failed)?;
+    let interfaces = [&client.interface, &engine.interface];
+    if !host.tunnel && !interfaces.iter().any(|interface| is_loopback(interface)) {
+        let reached = Reached {
+            engine_elsewhere: engine.clone(),
+            client,
+            engine,
+        };
+        return Ok((reached, None));
+    }
+    if !interfaces
+        .iter()
+        .all(|interface| interface.starts_with("tcp://"))
+    {
+        return Err(ReachError::NotTcp(host.name.clone()));
+    }
+    let ports = free_ports(&addresses(&client, &engine)).map_err(|error| ReachError::NoPort {
+        host: host.name.clone(),
+        error,
+    })?;
+    let reached = led_here(client, engine, &ports, &host::hostname());
+    let no_tunnel = |why| ReachError::NoTunnel {
+        host: host.name.clone(),
+        why,
+    };
+    let tunnel = Tunnel::open(host, ports, pid).await.map_err(no_tunnel)?;
+    Ok((reached, Some(tunnel)))
+}
+
+fn is_loopback(interface: &str) -> bool {
+    let address = interface
+        .split_once("://")
+        .map_or("", |(_, address)| address);
+    address == "localhost"
+        || address
+            .trim_matches(['[', ']'])
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+/// Where the controller's own machine reaches this port of its.
+fn address(interface: &str, port: u16) -> String {
+    let address = interface.strip_prefix("tcp://").unwrap_or(interface);
+    let address = if matches!(address, "*" | "0.0.0.0") {
+        "127.0.0.1"
+    } else {
+        address
+    };
+    format!("{address}:{port}")
+}
+
+/// All that clients and engines connect to, with its port.
+fn addresses(client: &ClientFile, engine: &EngineFile) -> BTreeMap<String, u16> {
+    let of_clients = client_ports(&mut client.clone())
+        .into_iter()
+        .map(|port| (address(&client.interface, *port), *port))
+        .collect::<Vec<_>>();
+    let of_engines = engine_ports(&mut engine.clone())
+        .into_iter()
+        .map(|port| (address(&engine.interface, *port), *port))
+        .collect::<Vec<_>>();
+    of_clients.into_iter().chain(of_engines).collect()
+}
+
+fn client_ports(file: &mut ClientFile) -> Vec<&mut u16> {
+    let mut ports = vec![
+        &mut file.registration,
+        &mut file.control,
+        &mut file.mux,
+        &mut file.task,
+        &mut file.iopub,
+        &mut file.notification,
+    ];
+    ports.extend(&mut file.broadcast);
+    ports
+}
+
+fn engine_ports(file: &mut EngineFile) -> Vec<&mut u16> {
+    let mut ports = vec![
+        &mut file.registration,
+        &mut file.control,
+        &mut file.mux,
+        &mut file.task,
+        &mut file.iopub,
+        &mut file.hb_ping,
+        &mut file.hb_pong,
+    ];
+    ports.extend(&mut file.broadcast);
+    ports
+}
+
+/// A port of this machine for each address: of the same number where that is free, so that the files are the same as there.
+fn free_ports(wanted: &BTreeMap<String, u16>) -> std::io::Result<BTreeMap<String, u16>> {
+    // All are held until each has its own.
+    let mut held = Vec::new();
+    let mut ports = BTreeMap::new();
+    for (address, port) in wanted {
+        let here = Ipv4Addr::LOCALHOST;
+        let listener =
+            TcpListener::bind((here, *port)).or_else(|_| TcpListener::bind((here, 0)))?;
+        let port = listener.local_addr()?.port();
+        held.push(listener);
+        ports.insert(address.clone(), port);
+    }
+    Ok(ports)
+}
+
+/// The files for this machine, whose ports lead to those of the controller. Whoever carries them further learns from them
+/// that this machine is the one to ask.
+fn led_here(
+    client: ClientFile,
+    engine: EngineFile,
+    ports: &BTreeMap<String, u16>,
+    this_host: &str,
+) -> Reached {
+    let engine_elsewhere = engine.clone();
+    let (mut client, mut engine) = (client, engine);
+    let of_clients = client.interface.clone();
+    let of_engines = engine.interface.clone();
+    let lead = |port: &mut u16, interface: &str| {
+        if let Some(here) = ports.get(&address(interface, *port)) {
+            *port = *here;
+        }
+    };
+    for port in client_ports(&mut client) {
+        lead(port, &of_clients);
+    }
+    for port in engine_ports(&mut engine) {
+        lead(port, &of_engines);
+    }
+    for (interface, ssh, common) in [
+        (&mut client.interface, &mut client.ssh, &mut client.common),
+        (&mut engine.interface, &mut engine.ssh, &mut engine.common),
+    ] {
+        "tcp://127.0.0.1".clone_into(interface);
+        ssh.clear();
+        this_host.clone_into(&mut common.location);
+    }
+    Reached {
+        client,
+        engine,
+        engine_elsewhere,
+    }
+}
+
+/// An ssh that leads ports of this machine to the controller. It ends with that, and when it is dropped.
+struct Tunnel {
+    ports: BTreeMap<String, u16>,
+    /// Of the controller, there.
+    pid: u32,
+    ssh: Child,
+}
+
+impl Tunnel {
+    /// Resolves when the ports are led there.
+    async fn open(host: &Host, ports: BTreeMap<String, u16>, pid: u32) -> Result<Self, String> {
+        let argv = forwarding(host, &ports, pid);
+        let mut command = Command::new(&argv[0]);
+        command
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        // SAFETY: between fork and exec only system calls are made, which may be.
+        unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+        let mut ssh = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", argv[0]))?;
+        let output = ssh.stdout.take().expect("it was asked for");
+        let mut errors = BufReader::new(ssh.stderr.take().expect("it was asked for")).lines();
+        let ready = BufReader::new(output).lines().next_line().await;
+        if let Ok(Some(_)) = ready {
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = errors.next_line().await {
+                    tracing::debug!("ssh of the tunnel: {line}");
+                }
+            });
+            return Ok(Self { ports, pid, ssh });
+        }
+        let mut said = Vec::new();
+        while let Ok(Some(line)) = errors.next_line().await {
+            said.push(line);
+        }
+        Err(if said.is_empty() {
+            format!("{} has ended without a word", argv[0])
+        } else {
+            said.join("; ")
+        })
+    }
+
+    /// Resolves when it has broken and been made again, or could not be.
+    async fn kept(&mut self, host: &Host) {
+        if let Ok(status) = self.ssh.wait().await {
+            tracing::debug!("the tunnel to {} has ended ({status})", host.name);
+        }
+        tokio::time::sleep(PAUSE).await;
+        match Self::open(host, self.ports.clone(), self.pid).await {
+            Ok(tunnel) => {
+                tracing::warn!("the tunnel to {} broke, and was made again", host.name);
+                *self = tunnel;
+            }
+            Err(why) => tracing::warn!("the tunnel to {} broke: {why}", host.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(interface: &str) -> (ClientFile, EngineFile) {
+        let common = r#""key":"k","location":"there","pack":"json","unpack":"json","signature_scheme":"hmac-sha256""#;
+        let client = format!(
+            r#"{{"ssh":"x","interface":"{interface}","registration":1,"control":2,"mux":3,"task":4,"iopub":5,"notification":6,"broadcast":7,{common}}}"#
+        );
+        let engine = format!(
+            r#"{{"ssh":"","interface":"{interface}","registration":1,"control":12,"mux":13,"task":14,"iopub":15,"hb_ping":16,"hb_pong":17,"broadcast":[18,19],{common}}}"#
+        );
+        (
+            ClientFile::from_text(&client).unwrap(),
+            EngineFile::from_text(&engine).unwrap(),
+        )
+    }
+
+    #[test]
+    fn files_that_are_led_here_name_this_machine_and_its_ports() {
+        let (client, engine) = files("tcp://*");
+        let ports = addresses(&client, &engine);
+        assert_eq!(ports.len(), 15);
+        assert_eq!(ports["127.0.0.1:19"], 19);
+        let elsewhere: BTreeMap<String, u16> = ports
+            .into_iter()
+            .map(|(address, port)| (address, port + 100))
+            .collect();
+        let reached = led_here(client, engine.clone(), &elsewhere, "here");
+        assert_eq!(reached.client.interface, "tcp://127.0.0.1");
+        assert_eq!(
+            (reached.client.registration, reached.engine.registration),
+            (101, 101)
+        );
+        assert_eq!(reached.client.broadcast, Some(107));
+        assert_eq!(reached.engine.broadcast, [118, 119]);
+        assert_eq!(reached.client.common.location, "here");
+        assert!(reached.client.ssh.is_empty());
+        assert_eq!(reached.engine_elsewhere, engine);
+    }
+
+    #[test]
+    fn only_what_is_closed_to_others_needs_a_tunnel() {
+        for (interface, expected) in [
+            ("tcp://127.0.0.1", true),
+            ("tcp://localhost", true),
+            ("tcp://[::1]", true),
+            ("tcp://*", false),
+            ("tcp://10.0.0.1", false),
+            ("ipc:///tmp/x", false),
+        ] {
+            assert_eq!(is_loopback(interface), expected, "{interface}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_led_from_another_one() {
+        let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let wanted = BTreeMap::from([("a:1".to_owned(), port), ("b:1".to_owned(), port)]);
+        let found = free_ports(&wanted).unwrap();
+        assert!(found.values().all(|found| *found != port));
+        assert_ne!(found["a:1"], found["b:1"]);
+    }
+}

@@ -1,0 +1,550 @@
+"""A script of what clients ask of a hub. Run with two controllers, the answers can be compared.
+
+What is different in each run (ids, times) is replaced by what it stands for.
+"""
+
+import contextlib
+import re
+import sys
+import threading
+import time
+import traceback
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from ipyparallel import Dependency, error
+from programs import GENEROUS, wait_until
+
+# Seconds for one answer. ipyparallel's hub leaves some questions unanswered.
+PATIENCE = 15
+
+NO_ANSWER = "no answer"
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4,24}(-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?(_\d+){0,2}\b")
+MESSAGE = re.compile(r"(the owner|the asker|engine \d)(_\d+){2}")
+DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+# ---- what engines run
+
+
+def say():
+    print("out")
+    print("err", file=sys.stderr)
+    return 5
+
+
+def fail():
+    return 1 / 0
+
+
+def wait_for(path):
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return "waited"
+
+
+CELL = """
+import sys
+from IPython.display import display
+print("out")
+print("err", file=sys.stderr)
+display({"a": 1})
+6 * 7
+"""
+
+
+def with_engines(answer, name):
+    match answer:
+        case dict():
+            return {key: name if key == "engine_id" else with_engines(one, name) for key, one in answer.items()}
+        case list():
+            return [with_engines(one, name) for one in answer]
+        case str():
+            return re.sub(r"engine \d", name, answer)
+    return answer
+
+
+class Conversation:
+    """Answers to questions, by the questions' names."""
+
+    def __init__(self, place, folder):
+        self.place = place
+        self.gate = str(Path(folder) / "gate")
+        self.answers = {}
+        self.asker = None
+        self.owner = place.client(2)
+        # msg_ids by the names of their requests, and the other way round.
+        self.ids, self.names = {}, {}
+        self.names[self.owner.session.session] = "the owner"
+        for n in (0, 1):
+            self.names[self.owner._engines[n]] = f"engine {n}"
+
+    # ---- asking
+
+    def ask(self, question, call, fresh=False, on=None):
+        """Notes the answer to one question.
+
+        `fresh`: in a client that has seen nothing of the requests. `on`: what engines are called in the answer, when any
+        may have been chosen.
+        """
+        if self.asker is None or fresh:
+            self.asker = self.place.client()
+            wait_until(lambda: len(self.asker.ids) == len(self.owner.ids), "the engines")
+            self.names[self.asker.session.session] = "the asker"
+        client, outcome = self.asker, []
+
+        def run():
+            try:
+                outcome.append(("answer", call(client)))
+            except Exception as raised:
+                outcome.append(("error", raised))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if not outcome or fresh:
+            with contextlib.suppress(Exception):
+                client.close()
+            self.asker = None
+        assert question not in self.answers, question
+        kind, value = outcome[0] if outcome else ("answer", NO_ANSWER)
+        answer = self.plain(value) if kind == "answer" else self.raised(value)
+        self.answers[question] = answer if on is None else with_engines(answer, on)
+        return value if kind == "answer" and outcome else None
+
+    def raised(self, failure):
+        match failure:
+            case error.CompositeError():
+                return {"raises": "CompositeError", "of": sorted(self.plain(one[:2]) for one in failure.elist)}
+            case error.RemoteError():
+                return {"raises": failure.ename, "says": self.plain(failure.evalue)}
+            case _:
+                where = traceback.extract_tb(failure.__traceback__)[-1].name
+                return {"raises here": type(failure).__name__, "says": self.plain(str(failure)), "in": where}
+
+    def plain(self, value):
+        match value:
+            case dict():
+                # Messages carry the version of the protocol that their sender was written for.
+                return {self.plain(key): self.plain(one) for key, one in value.items() if key != "version"}
+            case list() | tuple():
+                return [self.plain(one) for one in value]
+            case set():
+                return sorted(map(self.plain, value))
+            case Exception():
+                return self.raised(value)
+            case datetime():
+                return "a date" if value.tzinfo else "a date without a zone"
+            case bytes() | memoryview():
+                return "bytes"
+            case str():
+                return self.text(value)
+            case None | bool() | int() | float():
+                return value
+            case _:
+                return type(value).__name__
+
+    def text(self, text):
+        text = COLOURS.sub("", text)
+        for known in sorted(self.names, key=len, reverse=True):
+            text = text.replace(known, self.names[known])
+        text = MESSAGE.sub(r"a message of \1", text)
+        text = DATE.sub("a date", UUID.sub("an id", text))
+        return "a traceback" if text.startswith("-----") or "Traceback" in text else text
+
+    # ---- requests
+
+    def name(self, name, result):
+        several = len(result.msg_ids) > 1
+        for n, msg_id in enumerate(result.msg_ids):
+            one = f"{name} {n}" if several else name
+            self.ids[one], self.names[msg_id] = msg_id, one
+        return result
+
+    def do(self, name, result):
+        """A request that is over before the next is made, here and in the hub."""
+        self.name(name, result)
+        assert result.wait(GENEROUS), name
+        self.settle(result.msg_ids)
+        return result
+
+    def broadcast(self, name, result):
+        """The same with a broadcast, of which ipyparallel's hub has no record of its parts."""
+        self.name(name, result)
+        assert result.wait(GENEROUS), name
+        with contextlib.suppress(AssertionError):
+            self.settle(result.msg_ids, 3)
+
+    def settle(self, msg_ids, timeout=GENEROUS):
+        def complete():
+            status = self.owner.db_query({"msg_id": {"$in": list(msg_ids)}}, keys=["completed"])
+            return len(status) == len(msg_ids) and all(one["completed"] for one in status)
+
+        wait_until(complete, "the records", timeout)
+
+    def record(self, client, name, keys=None):
+        records = client.db_query({"msg_id": self.ids[name]}, keys=keys)
+        return records[0] if len(records) == 1 else records
+
+    # ---- the script
+
+    def run(self):
+        self.before_everything()
+        self.finished_requests()
+        self.unfinished_requests()
+        self.results()
+        self.queries()
+        self.broadcasts()
+        self.resubmission()
+        self.purging()
+        self.engine_that_leaves()
+        return self.answers
+
+    def before_everything(self):
+        self.ask("history of nothing", lambda client: client.hub_history())
+        self.ask("queues of nothing", lambda client: client.queue_status())
+        self.ask("queues of nothing, verbose", lambda client: client.queue_status(verbose=True))
+        self.ask("status of nothing", lambda client: client.result_status([]))
+        self.ask("query of nothing", lambda client: client.db_query({}))
+        self.ask("purge all of nothing", lambda client: client.purge_hub_results("all"))
+        self.ask("spin", lambda client: client.spin())
+
+    def finished_requests(self):
+        owner = self.owner
+        balanced = owner.load_balanced_view(targets=0)
+        self.do("direct", owner[0].apply_async(say))
+        self.do("direct failed", owner[1].apply_async(fail))
+        with balanced.temp_flags(label="a label", retries=2, timeout=60):
+            self.do("task", balanced.apply_async(say))
+        self.do("task failed", balanced.apply_async(fail))
+        self.do("execute", owner[0].execute(CELL, silent=False))
+        self.do("execute silently", owner[0].execute("print('out'); 5"))
+        self.do("execute failed", owner[1].execute("1/0", silent=False))
+        self.do("map", owner[:].map_async(abs, [-1, -2, -3, -4]))
+        self.do("task map", balanced.map_async(abs, [-1, -2], chunksize=1))
+        self.do("both", owner[:].apply_async(abs, -5))
+        self.do("push", owner[0].push({"a": 5}))
+        with balanced.temp_flags(after=[self.ids["task"]]):
+            self.do("dependent", balanced.apply_async(abs, -5))
+        with balanced.temp_flags(after=Dependency([self.ids["task failed"]], success=True, failure=False)):
+            self.do("impossible", balanced.apply_async(abs, -5))
+        with balanced.temp_flags(after=["nobody"]):
+            self.do("invalid", balanced.apply_async(abs, -5))
+
+        def output():
+            found = owner.db_query({"msg_id": {"$in": [self.ids["direct"], self.ids["task"], self.ids["execute"]]}})
+            return [one["stdout"] + one["stderr"] for one in found] == ["out\nerr\n"] * 3
+
+        wait_until(output, "the output")
+        wait_until(lambda: self.record(owner, "execute")["execute_result"], "the cell's result")
+        wait_until(lambda: self.record(owner, "execute failed")["error"], "the cell's error")
+        for name in self.ids:
+            self.ask(f"record of {name}", lambda client, name=name: self.record(client, name))
+            self.ask(
+                f"buffers of {name}",
+                lambda client, name=name: self.record(client, name, ["buffers", "result_buffers"]),
+            )
+        self.ask("queues when all is done", lambda client: client.queue_status())
+
+    def unfinished_requests(self):
+        """Requests that run, that wait, and that are aborted."""
+        owner = self.owner
+        balanced = owner.load_balanced_view(targets=0)
+        done = self.ids["direct"]
+        running = self.name("running", balanced.apply_async(wait_for, self.gate))
+        waiting = self.name("waiting", balanced.apply_async(say))
+        direct = self.name("direct running", owner[1].apply_async(wait_for, self.gate))
+        behind = self.name("behind", owner[1].apply_async(say))
+        aborted = self.name("aborted", owner[1].apply_async(say))
+        aborted_cell = self.name("aborted cell", owner[1].execute("5"))
+        unfinished = [result.msg_ids[0] for result in (running, waiting, direct, behind, aborted, aborted_cell)]
+        wait_until(lambda: set(unfinished) <= set(owner.hub_history()), "the records")
+        wait_until(lambda: owner.queue_status()[0]["tasks"] == 1, "the running task")
+        wait_until(lambda: self.record(owner, "running")["engine_uuid"], "its engine in the record")
+        for name in ("running", "waiting", "direct running", "behind"):
+            self.ask(f"record of {name}", lambda client, name=name: self.record(client, name))
+            self.ask(f"status of {name}", lambda client, name=name: client.result_status(self.ids[name]))
+        self.ask("queues", lambda client: client.queue_status())
+        self.ask("queues, verbose", lambda client: self.without_completed(client.queue_status(verbose=True)))
+        self.ask("queue of one", lambda client: client.queue_status(1))
+        self.ask("queues of two", lambda client: client.queue_status([0, 1]))
+        self.ask("queue of nobody", lambda client: client.queue_status(7))
+        self.ask("queues of nobody, on the wire", lambda client: self.wire(client, "queue_request", {"targets": [7]}))
+        self.ask("queues of no one, on the wire", lambda client: self.wire(client, "queue_request", {"targets": []}))
+        self.ask("status of both kinds", lambda client: client.result_status([*unfinished[:2], done]))
+        self.ask("results of both kinds", lambda client: client.result_status([*unfinished[:2], done], status_only=False), True)
+        self.ask("status of both kinds and nobody", lambda client: client.result_status([unfinished[0], done, "nobody"]))
+        self.ask("purge of what runs", lambda client: client.purge_hub_results(unfinished[0]))
+        self.ask("purge of what waits", lambda client: client.purge_hub_results([done, unfinished[1]]))
+        self.ask("purge of nobody", lambda client: client.purge_hub_results("nobody"))
+        self.ask("the history after refused purges", lambda client: done in client.hub_history())
+        abort = owner.abort([aborted, aborted_cell], targets=1, block=False)
+        self.ask("wait for a result that does not come", lambda client: client.get_result(unfinished[0]).wait(0.5), True)
+        self.ask("wait for a result in time", lambda client: client.get_result(unfinished[0]).get(timeout=0.2), True)
+        Path(self.gate).touch()
+        for result in (running, waiting, direct, behind, aborted, aborted_cell):
+            result.wait(GENEROUS)
+        self.ask("abort", lambda _: abort.get(timeout=GENEROUS))
+        wait_until(lambda: not set(owner.result_status(unfinished)["pending"]), "the end in the hub")
+        self.settle(unfinished[:4])
+        self.ask("abort of nobody", lambda client: client.abort("nobody", block=True))
+        self.ask("abort of what is done", lambda client: client.abort(done, block=True))
+        self.ask("clear", lambda client: client.clear(block=True))
+        self.ask("after clear", lambda client: client[0].pull("a", block=True))
+        for name in ("aborted", "aborted cell", "running", "behind"):
+            self.ask(f"record of {name}, at the end", lambda client, name=name: self.record(client, name))
+
+    @staticmethod
+    def without_completed(queues):
+        """ipyparallel's lists of what is completed have everything that ever was."""
+        return {
+            key: {name: one for name, one in queue.items() if name != "completed"} if isinstance(queue, dict) else queue
+            for key, queue in queues.items()
+        }
+
+    @staticmethod
+    def wire(client, msg_type, content):
+        """The content of the hub's reply, as it came."""
+        reply = client._send_recv(client._query_stream, msg_type, content)
+        return {
+            "msg_type": reply["header"]["msg_type"],
+            **{key: value for key, value in reply["content"].items() if key not in ("traceback", "engine_info")},
+        }
+
+    def results(self):
+        for name, msg_id in self.ids.items():
+            self.ask(f"result of {name}", lambda client, msg_id=msg_id: self.result(client, msg_id), True)
+        some = [self.ids[name] for name in ("task map 0", "task map 1", "direct")]
+        failed = [self.ids[name] for name in ("direct failed", "direct", "task failed")]
+        self.ask("several results", lambda client: client.get_result(some, block=False).get(), True)
+        self.ask("several results, some failed", lambda client: client.get_result(failed, block=False).get(), True)
+        self.ask("result of nobody", lambda client: client.get_result("nobody").get(), True)
+        self.ask("results of somebody and nobody", lambda client: client.get_result([some[0], "nobody"]).get(), True)
+        # Both sort what is completed by ids, which are random.
+        self.ask("status of all", lambda client: {key: sorted(map(self.plain, ids)) for key, ids in client.result_status(list(self.ids.values())).items()})
+        self.ask("status, the same twice", lambda client: client.result_status([some[0], some[0]]))
+        self.ask("status of nobody", lambda client: client.result_status("nobody"))
+        self.ask("results, status", lambda client: client.result_status(some, status_only=False), True)
+        self.ask("result of one that failed, status", lambda client: client.result_status(failed[0], status_only=False), True)
+        self.ask("history", lambda client: client.hub_history())
+        for content in ({"msg_ids": some[0]}, {"msg_ids": [5]}, {"msg_ids": None}, {}):
+            self.ask(f"result_request with {list(content)} {type(content.get('msg_ids')).__name__}", lambda client, content=content: self.wire(client, "result_request", content))
+        self.ask("an unknown request", lambda client: self.wire(client, "odd_request", {}))
+
+    @staticmethod
+    def result(client, msg_id, timeout=PATIENCE - 1):
+        result = client.get_result(msg_id, block=False, owner=False)
+        try:
+            value = result.get(timeout=timeout)
+        except Exception as raised:
+            value = raised
+        if type(value).__name__ == "ExecuteReply":
+            value = {"ExecuteReply": str(value), "data": value._metadata}
+        seen = {key: one for key, one in client.metadata[msg_id].items() if key != "received"}
+        return {"value": value, "metadata": seen, "stdout": result.stdout, "stderr": result.stderr}
+
+    def queries(self):
+        ids = self.ids
+        some = [ids["direct"], ids["task"], ids["execute"]]
+        (record,) = self.owner.db_query({"msg_id": ids["task"]})
+        when = record["submitted"]
+        for name, query in {
+            "everything": {},
+            "one": {"msg_id": ids["task"]},
+            "nobody": {"msg_id": "nobody"},
+            "null id": {"msg_id": None},
+            "$in": {"msg_id": {"$in": some}},
+            "$in nothing": {"msg_id": {"$in": []}},
+            "$in null": {"label": {"$in": ["a label", None]}},
+            "$nin": {"msg_id": {"$nin": some}},
+            "$nin nothing": {"msg_id": {"$nin": []}},
+            "$nin null": {"label": {"$nin": [None]}},
+            "$nin, null fields": {"label": {"$nin": ["a label"]}},
+            "$eq": {"queue": {"$eq": "task"}},
+            "$eq null": {"queue": {"$eq": None}},
+            "$ne": {"queue": {"$ne": "task"}},
+            "$ne null": {"label": {"$ne": None}},
+            "$ne, null fields": {"label": {"$ne": "a label"}},
+            "$lt": {"queue": {"$lt": "task"}},
+            "$lte": {"queue": {"$lte": "mux"}},
+            "$gt": {"stdout": {"$gt": ""}},
+            "$gte": {"stdout": {"$gte": "out\n"}},
+            "$lt with null fields": {"label": {"$lt": "b"}},
+            "$lt null": {"queue": {"$lt": None}},
+            "$lt a number": {"queue": {"$lt": 5}},
+            "$all": {"label": {"$all": ["a label"]}},
+            "$all, several": {"label": {"$all": ["a label", "other"]}},
+            "$mod": {"header.odd": {"$mod": [2, 0]}},
+            "$mod of text": {"queue": {"$mod": [2, 0]}},
+            "$mod by zero": {"queue": {"$mod": [0, 0]}},
+            "$mod of one": {"queue": {"$mod": [2]}},
+            "$exists": {"label": {"$exists": True}},
+            "$exists not": {"label": {"$exists": False}},
+            "$exists 0": {"execute_result": {"$exists": 0}},
+            "$glob": {"label": {"$glob": "a*"}},
+            "$glob a class": {"queue": {"$glob": "[m-t]u?"}},
+            "equal": {"queue": "task"},
+            "equal to null": {"queue": None},
+            "two equal": {"queue": "task", "label": "a label"},
+            "two equal, one not": {"queue": "task", "label": "other"},
+            "two equal, the first not": {"label": "other", "queue": "task"},
+            "two of different kinds": {"queue": "task", "label": {"$ne": None}},
+            "two tests of one": {"submitted": {"$lt": when + timedelta(hours=1), "$gt": when - timedelta(hours=1)}},
+            "completed": {"completed": {"$ne": None}},
+            "not completed": {"completed": None},
+            "a moment": {"submitted": when},
+            "a moment in another zone": {"submitted": when.astimezone(timezone(timedelta(hours=-9, minutes=-30)))},
+            "before": {"submitted": {"$lt": when}},
+            "until": {"submitted": {"$lte": when}},
+            "from": {"submitted": {"$gte": when}},
+            "after": {"submitted": {"$gt": when}},
+            "without a zone": {"submitted": {"$gte": when.astimezone().replace(tzinfo=None)}},
+            "moments": {"submitted": {"$in": [when]}},
+            "not the moment": {"submitted": {"$ne": when}},
+            "a moment, other dates null": {"started": {"$gt": when - timedelta(hours=1)}},
+            "a date and text": {"queue": {"$gt": when}},
+            "inside": {"header.msg_type": "execute_request"},
+            "inside, more deeply": {"result_content.engine_info.method": "apply"},
+            "inside of text": {"queue.x": 1},
+            "an object": {"header": {"msg_type": "execute_request"}},
+            "$eq of an object": {"content": {"$eq": {}}},
+            "an unknown operator": {"queue": {"$odd": 1}},
+            "an unknown operator at the top": {"$odd": [{}]},
+            "an unknown key": {"odd": 1},
+            "an unknown key with null": {"odd": None},
+            "$in no list": {"queue": {"$in": 5}},
+            "$in text": {"queue": {"$in": "mux task"}},
+            "$nin null itself": {"queue": {"$nin": None}},
+            "a number for text": {"queue": 5},
+            "a boolean": {"queue": True},
+            "a list": {"queue": ["mux", "task"]},
+            "no operators": {"queue": {}},
+            "buffers": {"buffers": None},
+        }.items():
+            self.ask(f"query: {name}", lambda client, query=query: self.found(client, query))
+        for name, query, keys in [
+            ("one key", {"queue": "task"}, "queue"),
+            ("some keys", {"queue": "task"}, ["queue", "label"]),
+            ("the id", {"queue": "task"}, ["msg_id"]),
+            ("no keys", {"msg_id": ids["task"]}, []),
+            ("an unknown key", {"queue": "task"}, ["odd"]),
+            ("buffers", {"msg_id": ids["task"]}, ["buffers"]),
+            ("result_buffers", {"msg_id": {"$in": some}}, ["result_buffers"]),
+            ("both buffers", {"msg_id": {"$in": some}}, ["result_buffers", "buffers", "queue"]),
+            ("unknown, and nobody", {"msg_id": "nobody"}, ["odd"]),
+            ("keys within", {"msg_id": ids["task"]}, ["header.msg_type"]),
+            ("an object", {"msg_id": ids["task"]}, {"queue": 1}),
+        ]:
+            self.ask(f"keys: {name}", lambda client, query=query, keys=keys: client.db_query(query, keys=keys))
+        for query in ([], "label", 7, None, True, [{"queue": "task"}]):
+            self.ask(f"a query that is {query!r}", lambda client, query=query: self.found(client, query))
+
+    @staticmethod
+    def found(client, query):
+        return {record["msg_id"] for record in client.db_query(query, keys=["msg_id"])}
+
+    def broadcasts(self):
+        """After the queries: ipyparallel keeps records of them in which everything is null."""
+        self.broadcast("broadcast", self.owner.broadcast_view().apply_async(say))
+        coalescing = self.owner.broadcast_view()
+        coalescing.is_coalescing = True
+        self.broadcast("coalesced", coalescing.apply_async(abs, -5))
+        for name in ("broadcast 0", "broadcast 1", "coalesced"):
+            self.ask(f"record of {name}", lambda client, name=name: self.record(client, name))
+            self.ask(f"result of {name}", lambda client, name=name: self.result(client, self.ids[name], 3), True)
+        broadcasts = [self.ids[name] for name in ("broadcast 0", "broadcast 1", "coalesced")]
+        # There may be one of the broadcast as a whole.
+        broadcasts += [one["msg_id"] for one in self.owner.db_query({"queue": "broadcast"}, keys=["msg_id"])]
+        self.ask("purge of broadcasts", lambda client: client.purge_hub_results(broadcasts))
+
+    def resubmission(self):
+        ids = self.ids
+        for name in ("task", "direct", "task failed", "execute", "dependent"):
+            self.resubmit(f"again: {name}", [ids[name]])
+        if "again: task" in ids:
+            self.resubmit("once more: task", [ids["again: task"]])
+        if "once more: task" in ids:
+            self.resubmit("a third time: task", [ids["once more: task"]])
+        self.resubmit("the same again: task", [ids["task"]])
+        self.resubmit("several", [ids["task map 0"], ids["task map 1"]])
+        self.ask("resubmit nobody", lambda client: client.resubmit("nobody"))
+        self.ask("resubmit somebody and nobody", lambda client: client.resubmit([ids["task"], "nobody"]))
+        self.ask("resubmit nothing", lambda client: client.resubmit([]).get(1))
+        Path(self.gate).unlink()
+        slow = self.name("slow", self.owner.load_balanced_view(targets=0).apply_async(wait_for, self.gate))
+        wait_until(lambda: slow.msg_ids[0] in self.owner.hub_history(), "the record")
+        again = self.ask("resubmit what runs", lambda client: client.resubmit(slow.msg_ids))
+        Path(self.gate).touch()
+        slow.wait(GENEROUS)
+        if again is not None:
+            self.name("again: slow", again)
+            self.finish("again: slow", "slow")
+        self.ask("what resubmission left", lambda client: {one["msg_id"]: one["resubmitted"] for one in client.db_query({"msg_id": {"$ne": ""}}, keys=["resubmitted"])})
+
+    def resubmit(self, name, msg_ids):
+        mapping = self.ask(f"resubmit {name}", lambda client: self.wire(client, "resubmit_request", {"msg_ids": msg_ids}))
+        new = (mapping or {}).get("resubmitted") or {}
+        for n, old in enumerate(new):
+            one = name if len(new) == 1 else f"{name} {n}"
+            self.ids[one], self.names[new[old]] = new[old], one
+        self.answers[f"resubmit {name}"] = self.plain(mapping)
+        for n, old in enumerate(new):
+            self.finish(name if len(new) == 1 else f"{name} {n}", self.names[old])
+
+    def finish(self, name, original):
+        """A request that the hub has made: its result and its record, when both are as whole as those of the original."""
+
+        def is_whole():
+            one, other = (self.record(self.owner, name) for name in (name, original))
+            return all(bool(one[key]) == bool(other[key]) for key in ("completed", "stdout", "stderr", "error", "execute_result"))
+
+        with contextlib.suppress(AssertionError):
+            wait_until(is_whole, name, 5)
+        self.ask(f"record of {name}", lambda client: self.record(client, name), on="an engine")
+        self.ask(f"result of {name}", lambda client: self.result(client, self.ids[name]), True, on="an engine")
+
+    def purging(self):
+        ids = self.ids
+        history = lambda client: client.hub_history()
+        self.ask("purge one", lambda client: client.purge_hub_results(ids["task"]))
+        self.ask("after one", history)
+        self.ask("result of what was purged", lambda client: client.get_result(ids["task"]).get(PATIENCE - 1), True)
+        self.ask("status of what was purged", lambda client: client.result_status(ids["task"]))
+        self.ask("resubmit what was purged", lambda client: client.resubmit(ids["task"]))
+        self.ask("purge two", lambda client: client.purge_hub_results([ids["direct"], ids["map 0"]]))
+        self.ask("after two", history)
+        self.ask("purge somebody and nobody", lambda client: client.purge_hub_results([ids["map 1"], "nobody"]))
+        self.ask("after somebody and nobody", history)
+        self.ask("purge nothing", lambda client: client.purge_hub_results([]))
+        self.ask("purge of no engine", lambda client: client.purge_hub_results(targets=7))
+        self.ask("purge of no engine, on the wire", lambda client: self.wire(client, "purge_request", {"engine_ids": [7]}))
+        self.ask("purge of an engine and none", lambda client: self.wire(client, "purge_request", {"engine_ids": [1, 7]}))
+        self.ask("after an engine and none", history)
+        self.ask("purge an engine", lambda client: client.purge_hub_results(targets=1))
+        self.ask("after an engine", history)
+        self.do("another", self.owner.load_balanced_view().apply_async(abs, -5))
+        self.resubmit("one twice", [ids["another"], ids["another"]])
+        self.ask("purge everything", lambda client: client.purge_everything())
+        self.ask("after everything", history)
+        self.ask("query after everything", lambda client: client.db_query({"msg_id": {"$ne": ""}}))
+
+    def engine_that_leaves(self):
+        Path(self.gate).unlink()
+        owner = self.owner
+        slow = self.name("on the engine", owner[1].apply_async(wait_for, self.gate))
+        self.do("before it left", owner[0].apply_async(say))
+        wait_until(lambda: slow.msg_ids[0] in owner.hub_history(), "the record")
+        # A request that runs is not stopped by a polite shutdown.
+        Path(self.gate).touch()
+        slow.wait(GENEROUS)
+        self.settle(slow.msg_ids)
+        self.ask("shutdown of one engine", lambda client: client.shutdown(1, block=True))
+        wait_until(lambda: owner.ids == [0], "the engine's end")
+        self.ask("ids", lambda client: client.ids, True)
+        self.ask("queues after it left", lambda client: self.without_completed(client.queue_status()))
+        self.ask("record of its request", lambda client: self.record(client, "on the engine"))
+        self.ask("result of its request", lambda client: self.result(client, slow.msg_ids[0]), True)
+        self.ask("purge of its results", lambda client: self.wire(client, "purge_request", {"engine_ids": [1]}))
+        self.ask("what remains", lambda client: client.hub_history())
