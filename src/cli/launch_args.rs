@@ -33,7 +33,7 @@ pub(super) struct LaunchArgs {
     #[arg(long, value_name = "SECONDS")]
     engine_timeout: Option<f64>,
 
-    /// How the engines are started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
+    /// How the engines are started: local, ssh, sshproxy, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     engines: Option<String>,
 

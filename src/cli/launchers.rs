@@ -8,11 +8,12 @@ use serde_json::Value;
 use crate::cli::Failure;
 use crate::cli::parts::texts;
 use crate::cli::setup::Setup;
+use crate::cli::supervise::engine_count;
 use crate::launch::batch::script::{self as batch, connection_info_timeout};
 use crate::launch::batch::system::{Role, System};
-use crate::launch::conduct::By;
+use crate::launch::cluster::By;
 use crate::launch::local::{AwaitedFiles, Mpi};
-use crate::launch::ssh::hosts;
+use crate::launch::ssh::hosts::{self, Host};
 use crate::os::files;
 use crate::profile::ConnectionFiles;
 use crate::profile::settings::Traits;
@@ -72,6 +73,7 @@ fn lineage(setup: &Setup, role: Role) -> &'static [&'static str] {
     match (System::named(name), name, role) {
         (Some(system), ..) => system.lineage(role),
         (None, "ssh", _) => hosts::lineage(role),
+        (None, "sshproxy", _) => hosts::PROXY_LINEAGE,
         (None, "mpi", Role::Controller) => MPI_CONTROLLER,
         (None, "mpi", Role::Engines) => MPI_ENGINES,
         (None, _, Role::Controller) => LOCAL_CONTROLLER,
@@ -94,7 +96,7 @@ pub(super) fn engines_by(setup: &Setup) -> Result<By, Failure> {
     match settings.engines.as_str() {
         "mpi" => Ok(By::Mpi(mpi(&traits))),
         "ssh" => {
-            warn_of_ssh_traits(&traits, Role::Engines);
+            warn_of_ssh_traits(&traits, hosts::lineage(Role::Engines)[0]);
             let hosts = hosts::hosts(&traits, settings.max.or(settings.n));
             let mut hosts = hosts.map_err(|error| Failure::usage(error.to_string()))?;
             for host in &mut hosts {
@@ -102,6 +104,13 @@ pub(super) fn engines_by(setup: &Setup) -> Result<By, Failure> {
                 *folder = folder.take().or_else(|| profile_there(setup));
             }
             Ok(By::Ssh(hosts))
+        }
+        "sshproxy" => {
+            warn_of_ssh_traits(&traits, hosts::PROXY_LINEAGE[0]);
+            let host = hosts::proxy_host(&traits, engine_count(setup));
+            let mut host = host.map_err(|error| Failure::usage(error.to_string()))?;
+            host.profile_dir = host.profile_dir.or_else(|| profile_there(setup));
+            Ok(By::Ssh(vec![host]))
         }
         _ => Ok(By::Local),
     }
@@ -129,7 +138,7 @@ pub(super) fn controller_by(setup: &Setup) -> Result<By, Failure> {
             Ok(By::Mpi(mpi))
         }
         "ssh" => {
-            warn_of_ssh_traits(&traits, Role::Controller);
+            warn_of_ssh_traits(&traits, hosts::lineage(Role::Controller)[0]);
             let host = hosts::controller_host(&traits);
             let mut host = host.map_err(|error| Failure::usage(error.to_string()))?;
             host.profile_dir = host.profile_dir.or_else(|| profile_there(setup));
@@ -154,9 +163,8 @@ fn batch_settings(system: System, role: Role, traits: &Traits) -> Result<batch::
     Ok(settings)
 }
 
-fn warn_of_ssh_traits(traits: &Traits, role: Role) {
-    let class = hosts::lineage(role)[0];
-    for name in hosts::without_effect(traits, role) {
+fn warn_of_ssh_traits(traits: &Traits, class: &str) {
+    for name in hosts::without_effect(traits, class) {
         tracing::warn!("{class}.{name} has no effect");
     }
 }
@@ -228,7 +236,7 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
             .parse()
             .is_ok_and(|address: IpAddr| address.is_loopback());
     let of_controller = match controller_by {
-        By::Ssh(hosts) => hosts.first().map(|host| &host.name),
+        By::Ssh(hosts) => hosts.first().map(Host::address),
         _ => None,
     };
     let elsewhere = match engines_by {
@@ -236,7 +244,7 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
         By::Local | By::Mpi(_) => matches!(controller_by, By::Batch(_)),
         By::Ssh(hosts) => hosts
             .iter()
-            .any(|host| !host.tunnel && Some(&host.name) != of_controller),
+            .any(|host| !host.tunnel && Some(host.address()) != of_controller),
         By::Batch(_) => true,
     };
     if is_loopback && elsewhere {

@@ -6,6 +6,7 @@ pub mod exit_code;
 mod clean;
 mod completions;
 mod controller;
+mod controller_args;
 mod curve;
 mod dashboard;
 mod database;

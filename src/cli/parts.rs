@@ -14,7 +14,7 @@ use crate::launch::Job;
 use crate::launch::batch::script as batch;
 use crate::launch::batch::system::{Role, System};
 use crate::launch::batch::{Where, script};
-use crate::launch::conduct::By;
+use crate::launch::cluster::By;
 use crate::launch::supervisor::{Member, SetNo};
 use crate::os::files;
 use crate::os::log::{LogFormat, LogLevel};
@@ -137,6 +137,11 @@ fn over_ssh_job(
 pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Failure> {
     let traits = traits(setup, Role::Engines);
     let mut arguments: Vec<OsString> = kernels.handed_on().collect();
+    if setup.settings.cluster.engines == "sshproxy" {
+        // The `ipcluster` there has settings of its own.
+        arguments.extend(handed_on(setup, Program::Engine));
+        return Ok(over_ssh_job(setup, "ipengine", arguments));
+    }
     let more = setup.settings.cluster.engine_args.iter();
     arguments.extend(more.map(OsString::from));
     arguments.extend(handed_on(setup, Program::Engine));
@@ -195,6 +200,8 @@ pub(super) fn grace(setup: &Setup) -> Duration {
         let asked = asked.get("stop_seconds_until_kill").and_then(Value::as_u64);
         match asked {
             Some(seconds) => Duration::from_secs(seconds),
+            // Another `ipcluster` may have jobs to end.
+            None if name_of(setup, role) == "sshproxy" => GRACE_OF_JOBS,
             None if System::named(name_of(setup, role)).is_some() => GRACE_OF_JOBS,
             None => GRACE,
         }

@@ -12,6 +12,7 @@ use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::db::source::{self, Source};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
 use crate::cli::{Failure, dashboard};
+use crate::observe::{error_of, name_of_request};
 use crate::os::files::write_public;
 use crate::profile::traitlets::Program;
 use crate::protocol::Timestamp;
@@ -47,9 +48,12 @@ pub(super) struct ReportArgs {
 const PATIENCE: f64 = 60.0;
 
 /// Records that are asked for at a time.
-const PAGE: usize = 5000;
+const PAGE: usize = 1000;
 
-const KEYS: [&str; 10] = [
+/// Requests whose buffers are asked for at a time: nothing is known of their size before.
+const BUFFERS: usize = 100;
+
+const KEYS: [&str; 12] = [
     "msg_id",
     "label",
     "queue",
@@ -59,7 +63,9 @@ const KEYS: [&str; 10] = [
     "started",
     "completed",
     "header",
+    "content",
     "result_metadata",
+    "result_content",
 ];
 
 pub(super) fn run(args: &ReportArgs, rewritten: Rewritten) -> Result<(), Failure> {
@@ -107,14 +113,60 @@ fn of_database(setup: &Setup, args: &ReportArgs) -> Result<Value, Failure> {
     for page in ids[first..].chunks(PAGE) {
         records.extend(source.records(page, &keys)?);
     }
+    let names = names(&mut source, &records);
     let name = source.name().to_owned();
     source.close()?;
     let profile = setup.profile.name().unwrap_or(&name);
-    Ok(state_of(&records, ids.len(), profile))
+    Ok(state_of(&records, &names, ids.len(), profile))
+}
+
+/// What the requests are, by id, as the status page calls them.
+fn names(source: &mut Source, records: &[Map<String, Value>]) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    let mut applied = Vec::new();
+    for record in records {
+        let (Some(id), msg_type) = (record["msg_id"].as_str(), msg_type_of(record)) else {
+            continue;
+        };
+        if msg_type == "apply_request" {
+            applied.push(id.to_owned());
+        } else {
+            let content = record.get("content").unwrap_or(&Value::Null).to_string();
+            let name = name_of_request::<&[u8]>(msg_type, content.as_bytes(), &[]);
+            names.insert(id.to_owned(), name);
+        }
+    }
+    // What is too large to be asked for at once is halved; a function that cannot be had is none.
+    let mut pages: Vec<&[String]> = applied.chunks(BUFFERS).collect();
+    while let Some(page) = pages.pop() {
+        match source.buffers(page) {
+            Ok(found) => names.extend(found.into_iter().map(|(id, buffers)| {
+                let name = name_of_request("apply_request", b"{}", &buffers);
+                (id, name)
+            })),
+            Err(_) if page.len() > 1 => {
+                let (one, other) = page.split_at(page.len() / 2);
+                pages.extend([one, other]);
+            }
+            Err(failure) => tracing::debug!("a function's name is not known: {failure:?}"),
+        }
+    }
+    names
+}
+
+fn msg_type_of(record: &Map<String, Value>) -> &str {
+    let header = record.get("header");
+    let msg_type = header.and_then(|header| header["msg_type"].as_str());
+    msg_type.unwrap_or_default()
 }
 
 /// Records in the words of the status page. Engines are numbered as they come: their ids are not recorded.
-fn state_of(records: &[Map<String, Value>], count: usize, profile: &str) -> Value {
+fn state_of(
+    records: &[Map<String, Value>],
+    names: &BTreeMap<String, String>,
+    count: usize,
+    profile: &str,
+) -> Value {
     let micros = |value: &Value| {
         let date = Timestamp::parse(value.as_str()?, &TimeZone::system())?;
         Some(date.as_micros())
@@ -146,10 +198,18 @@ fn state_of(records: &[Map<String, Value>], count: usize, profile: &str) -> Valu
         });
         let queue = text("queue").unwrap_or("task");
         tallies.entry(queue.to_owned()).or_default()[column] += 1;
-        let msg_type = record
-            .get("header")
-            .and_then(|header| header["msg_type"].as_str());
-        let name = msg_type.unwrap_or("?").trim_end_matches("_request");
+        let known = text("msg_id").and_then(|id| names.get(id));
+        let name = match (known, msg_type_of(record)) {
+            (Some(name), _) => name,
+            (None, "") => "?",
+            (None, msg_type) => msg_type.trim_end_matches("_request"),
+        };
+        let error = match status {
+            "ok" => None,
+            _ => record
+                .get("result_content")
+                .and_then(|content| error_of(content.to_string().as_bytes())),
+        };
         let submitted = time(record, "submitted");
         let started = time(record, "started")
             .or(submitted)
@@ -167,7 +227,7 @@ fn state_of(records: &[Map<String, Value>], count: usize, profile: &str) -> Valu
             text("client_uuid"),
             submitted.map(|submitted| submitted - start),
             queue,
-            null
+            error,
         ]));
     }
     let now = stream.iter().filter_map(|entry| entry[3].as_i64()).max();
@@ -203,7 +263,7 @@ mod tests {
         let record = |id: &str, engine: &str, status: &str, seconds: u32| {
             let record = json!({
                 "msg_id": id, "engine_uuid": engine, "queue": "task", "header": {"msg_type": "apply_request"},
-                "result_metadata": {"status": status}, "submitted": "2026-01-01T00:00:00Z",
+                "result_metadata": {"status": status}, "result_content": {"ename": "ValueError", "evalue": "no"}, "submitted": "2026-01-01T00:00:00Z",
                 "started": format!("2026-01-01T00:00:0{seconds}Z"), "completed": format!("2026-01-01T00:00:0{}Z", seconds + 1),
             });
             record.as_object().unwrap().clone()
@@ -213,14 +273,27 @@ mod tests {
             record("b", "y", "error", 2),
             record("c", "x", "ok", 3),
         ];
-        let state = state_of(&records, 3, "lab");
+        let names = BTreeMap::from([("b".to_owned(), "map work".to_owned())]);
+        let state = state_of(&records, &names, 3, "lab");
         assert_eq!(
             state["stream"][1],
             json!([
-                1, 1, 2_000_000, 3_000_000, "failed", "apply", null, "b", null, 0, "task", null
+                1,
+                1,
+                2_000_000,
+                3_000_000,
+                "failed",
+                "map work",
+                null,
+                "b",
+                null,
+                0,
+                "task",
+                "ValueError: no"
             ])
         );
         assert_eq!(state["stream"][2][1], 0);
+        assert_eq!(state["stream"][0][5], "apply");
         assert_eq!(state["totals"]["task"]["failed"], 1);
         assert_eq!(state["now"], 4_000_000);
     }

@@ -105,16 +105,25 @@ fn start_log(
         level: settings.log.level,
         components: settings.log.components.clone(),
         format: settings.log.format,
-        rotation: Rotation {
-            max_size: settings.log.max_size.0,
-            keep: settings.log.keep,
-        },
+        rotation: rotation(settings),
         file,
     };
     Ok(log::start(&options)?)
 }
 
+fn rotation(settings: &Settings) -> Rotation {
+    Rotation {
+        max_size: settings.log.max_size.0,
+        keep: settings.log.keep,
+    }
+}
+
 impl Setup {
+    /// When log files are followed by others.
+    pub(super) fn rotation(&self) -> Rotation {
+        rotation(&self.settings)
+    }
+
     /// Goes to the folder that the process is to work in.
     pub(super) fn enter_work_dir(&self) -> Result<(), Failure> {
         let Some(folder) = &self.settings.process.work_dir else {

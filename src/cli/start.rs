@@ -18,10 +18,10 @@ use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
 };
-use crate::launch::LAUNCHERS;
 use crate::launch::batch::system::Role;
-use crate::launch::conduct::{Cluster, Controller};
+use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::ledger::{Launchers, Ledger};
+use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;
 use crate::web::Place;
@@ -58,7 +58,7 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "SECONDS")]
     delay: Option<f64>,
 
-    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf, htcondor [default: local]
+    /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
     #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
     controller: Option<String>,
 
@@ -141,7 +141,7 @@ fn start(
         ProfileMust::BeMadeIfMissing,
     )?;
     let settings = &setup.settings.cluster;
-    check_launcher("--controller", &settings.controller, LAUNCHERS)?;
+    check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
     if args.launch.dry_run {
         return dry_run(&setup, &args.launch.kernels, Some(rest));
@@ -180,7 +180,7 @@ fn start(
     };
     let ledger =
         Ledger::claim(&setup.profile, info, launchers, plan.grace, reuse).map_err(claim_failure)?;
-    background.conduct(Cluster {
+    let cluster = Cluster {
         plan,
         ledger,
         engines,
@@ -189,7 +189,9 @@ fn start(
         controller: Controller::Start(Box::new(controller), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
-    })
+        rotation: setup.rotation(),
+    };
+    background.conduct(cluster, None)
 }
 
 /// A controller whose database was slow has much to write before it can end.

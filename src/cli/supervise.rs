@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::launchers::name_of;
+use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
 use crate::cli::setup::Setup;
@@ -15,7 +16,8 @@ use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
 use crate::launch::batch::system::Role;
-use crate::launch::conduct::{By, Cluster, Ended, conduct, say, say_progress};
+use crate::launch::cluster::{By, Cluster, Starter};
+use crate::launch::conduct::{Ended, conduct, say, say_progress};
 use crate::launch::elastic::Limits;
 use crate::launch::found::Found;
 use crate::launch::ledger::{ClaimError, stop_command};
@@ -34,6 +36,30 @@ pub(super) struct Background {
     left: std::cell::Cell<bool>,
     /// As it was called, for another start.
     call: Call,
+}
+
+/// Another `ipcluster` that has started this one over standard input and output.
+pub(super) struct Over {
+    pub(super) lifeline: Lifeline,
+    pub(super) starter: lifeline::Starter,
+}
+
+impl Over {
+    /// Must be called within a tokio runtime.
+    fn connect(self) -> Starter {
+        let (news, told) = std::sync::mpsc::channel();
+        let mut starter = self.starter;
+        // Whoever does not read makes nobody else wait. The thread ends with the other end of the channel.
+        std::thread::spawn(move || {
+            while let Ok(news) = told.recv() {
+                starter.tell(&news);
+            }
+        });
+        Starter {
+            orders: self.lifeline.orders(),
+            news,
+        }
+    }
 }
 
 /// How this process was called. The program's own path and the folder are not to be found out later: the file may be
@@ -89,12 +115,13 @@ impl Background {
     }
 
     /// Runs the cluster to its end, and begins anew if that is wanted.
-    pub(super) fn conduct(&self, cluster: Cluster) -> Result<(), Failure> {
+    pub(super) fn conduct(&self, cluster: Cluster, starter: Option<Over>) -> Result<(), Failure> {
         let fd = self.front.as_ref().map(OwnedFd::try_clone).transpose()?;
         let runtime = runtime()?;
         let (ended, again) = runtime.block_on(async {
             let link = fd.map(Link::new).transpose()?;
-            let mut ended = conduct(cluster, link).await?;
+            let starter = starter.map(Over::connect);
+            let mut ended = conduct(cluster, link, starter).await?;
             let again = ended.again.take().map(Link::into_fd).transpose()?;
             Ok::<(Ended, Option<OwnedFd>), Failure>((ended, again))
         })?;
@@ -329,6 +356,12 @@ fn elastic(setup: &Setup) -> Result<Option<Limits>, Failure> {
     let cluster = &setup.settings.cluster;
     if cluster.min.is_none() && cluster.max.is_none() {
         return Ok(None);
+    }
+    if cluster.engines == "sshproxy" {
+        return Err(Failure::usage(
+            "--min and --max are not for --engines=sshproxy, whose engines another ipcluster starts and ends: start the \
+             cluster there, or leave them out",
+        ));
     }
     let min = cluster.min.unwrap_or(1);
     let max = cluster.max.unwrap_or_else(|| min.max(processors()));

@@ -335,7 +335,7 @@ impl Desk {
         if let Some(lookout) = &mut self.lookout {
             for (target, outgoing_id) in &fan_out.to {
                 lookout.on_submitted(outgoing_id.as_str());
-                lookout.on_sent(outgoing_id.as_str(), &target.uuid, frames);
+                lookout.on_sent(outgoing_id.as_str(), || target.uuid.clone(), frames);
             }
         }
         let (direct, delivered) = self.hosts.sort(fan_out.to);

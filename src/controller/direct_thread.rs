@@ -255,9 +255,9 @@ impl Desk {
         );
         match route {
             Route::Forward | Route::Hold => {
-                let uuid = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
+                let uuid = || EngineUuid::from(&*String::from_utf8_lossy(engine));
                 if let (Some(reporter), Fresh::Yes) = (&mut self.reporter, fresh) {
-                    let engine = Some(uuid.clone());
+                    let engine = Some(uuid());
                     let message = stored(frames, wire.layout());
                     reporter.report(Traffic::Submitted {
                         queue: Queue::Mux,
@@ -270,13 +270,14 @@ impl Desk {
                     && !header.msg_type.starts_with("comm_")
                 {
                     lookout.on_submitted(&header.msg_id);
-                    lookout.on_sent(&header.msg_id, &uuid, frames);
+                    lookout.on_sent(&header.msg_id, uuid, frames);
                 }
-                frames.swap(0, 1);
                 if route == Route::Hold {
-                    let held = self.held.entry(uuid).or_default();
+                    let held = self.held.entry(uuid()).or_default();
+                    frames.swap(0, 1);
                     held.push(std::mem::take(frames));
                 } else {
+                    frames.swap(0, 1);
                     self.outbox.send(engines, frames);
                 }
             }

@@ -209,7 +209,9 @@ impl Desk {
             HubMail::HeartStopped { heart, how } => {
                 self.hub.on_heart_stopped(now, &heart, &how, out)
             }
-            HubMail::EngineShutDown { session } => self.hub.on_engine_shutdown(now, &session, out),
+            HubMail::EngineShutDown { session, leaving } => {
+                self.hub.on_engine_shutdown(now, &session, leaving, out);
+            }
             HubMail::SchedulerDone { token } => self.hub.on_scheduler_done(now, token, out),
             HubMail::DaskStarted { run, result } => self.hub.on_dask_started(run, result, out),
             HubMail::DaskEnded { run } => self.hub.on_dask_ended(run, out),

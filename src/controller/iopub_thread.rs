@@ -6,12 +6,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use crate::controller::endpoints::SocketPair;
 use crate::controller::lookout::OutputTap;
 use crate::controller::mail::{HubMail, SchedulerMail};
 use crate::controller::recorder_thread::{Reporter, stored};
 use crate::hub::recorder::Traffic;
-use crate::protocol::Header;
+use crate::protocol::{Header, Leaving};
 use crate::transport::{Door, Frame, Mailbox, Poller, Sender, Socket, drain, time_left};
 
 /// As long as a client's subscription is waited for. It takes a few milliseconds, unless the client wants no output.
@@ -127,6 +129,7 @@ impl IopubThread {
             if header.msg_type == "shutdown_reply" {
                 hub.send(HubMail::EngineShutDown {
                     session: header.session.to_string(),
+                    leaving: leaving_of(wire.content()),
                 });
             }
             if let Some(tap) = tap
@@ -146,6 +149,19 @@ impl IopubThread {
                 tracing::debug!("iopub: output could not be relayed: {error}");
             }
         })
+    }
+}
+
+/// What an engine that shuts down says of its coming back.
+fn leaving_of(content: &[u8]) -> Leaving {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(default)]
+        restart: bool,
+    }
+    match serde_json::from_slice(content) {
+        Ok(Content { restart: true }) => Leaving::Restarts,
+        Ok(_) | Err(_) => Leaving::Left,
     }
 }
 

@@ -72,7 +72,12 @@ impl Lookout {
     }
 
     /// `frames`: the whole message, whatever stands before its delimiter.
-    pub(super) fn on_sent(&mut self, msg_id: &str, engine: &EngineUuid, frames: &[Frame]) {
+    pub(super) fn on_sent(
+        &mut self,
+        msg_id: &str,
+        engine: impl FnOnce() -> EngineUuid,
+        frames: &[Frame],
+    ) {
         let parts = || Some(parts(frames, Wire::parse(frames).ok()?.layout()));
         self.watch.on_sent(self.now, msg_id, engine, parts);
     }

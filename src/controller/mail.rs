@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::recorder_thread::RecorderMail;
 use crate::hub::recorder::Ended;
 use crate::hub::{Inspection, Report, StorageFault, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity, MsgId, RemoteError};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId, RemoteError};
 use crate::transport::{Frame, Sender};
 
 /// To the hub's thread.
@@ -22,6 +22,7 @@ pub(super) enum HubMail {
     /// An engine of this session announced its end on iopub.
     EngineShutDown {
         session: String,
+        leaving: Leaving,
     },
     /// A scheduler has carried out a change of the set of engines.
     SchedulerDone {

@@ -657,7 +657,7 @@ impl Desk {
             });
         }
         if let (Some(lookout), Some(msg_id)) = (&mut self.lookout, self.scheduler.msg_id(job)) {
-            lookout.on_sent(msg_id, &engine, &self.outgoing);
+            lookout.on_sent(msg_id, || engine.clone(), &self.outgoing);
         }
         self.outbox.send(engines, &mut self.outgoing);
     }

@@ -243,11 +243,17 @@ impl Hub {
     }
 
     /// An engine said on its iopub channel that it shuts down.
-    pub fn on_engine_shutdown(&mut self, now: Instant, session: &str, out: &mut Vec<Action>) {
+    pub fn on_engine_shutdown(
+        &mut self,
+        now: Instant,
+        session: &str,
+        leaving: Leaving,
+        out: &mut Vec<Action>,
+    ) {
         if let Some(id) = self.registry.id_of(&Identity::from(session.as_bytes())) {
             let exit = Exit {
                 how: "it shut down",
-                leaving: Leaving::Left,
+                leaving,
                 farewell: false,
             };
             self.on_engine_gone(now, id, &exit, out);

@@ -157,6 +157,11 @@ impl HubClient {
         poller
     }
 
+    /// The buffers that came with the last answer.
+    pub fn buffers(&self) -> Vec<Frame> {
+        Wire::parse(&self.frames).map_or_else(|_| Vec::new(), |wire| wire.buffers().to_vec())
+    }
+
     /// The engines that a client which connects now would see.
     pub fn engines(&mut self, timeout: Duration) -> Result<Vec<EngineId>, HubError> {
         #[derive(Deserialize)]

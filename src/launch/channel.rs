@@ -11,6 +11,9 @@ pub struct Greeting {
     /// The content of the engines' connection file; nothing for a controller, which makes it.
     #[serde(default)]
     pub connection: String,
+    /// The content of the clients' connection file, for an `ipcluster engines`, which asks the hub.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub client: String,
     /// Variables for it and what it starts.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,

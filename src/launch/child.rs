@@ -6,13 +6,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Child;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::supervisor::{Member, Status};
 use super::{LaunchError, LaunchEvent};
-use crate::os::{ProcessRef, log};
+use crate::os::ProcessRef;
+use crate::os::log::{self, RotatedFile};
 use crate::protocol::ClusterId;
 
 /// Where logs of processes go.
@@ -114,6 +115,30 @@ pub(super) fn hear(
             // What another version says may be unknown.
             if let Ok(news) = serde_json::from_str(&line) {
                 let _ = events.send(LaunchEvent::Said(member, news));
+            }
+        }
+    });
+}
+
+/// Bytes without the end of a line that are written all the same.
+const LONGEST_LINE: usize = 64 << 10;
+
+/// Writes what the process says into its log, as it says it.
+pub(super) fn keep(reader: impl AsyncRead + Unpin + Send + 'static, log: RotatedFile) {
+    let mut reader = BufReader::new(reader);
+    tokio::spawn(async move {
+        let mut begun = Vec::new();
+        while let Ok(read) = reader.read_buf(&mut begun).await {
+            let end = match begun.iter().rposition(|byte| *byte == b'\n') {
+                Some(end) => end + 1,
+                None if read == 0 || begun.len() >= LONGEST_LINE => begun.len(),
+                None => 0,
+            };
+            // A log that cannot be written must not stop who writes it.
+            let _ = log.write(&begun[..end]);
+            begun.drain(..end);
+            if read == 0 {
+                return;
             }
         }
     });

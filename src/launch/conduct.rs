@@ -9,58 +9,22 @@ use thiserror::Error;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::background::{Link, Told};
-use super::batch::BatchLauncher;
+use super::cluster::{By, Cluster, Controller, Starter};
 use super::control::{Wish as Asked, Wished};
 use super::elastic::{Look, Seen};
 use super::ledger::Ledger;
-use super::local::{LocalLauncher, Mpi};
 use super::look::look;
 use super::report::{Report, Severity};
-use super::ssh::SshLauncher;
-use super::ssh::hosts::Host;
-use super::supervisor::{Action, Member, Outcome, Plan, SetNo, StopReason, Supervisor};
+use super::supervisor::{Action, Member, Outcome, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
-use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started, batch};
+use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started};
 use crate::hubclient::{EngineState, Status};
-use crate::os::process::{ProcessRef, wait_until_gone};
+use crate::os::process::wait_until_gone;
 use crate::os::progress;
-use crate::profile::ProfileDir;
-use crate::profile::connection::{ConnectionFiles, EngineFile};
-use crate::protocol::{ClusterId, EngineId};
-
-/// Everything that a cluster is made of.
-#[derive(Debug)]
-pub struct Cluster {
-    pub profile: ProfileDir,
-    pub cluster_id: ClusterId,
-    pub plan: Plan,
-    pub ledger: Ledger,
-    pub engines: Job,
-    pub engines_by: By,
-    /// Hand the connection information to the engines, so that they need no file.
-    pub send_connection_info: bool,
-    pub controller: Controller,
-}
-
-/// How a part of the cluster is started.
-#[derive(Debug)]
-pub enum By {
-    Local,
-    Mpi(Mpi),
-    /// One set of engines on each; a controller has only one machine.
-    Ssh(Vec<Host>),
-    Batch(Box<batch::script::Settings>),
-}
-
-/// Where the controller comes from.
-#[derive(Debug)]
-pub enum Controller {
-    Start(Box<Job>, By),
-    /// It runs already; the process is known if it is one of this machine.
-    Join(Option<ProcessRef>),
-}
+use crate::profile::connection::{ClientFile, ConnectionFiles, EngineFile};
+use crate::protocol::EngineId;
 
 #[derive(Debug, Error)]
 pub enum ConductError {
@@ -86,39 +50,24 @@ pub struct Ended {
 }
 
 /// Runs until every process has ended. The front, if one waits, hears of everything until the cluster is up.
-pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, ConductError> {
+pub async fn conduct(
+    cluster: Cluster,
+    link: Option<Link>,
+    starter: Option<Starter>,
+) -> Result<Ended, ConductError> {
     let (launched, mut launch_events) = mpsc::unbounded_channel();
     let (hub, mut hub_events) = mpsc::unbounded_channel();
     let (gone, mut gone_events) = mpsc::unbounded_channel();
     let (wishes_told, mut asked) = mpsc::unbounded_channel();
-    let mut wishes = Wishes::new().map_err(ConductError::Signals)?;
-    let local = || {
-        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
-        LocalLauncher::new(folder, id, launched.clone())
+    let (orders, listener) = match starter {
+        Some(starter) => (Some(starter.orders), Some(starter.news)),
+        None => (None, None),
     };
-    let launcher = |by: &By| -> Result<Box<dyn Launcher>, LaunchError> {
-        let (folder, id) = (cluster.profile.log_dir(), cluster.cluster_id.clone());
-        Ok(match by {
-            By::Local => Box::new(local()?),
-            By::Mpi(mpi) => Box::new(local()?.under_mpi(mpi.clone())),
-            By::Ssh(hosts) => {
-                let hosts = hosts.clone();
-                Box::new(SshLauncher::new(hosts, folder, id, launched.clone()))
-            }
-            By::Batch(settings) => {
-                let place = batch::Where {
-                    profile: cluster.profile.clone(),
-                    cluster_id: id,
-                };
-                let settings = settings.as_ref().clone();
-                Box::new(BatchLauncher::new(settings, place, launched.clone()))
-            }
-        })
-    };
-    let engines = launcher(&cluster.engines_by)?;
+    let mut wishes = Wishes::new(orders).map_err(ConductError::Signals)?;
+    let engines = cluster.launcher(&cluster.engines_by, &launched)?;
     let controller = match &cluster.controller {
-        Controller::Start(_, by) => launcher(by)?,
-        Controller::Join(_) => launcher(&By::Local)?,
+        Controller::Start(_, by) => cluster.launcher(by, &launched)?,
+        Controller::Join(_) => cluster.launcher(&By::Local, &launched)?,
     };
     let control = cluster.ledger.control_socket(wishes_told);
     let mut conductor = Conductor {
@@ -132,6 +81,7 @@ pub async fn conduct(cluster: Cluster, link: Option<Link>) -> Result<Ended, Cond
         running: HashMap::new(),
         logs: HashMap::new(),
         link,
+        starter: listener,
         waiting: Vec::new(),
         again: None,
         leaving: None,
@@ -168,13 +118,15 @@ struct Conductor {
     controller: Box<dyn Launcher>,
     engines: Box<dyn Launcher>,
     /// What engines have to know that do not reach the controller as this machine does.
-    elsewhere: Option<EngineFile>,
+    elsewhere: Option<(ClientFile, EngineFile)>,
     hub: UnboundedSender<HubEvent>,
     actions: Vec<Action>,
     running: HashMap<Member, Started>,
     /// Also of what has ended.
     logs: HashMap<Member, std::path::PathBuf>,
     link: Option<Link>,
+    /// Another `ipcluster` that has started this one.
+    starter: Option<std::sync::mpsc::Sender<News>>,
     /// Those who wait for the engines to be started again.
     waiting: Vec<Link>,
     again: Option<Link>,
@@ -280,12 +232,15 @@ impl Conductor {
             }
             LaunchEvent::Queued(member, why) => self.supervisor.on_queued(now, member, why, out),
             LaunchEvent::Runs(member, place) => self.supervisor.on_runs(now, member, place, out),
-            LaunchEvent::Said(_, news) => self.on_news(news),
+            LaunchEvent::Said(member, news) => self.on_news(member, news),
             LaunchEvent::Reached(files) => {
-                if let Err(error) = self.cluster.ledger.keep_files(&files.client, &files.engine) {
+                if let Err(error) = self.cluster.ledger.keep_files(&files) {
                     self.supervisor.on_hub_failed(now, error.to_string(), out);
                 }
-                self.elsewhere = Some(files.engine_elsewhere);
+                if self.elsewhere.is_some() {
+                    out.push(Action::WriteFiles);
+                }
+                self.elsewhere = Some((files.client_elsewhere, files.engine_elsewhere));
             }
             LaunchEvent::NotReached(why) => self.supervisor.on_hub_failed(now, why, out),
             LaunchEvent::Exited(member, status) => {
@@ -302,7 +257,7 @@ impl Conductor {
         }
     }
 
-    fn on_news(&mut self, news: News) {
+    fn on_news(&mut self, member: Member, news: News) {
         let now = Instant::now();
         match news {
             News::Ready => match self.watch_hub().and_then(|()| self.look_at_hub()) {
@@ -317,6 +272,14 @@ impl Conductor {
             News::Connection { .. } => {}
             News::Dashboard(address) => self.supervisor.on_dashboard(address, &mut self.actions),
             News::Warning(text) => self.supervisor.on_warning(text, &mut self.actions),
+            News::Queued(why) => {
+                let out = &mut self.actions;
+                self.supervisor.on_queued(now, member, why, out);
+            }
+            News::Runs(place) => {
+                let out = &mut self.actions;
+                self.supervisor.on_runs(now, member, place, out);
+            }
         }
     }
 
@@ -451,17 +414,25 @@ impl Conductor {
     /// The engines' job with what they need to find the controller.
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
-        job.argv
-            .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
+        let (over_ssh, by_another) = match &self.cluster.engines_by {
+            By::Ssh(hosts) => (true, hosts.iter().any(|host| host.verb == "engines")),
+            _ => (false, false),
+        };
+        // Another `ipcluster` has sets of its own.
+        if !by_another {
+            job.argv
+                .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
+        }
         job.engines = Some(self.supervisor.engines_of(set));
         job.machine = self.supervisor.machine_of(set);
-        let elsewhere = matches!(self.cluster.engines_by, By::Ssh(_));
-        if self.cluster.send_connection_info || elsewhere {
-            let file = EngineFile::read(&self.files().engine).map_err(|error| error.to_string())?;
-            let elsewhere = self.elsewhere.as_ref().unwrap_or(&file).to_variable();
+        if self.cluster.send_connection_info || over_ssh {
+            let (client, engine) = self.files().read().map_err(|error| error.to_string())?;
+            let here = engine.to_variable();
+            let (client, engine) = self.elsewhere.clone().unwrap_or((client, engine));
             job.connection = Some(Connection {
-                here: file.to_variable(),
-                elsewhere,
+                here,
+                elsewhere: engine.to_variable(),
+                client_elsewhere: client.to_text(),
             });
         }
         Ok(job)
@@ -487,7 +458,29 @@ impl Conductor {
         }
     }
 
+    /// What another `ipcluster` has to know that has started this one: the rest it hears from the hub.
+    fn tell_starter(&self, report: &Report) {
+        let Some(starter) = &self.starter else {
+            return;
+        };
+        let news = match report {
+            Report::Queued { why, .. } => News::Queued(why.clone()),
+            Report::Runs { place, .. } => News::Runs(place.clone()),
+            Report::EngineEnded { engine, why } => News::EngineEnded {
+                engine: *engine,
+                why: why.clone(),
+            },
+            // The hub tells of engines that leave.
+            Report::EngineLeft { .. } => return,
+            report if report.severity() != Severity::Info => News::Warning(report.to_string()),
+            _ => return,
+        };
+        // It is gone, which shows elsewhere.
+        let _ = starter.send(news);
+    }
+
     async fn report(&mut self, report: &Report) {
+        self.tell_starter(report);
         let (severity, text) = (report.severity(), report.to_string());
         if severity == Severity::Error && self.reason.is_none() {
             self.reason = Some(text.clone());

@@ -335,6 +335,7 @@ mod tests {
             launcher: "local".into(),
             supervisor: Some(supervisor),
             controller: Some(controller),
+            tunnel: None,
             joined: false,
             up: true,
             reuse: false,

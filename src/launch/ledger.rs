@@ -14,7 +14,7 @@ use super::control::{self, Wished};
 use super::found::Found;
 use super::stop::end_jobs;
 use super::supervisor::SetNo;
-use super::{Place, Started};
+use super::{Place, Reached, Started};
 use crate::os::files::{self, FileError};
 use crate::os::local_socket::LocalListener;
 use crate::os::lock::{self, FolderLock};
@@ -22,7 +22,6 @@ use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::cluster_file::{
     ClusterFile, ClusterInfo, ControllerEntry, EngineSet, EnginesEntry, LauncherState, RunFile,
 };
-use crate::profile::connection::{ClientFile, EngineFile};
 use crate::profile::{ConnectionFiles, ProfileDir};
 use crate::protocol::{ClusterId, Timestamp};
 
@@ -150,6 +149,7 @@ impl Ledger {
             launcher: launchers.engines.to_owned(),
             supervisor: Some(ProcessRef::current()),
             controller: None,
+            tunnel: None,
             joined: controller_reuses.is_none(),
             up: false,
             reuse: controller_reuses.unwrap_or(false),
@@ -264,14 +264,12 @@ impl Ledger {
     }
 
     /// Writes the connection files of a controller on another machine, which has no way to this one's file system.
-    pub(super) fn keep_files(
-        &mut self,
-        client: &ClientFile,
-        engine: &EngineFile,
-    ) -> Result<(), FileError> {
+    pub(super) fn keep_files(&mut self, reached: &Reached) -> Result<(), FileError> {
         self.had_controller = true;
+        self.run.tunnel.clone_from(&reached.tunnel);
         let security = self.profile.security_dir();
-        ConnectionFiles::paths(&security, &self.info.cluster_id).write(client, engine)
+        let files = ConnectionFiles::paths(&security, &self.info.cluster_id);
+        files.write(&reached.client, &reached.engine)
     }
 
     /// Removes what this cluster wrote.
@@ -350,7 +348,11 @@ impl Ledger {
 /// The class with which ipyparallel is to look at what was started. What it would do over ssh is done by processes of this
 /// machine, which its local launcher can look after.
 fn class_of(launcher: &str) -> &str {
-    if launcher == "ssh" { "local" } else { launcher }
+    if matches!(launcher, "ssh" | "sshproxy") {
+        "local"
+    } else {
+        launcher
+    }
 }
 
 /// The command that stops this cluster.

@@ -121,7 +121,7 @@ impl LocalLauncher {
         let argv: Vec<OsString> = job.argv.iter().cloned().chain(count).collect();
         let (reader, writer) = io::pipe().map_err(LaunchError::Pipe)?;
         let inherited = [self.lifeline.as_raw_fd(), writer.as_raw_fd()];
-        let mut command = command(&argv, job, log)?;
+        let mut command = command(&argv, job, log, &self.logs.folder)?;
         command
             .env(LIFELINE_VARIABLE, inherited[0].to_string())
             .env(NEWS_VARIABLE, inherited[1].to_string());
@@ -155,7 +155,7 @@ impl LocalLauncher {
             let arrival = Arrival::expect(&awaited.files);
             await_files(arrival, awaited.within, member, self.events.clone())
         });
-        let mut command = command(&argv, job, log)?;
+        let mut command = command(&argv, job, log, &self.logs.folder)?;
         // SAFETY: between fork and exec only system calls are made, which may be.
         unsafe { command.pre_exec(prepare_mpiexec) };
         let child = command.spawn().map_err(|source| failed(&argv, source))?;
@@ -216,7 +216,12 @@ impl Launcher for LocalLauncher {
     }
 }
 
-fn command(argv: &[OsString], job: &Job, log: &std::fs::File) -> Result<Command, LaunchError> {
+fn command(
+    argv: &[OsString],
+    job: &Job,
+    log: &std::fs::File,
+    folder: &Path,
+) -> Result<Command, LaunchError> {
     let output = || log.try_clone().map_err(|source| failed(argv, source));
     let mut command = Command::new(argv.first().cloned().unwrap_or_default());
     command
@@ -227,7 +232,7 @@ fn command(argv: &[OsString], job: &Job, log: &std::fs::File) -> Result<Command,
                 .map(|connection| (CONNECTION_INFO_VARIABLE, &connection.here)),
         )
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
-        .env(ROTATED_VARIABLE, "1")
+        .env(ROTATED_VARIABLE, folder)
         .stdin(Stdio::null())
         .stdout(output()?)
         .stderr(output()?);

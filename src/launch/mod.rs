@@ -5,6 +5,7 @@
 //! | `supervisor` \[p\] | decides: events and the time in, actions out |
 //! | `elastic` \[p\] | decides how many engines there are, by the queue |
 //! | `report` \[p\] | the line that is shown for each event |
+//! | `cluster` | what a cluster is made of, and which launcher starts each part |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
 //! | `ssh` | engines and controllers on other machines |
@@ -27,6 +28,7 @@ pub mod background;
 pub mod batch;
 pub mod channel;
 mod child;
+pub mod cluster;
 pub mod condition;
 pub mod conduct;
 pub mod control;
@@ -59,8 +61,13 @@ use crate::profile::connection::{ClientFile, EngineFile};
 use crate::protocol::EngineId;
 use supervisor::{Member, Status};
 
-/// Launchers that there are, by the names that `--engines` and `--controller` take.
+/// Launchers of engines, by the names that `--engines` takes.
 pub const LAUNCHERS: &[&str] = &[
+    "local", "ssh", "sshproxy", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
+];
+
+/// Launchers of a controller.
+pub const CONTROLLER_LAUNCHERS: &[&str] = &[
     "local", "ssh", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
 ];
 
@@ -88,6 +95,8 @@ pub struct Connection {
     pub here: String,
     /// For others. It differs where a controller elsewhere is reached from here through a tunnel.
     pub elsewhere: String,
+    /// The content of the clients' file, for others.
+    pub client_elsewhere: String,
 }
 
 /// What was started.
@@ -146,7 +155,7 @@ pub enum LaunchEvent {
     /// It has waited, and runs.
     Runs(Member, String),
     Said(Member, News),
-    /// The connection files of a controller on another machine.
+    /// How a controller on another machine is reached. Told again when that changes.
     Reached(Box<Reached>),
     /// The controller runs, and cannot be reached from here, or has not said where it is.
     NotReached(String),
@@ -159,8 +168,11 @@ pub struct Reached {
     /// As this machine has to have them.
     pub client: ClientFile,
     pub engine: EngineFile,
-    /// As the controller has it.
+    /// As the controller has them.
+    pub client_elsewhere: ClientFile,
     pub engine_elsewhere: EngineFile,
+    /// What leads there, if that is needed.
+    pub tunnel: Option<ProcessRef>,
 }
 
 /// What a program tells the supervisor that has started it.
@@ -184,6 +196,10 @@ pub enum News {
         why: String,
     },
     Warning(String),
+    /// A batch system lets engines wait that are started by another `ipcluster`.
+    Queued(String),
+    /// They have waited, and run.
+    Runs(String),
 }
 
 #[derive(Debug, Error)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::clients::Clients;
 use super::engines::{Current, Engines, Usage};
-use super::function::{code_of, name_of, shortened};
+use super::function::{error_of, shortened, title_of};
 use super::history::{History, Host, Sample};
 use super::stream::{Entry, Status, Stream};
 use super::window::{Channel, Output, Reply, Request, Step, Tally, Waiting, Window};
@@ -209,11 +209,7 @@ impl Board {
         }
         let sent = self.micros(at);
         let header = Header::parse(&request.header).unwrap_or_default();
-        let mut name = name_of(request, &header.msg_type);
-        if let Some(code) = code_of(request) {
-            name = format!("{name}: {code}");
-        }
-        let name: Arc<str> = name.into();
+        let name: Arc<str> = title_of(request, &header.msg_type).into();
         let client: Arc<str> = match &*header.session {
             "" => session_of(msg_id.as_str()).into(),
             session => session.into(),
@@ -484,18 +480,5 @@ fn label_of(metadata: &[u8]) -> Option<Arc<str>> {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    Some(shortened(&text).into())
-}
-
-/// `ename: evalue` of a reply that is an error.
-fn error_of(content: &[u8]) -> Option<Box<str>> {
-    #[derive(Deserialize)]
-    struct Content {
-        ename: String,
-        #[serde(default)]
-        evalue: String,
-    }
-    let content: Content = serde_json::from_slice(content).ok()?;
-    let text = format!("{}: {}", content.ename, content.evalue);
     Some(shortened(&text).into())
 }

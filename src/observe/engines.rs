@@ -141,6 +141,7 @@ pub(super) struct Engines {
     departed: VecDeque<Departed>,
     pub(super) registered: u64,
     pub(super) left: u64,
+    has_departures: bool,
     changed: BTreeSet<EngineId>,
     gone: BTreeSet<EngineId>,
 }
@@ -193,6 +194,7 @@ impl Engines {
             return;
         };
         self.left += u64::from(row.phase == Phase::Up);
+        self.has_departures = true;
         if self.departed.len() == DEPARTED {
             self.departed.pop_front();
         }
@@ -352,7 +354,12 @@ impl Engines {
         self.departed.iter().rev()
     }
 
-    /// Rows that have changed since the last call, and engines that have left.
+    /// Whether engines have left since the last call.
+    pub(super) fn take_departures(&mut self) -> bool {
+        std::mem::take(&mut self.has_departures)
+    }
+
+    /// Rows that have changed since the last call, and those that are not shown any more.
     pub(super) fn take_changes(&mut self) -> (Vec<&EngineRow>, BTreeSet<EngineId>) {
         let changed = std::mem::take(&mut self.changed);
         let rows = changed.iter().filter_map(|id| self.rows.get(id)).collect();

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::pickle;
+use super::watch::{Parts, request};
 use super::window::Request;
 use crate::protocol::text::is_unseen;
 
@@ -12,8 +13,27 @@ const MAP: &str = "_map";
 /// A name that is longer is cut.
 const LONGEST: usize = 80;
 
+/// What a request is, in a few words, as pages show it: `work`, `map work`, `execute: import a`.
+pub fn name_of_request<F: AsRef<[u8]>>(msg_type: &str, content: &[u8], buffers: &[F]) -> String {
+    let parts = Parts {
+        header: &[],
+        metadata: &[],
+        content,
+        buffers,
+    };
+    title_of(&request(parts), msg_type)
+}
+
+pub(super) fn title_of(request: &Request, msg_type: &str) -> String {
+    let name = name_of(request, msg_type);
+    match code_of(request) {
+        Some(code) => format!("{name}: {code}"),
+        None => name,
+    }
+}
+
 /// The function's name, or `execute`, or the type of the request without `_request`.
-pub(super) fn name_of(request: &Request, msg_type: &str) -> String {
+fn name_of(request: &Request, msg_type: &str) -> String {
     let [first, second] = &request.functions;
     let name = match pickle::function_name(first) {
         Some(MAP) => Some(match pickle::function_name(second) {
@@ -32,7 +52,7 @@ pub(super) fn name_of(request: &Request, msg_type: &str) -> String {
 }
 
 /// The first line of executed code.
-pub(super) fn code_of(request: &Request) -> Option<String> {
+fn code_of(request: &Request) -> Option<String> {
     #[derive(Deserialize)]
     struct Content {
         code: String,
@@ -44,6 +64,19 @@ pub(super) fn code_of(request: &Request) -> Option<String> {
         .map(str::trim)
         .find(|line| !line.is_empty())?;
     Some(shortened(line))
+}
+
+/// `ename: evalue` of a reply that is an error.
+pub fn error_of(content: &[u8]) -> Option<Box<str>> {
+    #[derive(Deserialize)]
+    struct Content {
+        ename: String,
+        #[serde(default)]
+        evalue: String,
+    }
+    let content: Content = serde_json::from_slice(content).ok()?;
+    let text = format!("{}: {}", content.ename, content.evalue);
+    Some(shortened(&text).into())
 }
 
 /// Cut to a length that a page shows, without what is not to be seen.
@@ -65,7 +98,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn request(first: &'static [u8], second: &'static [u8]) -> Request {
+    fn with(first: &'static [u8], second: &'static [u8]) -> Request {
         Request {
             functions: [Bytes::from_static(first), Bytes::from_static(second)],
             ..Request::default()
@@ -82,7 +115,7 @@ mod tests {
             (MAPPING, b"nonsense", "map"),
             (b"", b"", "apply"),
         ] {
-            assert_eq!(name_of(&request(first, second), "apply_request"), name);
+            assert_eq!(title_of(&with(first, second), "apply_request"), name);
         }
     }
 

@@ -22,6 +22,7 @@ mod window;
 pub use board::{Board, STREAM, Totals};
 pub use clients::Progress;
 pub use engines::{EngineRow, Phase, Usage};
+pub use function::{error_of, name_of_request};
 pub use histogram::Histogram;
 pub use history::{Host, Sample};
 pub use metrics::render as render_metrics;

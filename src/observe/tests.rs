@@ -105,15 +105,19 @@ impl World {
         }
         let header =
             json!({"msg_id": Self::id(request), "msg_type": "apply_request", "session": "s", "date": self.date()}).to_string();
-        self.watch
-            .on_sent::<&[u8]>(self.now, &Self::id(request), &Self::uuid(engine), || {
+        self.watch.on_sent::<&[u8]>(
+            self.now,
+            &Self::id(request),
+            || Self::uuid(engine),
+            || {
                 Some(Parts {
                     header: header.as_bytes(),
                     metadata: br#"{"label": "night"}"#,
                     content: b"{}",
                     buffers: &[b"", b"", b""],
                 })
-            });
+            },
+        );
         self.live.insert(request, Some(engine));
     }
 
@@ -314,7 +318,7 @@ fn a_flood_is_counted_and_not_followed() {
     for n in 0..50_000 {
         let id = format!("s{n}_1_1");
         watch.on_submitted(start, &id);
-        watch.on_sent(start, &id, &engine, || Some(parts));
+        watch.on_sent(start, &id, || engine.clone(), || Some(parts));
         watch.on_ended(start, &id, Some(engine.as_str()), Status::Ok, || {
             Some(parts)
         });

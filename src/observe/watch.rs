@@ -93,7 +93,7 @@ impl Watch {
         &mut self,
         now: Instant,
         msg_id: &str,
-        engine: &EngineUuid,
+        engine: impl FnOnce() -> EngineUuid,
         parts: impl FnOnce() -> Option<Parts<'a, F>>,
     ) {
         self.touch(now);
@@ -107,7 +107,7 @@ impl Watch {
         }
         self.window.steps.push(Step::Sent {
             msg_id: MsgId::from(msg_id),
-            engine: engine.clone(),
+            engine: engine(),
             at: now,
             request: parts().map(request).unwrap_or_default(),
         });
@@ -244,7 +244,7 @@ impl Watch {
     }
 }
 
-fn request<F: AsRef<[u8]>>(parts: Parts<'_, F>) -> Request {
+pub(super) fn request<F: AsRef<[u8]>>(parts: Parts<'_, F>) -> Request {
     let function = |index: usize| copy(parts.buffers.get(index).map_or(&[][..], AsRef::as_ref));
     let is_execution = parts.buffers.is_empty();
     Request {

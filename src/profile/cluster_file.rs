@@ -239,6 +239,9 @@ pub struct RunFile {
     pub supervisor: Option<ProcessRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ProcessRef>,
+    /// Leads ports of this host to a controller elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<ProcessRef>,
     /// It is of engines that joined a controller, not of a cluster with its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joined: bool,
@@ -339,7 +342,8 @@ impl RunFile {
     /// Those of its processes that are still there, and still the same.
     pub fn alive(&self) -> Vec<&ProcessRef> {
         let one = self.supervisor.iter().chain(&self.controller);
-        one.chain(&self.engines)
+        one.chain(&self.tunnel)
+            .chain(&self.engines)
             .filter(|process| process.is_alive())
             .collect()
     }
@@ -481,6 +485,7 @@ mod tests {
             launcher: local(),
             supervisor: None,
             controller: Some(this.clone()),
+            tunnel: None,
             joined: false,
             up: true,
             reuse: false,

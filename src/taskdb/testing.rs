@@ -1,5 +1,7 @@
 //! What the tests of all stores share: records, random queries, and the cases that every store must pass.
 
+mod random;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -11,6 +13,8 @@ use super::query::Query;
 use super::record::{Key, KeySet, Queue, RecordUpdate, TaskRecord};
 use super::store::TaskStore;
 use crate::protocol::{MsgId, Timestamp};
+
+pub(crate) use random::{any_query, any_record};
 
 /// The `n`th record: submitted `n` seconds after the first.
 pub(crate) fn record(n: i64) -> TaskRecord {
@@ -276,129 +280,6 @@ fn merging(store: &mut dyn TaskStore) {
     same(&store.get("early").unwrap().unwrap(), &request);
     assert_eq!(store.stats().unwrap().records, 17);
     assert_eq!(store.remove(&Query::msg_ids(["early"])), Ok(1));
-}
-
-/// A few values, so that random queries find something.
-const WORDS: [&str; 9] = [
-    "a",
-    "b",
-    "ab",
-    "",
-    "é",
-    "2023-11-14T22:13:21Z",
-    "2023-11-14T22:13:21.000000",
-    "z\0",
-    "A",
-];
-
-fn word() -> impl Strategy<Value = String> {
-    prop::sample::select(&WORDS[..]).prop_map(str::to_owned)
-}
-
-fn small_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        (-3..4_i64).prop_map(Value::from),
-        prop::sample::select(vec![0.5, -1.0, 2.0, 1e300]).prop_map(Value::from),
-        word().prop_map(Value::from),
-    ];
-    leaf.prop_recursive(2, 8, 3, |inner| {
-        prop_oneof![
-            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            prop::collection::btree_map("[ab]", inner, 0..3)
-                .prop_map(|map| Value::Object(map.into_iter().collect())),
-        ]
-    })
-}
-
-pub(crate) fn any_record() -> impl Strategy<Value = TaskRecord> {
-    let text = || prop::option::of(word());
-    let date = || prop::option::of((0..3_i64).prop_map(time));
-    let json = || {
-        let map = prop::collection::btree_map("[ab]", small_json(), 0..3);
-        prop::option::of(map.prop_map(|map| Bytes::from(json!(map).to_string())))
-    };
-    (
-        (text(), text(), date(), date(), word()),
-        (json(), json(), any::<bool>(), prop::option::of(0..3_u8)),
-    )
-        .prop_map(
-            |((label, engine, submitted, completed, stdout), (header, metadata, result, queue))| {
-                let mut record = TaskRecord::new("m".into());
-                record.label = label.map(Into::into);
-                record.engine_uuid = engine.map(|text| text.as_str().into());
-                record.submitted = submitted;
-                record.completed = completed;
-                record.stdout = stdout;
-                record.header = header;
-                record.metadata = metadata;
-                record.result_buffers = result.then(Vec::new);
-                record.queue =
-                    queue.map(|n| [Queue::Mux, Queue::Task, Queue::Broadcast][usize::from(n)]);
-                record
-            },
-        )
-}
-
-pub(crate) fn any_query() -> impl Strategy<Value = Value> {
-    let key = prop::sample::select(vec![
-        "label",
-        "engine_uuid",
-        "submitted",
-        "completed",
-        "stdout",
-        "header",
-        "header.a",
-        "metadata.b",
-        "metadata.a.0",
-        "metadata.a.b",
-        "result_buffers",
-        "queue",
-    ]);
-    let value = || {
-        prop_oneof![
-            2 => small_json(),
-            1 => Just(Value::Null),
-            2 => word().prop_map(Value::from),
-            2 => (0..3_i64).prop_map(|n| json!(time(n))),
-            1 => prop::sample::select(vec!["task", "mux", "2023-11-14", "2023-11-15 00:00"]).prop_map(Value::from),
-        ]
-    };
-    let list = || prop::collection::vec(value(), 0..4).prop_map(Value::from);
-    let pattern = prop::sample::select(vec!["*", "a*", "?", "[!a]*", "é*", "ab", "", "*\0"]);
-    let test = prop_oneof![
-        4 => (prop::sample::select(vec!["$lt", "$lte", "$gt", "$gte", "$eq", "$ne", "$ge", "$le"]), value())
-            .prop_map(|(operator, value)| json!({operator: value})),
-        3 => (prop::sample::select(vec!["$in", "$nin", "$all"]), list())
-            .prop_map(|(operator, list)| json!({operator: list})),
-        1 => (prop::sample::select(vec![2_i64, -3]), -1..3_i64).prop_map(|(d, r)| json!({"$mod": [d, r]})),
-        1 => any::<bool>().prop_map(|flag| json!({"$exists": flag})),
-        1 => pattern.clone().prop_map(|pattern| json!({"$glob": pattern})),
-        1 => prop::sample::select(vec!["^a", "b$", "", "."]).prop_map(|pattern| json!({"$regex": pattern})),
-        // A bare object would be operators.
-        2 => value().prop_map(|value| if value.is_object() { json!({"$eq": value}) } else { value }),
-    ];
-    let test = test.prop_flat_map(|test| {
-        let negated = json!({"$not": test});
-        prop_oneof![4 => Just(test), 1 => Just(negated)]
-    });
-    let one = (key, test).prop_map(|(key, test)| json!({key: test}));
-    one.prop_recursive(3, 12, 3, |inner| {
-        let some = || prop::collection::vec(inner.clone(), 0..3);
-        prop_oneof![
-            some().prop_map(|all| json!({"$and": all})),
-            some().prop_map(|any| json!({"$or": any})),
-            inner.clone().prop_map(|query| json!({"$not": query})),
-            (inner.clone(), inner.clone()).prop_map(|(a, b)| {
-                let mut both = a;
-                if let (Value::Object(both), Value::Object(b)) = (&mut both, b) {
-                    both.extend(b);
-                }
-                both
-            }),
-        ]
-    })
 }
 
 /// Adds the records, and asks for what the reference says should be found.

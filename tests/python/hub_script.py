@@ -1,29 +1,14 @@
-"""A script of what clients ask of a hub. Run with two controllers, the answers can be compared.
-
-What is different in each run (ids, times) is replaced by what it stands for.
-"""
+"""What clients ask of a hub: a script, to be run with two controllers whose answers are then compared."""
 
 import contextlib
-import re
 import sys
-import threading
 import time
-import traceback
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from pathlib import Path
 
-from ipyparallel import Dependency, error
+from hub_conversation import PATIENCE, Conversation
+from ipyparallel import Dependency
 from programs import GENEROUS, wait_until
-
-# Seconds for one answer. ipyparallel's hub leaves some questions unanswered.
-PATIENCE = 15
-
-NO_ANSWER = "no answer"
-
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4,24}(-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?(_\d+){0,2}\b")
-MESSAGE = re.compile(r"(the owner|the asker|engine \d)(_\d+){2}")
-DATE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 # ---- what engines run
@@ -55,140 +40,8 @@ display({"a": 1})
 """
 
 
-def with_engines(answer, name):
-    match answer:
-        case dict():
-            return {key: name if key == "engine_id" else with_engines(one, name) for key, one in answer.items()}
-        case list():
-            return [with_engines(one, name) for one in answer]
-        case str():
-            return re.sub(r"engine \d", name, answer)
-    return answer
-
-
-class Conversation:
-    """Answers to questions, by the questions' names."""
-
-    def __init__(self, place, folder):
-        self.place = place
-        self.gate = str(Path(folder) / "gate")
-        self.answers = {}
-        self.asker = None
-        self.owner = place.client(2)
-        # msg_ids by the names of their requests, and the other way round.
-        self.ids, self.names = {}, {}
-        self.names[self.owner.session.session] = "the owner"
-        for n in (0, 1):
-            self.names[self.owner._engines[n]] = f"engine {n}"
-
-    # ---- asking
-
-    def ask(self, question, call, fresh=False, on=None):
-        """Notes the answer to one question.
-
-        `fresh`: in a client that has seen nothing of the requests. `on`: what engines are called in the answer, when any
-        may have been chosen.
-        """
-        if self.asker is None or fresh:
-            self.asker = self.place.client()
-            wait_until(lambda: len(self.asker.ids) == len(self.owner.ids), "the engines")
-            self.names[self.asker.session.session] = "the asker"
-        client, outcome = self.asker, []
-
-        def run():
-            try:
-                outcome.append(("answer", call(client)))
-            except Exception as raised:
-                outcome.append(("error", raised))
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(PATIENCE)
-        if not outcome or fresh:
-            with contextlib.suppress(Exception):
-                client.close()
-            self.asker = None
-        assert question not in self.answers, question
-        kind, value = outcome[0] if outcome else ("answer", NO_ANSWER)
-        answer = self.plain(value) if kind == "answer" else self.raised(value)
-        self.answers[question] = answer if on is None else with_engines(answer, on)
-        return value if kind == "answer" and outcome else None
-
-    def raised(self, failure):
-        match failure:
-            case error.CompositeError():
-                return {"raises": "CompositeError", "of": sorted(self.plain(one[:2]) for one in failure.elist)}
-            case error.RemoteError():
-                return {"raises": failure.ename, "says": self.plain(failure.evalue)}
-            case _:
-                where = traceback.extract_tb(failure.__traceback__)[-1].name
-                return {"raises here": type(failure).__name__, "says": self.plain(str(failure)), "in": where}
-
-    def plain(self, value):
-        match value:
-            case dict():
-                # Messages carry the version of the protocol that their sender was written for.
-                return {self.plain(key): self.plain(one) for key, one in value.items() if key != "version"}
-            case list() | tuple():
-                return [self.plain(one) for one in value]
-            case set():
-                return sorted(map(self.plain, value))
-            case Exception():
-                return self.raised(value)
-            case datetime():
-                return "a date" if value.tzinfo else "a date without a zone"
-            case bytes() | memoryview():
-                return "bytes"
-            case str():
-                return self.text(value)
-            case None | bool() | int() | float():
-                return value
-            case _:
-                return type(value).__name__
-
-    def text(self, text):
-        text = COLOURS.sub("", text)
-        for known in sorted(self.names, key=len, reverse=True):
-            text = text.replace(known, self.names[known])
-        text = MESSAGE.sub(r"a message of \1", text)
-        text = DATE.sub("a date", UUID.sub("an id", text))
-        return "a traceback" if text.startswith("-----") or "Traceback" in text else text
-
-    # ---- requests
-
-    def name(self, name, result):
-        several = len(result.msg_ids) > 1
-        for n, msg_id in enumerate(result.msg_ids):
-            one = f"{name} {n}" if several else name
-            self.ids[one], self.names[msg_id] = msg_id, one
-        return result
-
-    def do(self, name, result):
-        """A request that is over before the next is made, here and in the hub."""
-        self.name(name, result)
-        assert result.wait(GENEROUS), name
-        self.settle(result.msg_ids)
-        return result
-
-    def broadcast(self, name, result):
-        """The same with a broadcast, of which ipyparallel's hub has no record of its parts."""
-        self.name(name, result)
-        assert result.wait(GENEROUS), name
-        with contextlib.suppress(AssertionError):
-            self.settle(result.msg_ids, 3)
-
-    def settle(self, msg_ids, timeout=GENEROUS):
-        def complete():
-            status = self.owner.db_query({"msg_id": {"$in": list(msg_ids)}}, keys=["completed"])
-            return len(status) == len(msg_ids) and all(one["completed"] for one in status)
-
-        wait_until(complete, "the records", timeout)
-
-    def record(self, client, name, keys=None):
-        records = client.db_query({"msg_id": self.ids[name]}, keys=keys)
-        return records[0] if len(records) == 1 else records
-
-    # ---- the script
+class Script(Conversation):
+    """One question after the other. Each is asked once the hub has all that it is about."""
 
     def run(self):
         self.before_everything()
@@ -253,14 +106,13 @@ class Conversation:
         owner = self.owner
         balanced = owner.load_balanced_view(targets=0)
         done = self.ids["direct"]
-        running = self.name("running", balanced.apply_async(wait_for, self.gate))
-        waiting = self.name("waiting", balanced.apply_async(say))
-        direct = self.name("direct running", owner[1].apply_async(wait_for, self.gate))
-        behind = self.name("behind", owner[1].apply_async(say))
-        aborted = self.name("aborted", owner[1].apply_async(say))
-        aborted_cell = self.name("aborted cell", owner[1].execute("5"))
+        running = self.begin("running", balanced.apply_async(wait_for, self.gate))
+        waiting = self.begin("waiting", balanced.apply_async(say))
+        direct = self.begin("direct running", owner[1].apply_async(wait_for, self.gate))
+        behind = self.begin("behind", owner[1].apply_async(say))
+        aborted = self.begin("aborted", owner[1].apply_async(say))
+        aborted_cell = self.begin("aborted cell", owner[1].execute("5"))
         unfinished = [result.msg_ids[0] for result in (running, waiting, direct, behind, aborted, aborted_cell)]
-        wait_until(lambda: set(unfinished) <= set(owner.hub_history()), "the records")
         wait_until(lambda: owner.queue_status()[0]["tasks"] == 1, "the running task")
         wait_until(lambda: self.record(owner, "running")["engine_uuid"], "its engine in the record")
         for name in ("running", "waiting", "direct running", "behind"):
@@ -453,7 +305,7 @@ class Conversation:
         self.broadcast("coalesced", coalescing.apply_async(abs, -5))
         for name in ("broadcast 0", "broadcast 1", "coalesced"):
             self.ask(f"record of {name}", lambda client, name=name: self.record(client, name))
-            self.ask(f"result of {name}", lambda client, name=name: self.result(client, self.ids[name], 3), True)
+            self.ask(f"result of {name}", lambda client, name=name: self.result(client, self.ids[name], self.broadcasts_within), True)
         broadcasts = [self.ids[name] for name in ("broadcast 0", "broadcast 1", "coalesced")]
         # There may be one of the broadcast as a whole.
         broadcasts += [one["msg_id"] for one in self.owner.db_query({"queue": "broadcast"}, keys=["msg_id"])]
@@ -473,8 +325,7 @@ class Conversation:
         self.ask("resubmit somebody and nobody", lambda client: client.resubmit([ids["task"], "nobody"]))
         self.ask("resubmit nothing", lambda client: client.resubmit([]).get(1))
         Path(self.gate).unlink()
-        slow = self.name("slow", self.owner.load_balanced_view(targets=0).apply_async(wait_for, self.gate))
-        wait_until(lambda: slow.msg_ids[0] in self.owner.hub_history(), "the record")
+        slow = self.begin("slow", self.owner.load_balanced_view(targets=0).apply_async(wait_for, self.gate))
         again = self.ask("resubmit what runs", lambda client: client.resubmit(slow.msg_ids))
         Path(self.gate).touch()
         slow.wait(GENEROUS)
@@ -501,7 +352,7 @@ class Conversation:
             return all(bool(one[key]) == bool(other[key]) for key in ("completed", "stdout", "stderr", "error", "execute_result"))
 
         with contextlib.suppress(AssertionError):
-            wait_until(is_whole, name, 5)
+            wait_until(is_whole, name, 30)
         self.ask(f"record of {name}", lambda client: self.record(client, name), on="an engine")
         self.ask(f"result of {name}", lambda client: self.result(client, self.ids[name]), True, on="an engine")
 
@@ -533,9 +384,8 @@ class Conversation:
     def engine_that_leaves(self):
         Path(self.gate).unlink()
         owner = self.owner
-        slow = self.name("on the engine", owner[1].apply_async(wait_for, self.gate))
+        slow = self.begin("on the engine", owner[1].apply_async(wait_for, self.gate))
         self.do("before it left", owner[0].apply_async(say))
-        wait_until(lambda: slow.msg_ids[0] in owner.hub_history(), "the record")
         # A request that runs is not stopped by a polite shutdown.
         Path(self.gate).touch()
         slow.wait(GENEROUS)

@@ -162,3 +162,23 @@ def test_engines_are_added_as_a_job_of_their_own(system):
         assert client[1:].apply_sync(os.getenv, "FAKE_JOB") == ["1", "1"]
     clusters.ok("stop")
     clusters.assert_nothing_left()
+
+
+def test_logs_of_jobs_are_rotated(system):
+    clusters = system.clusters
+    clusters.profile_dir.mkdir()
+    settings = clusters.profile_dir / "ipcluster.toml"
+    settings.write_text('[log]\nlevel = "debug"\nmax_size = 400\nkeep = 2\n')
+    clusters.ok("start", *system.arguments(2), "--daemonize")
+    with clusters.client() as client:
+        client[:].apply_sync(os.getpid)
+        # Kernels are not told: they have logs of their own, if any.
+        assert client[:].apply_sync(os.getenv, "IPCLUSTER_ROTATES_LOG") == [None, None]
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+    logs = {path.name: path.read_text() for path in (clusters.profile_dir / "log").glob("ipengine-*.log*")}
+    logs = {name: text for name, text in logs.items() if not name.endswith(".events")}
+    endings = {name.partition(".log")[2] for name in logs}
+    assert endings == {"", ".1", ".2"}, sorted(logs)
+    # What two engines write at the same moment may go beyond it by a line.
+    assert all(len(text) <= 800 or text.count("\n") == 1 for text in logs.values()), {name: len(text) for name, text in logs.items()}

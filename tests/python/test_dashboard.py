@@ -1,10 +1,12 @@
 """The status page's addresses: who may ask, what is answered, and that nobody's questions harm the cluster."""
 
+import fcntl
 import http.client
 import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import stat
@@ -15,6 +17,7 @@ import time
 from contextlib import contextmanager
 from urllib.parse import parse_qs, quote, urlsplit
 
+import psutil
 import pytest
 from cluster_fixtures import BINARY, PATIENCE, clusters, wait_until  # noqa: F401
 
@@ -307,14 +310,17 @@ def test_a_dead_engine_shows_and_so_does_why(clusters, dashboard):  # noqa: F811
         assert len(state["engines"]) == 2
         began = time.monotonic()
         kernel.send_signal(signal.SIGKILL)
+        dead = []
         for event in events:
-            if event.get("gone"):
+            dead = [engine for engine in event.get("engines", []) if engine["phase"] == "dead"]
+            if dead:
                 break
         took = time.monotonic() - began
         departed = event["departed"][0]
-        assert departed["id"] == event["gone"][0] and "SIGKILL" in departed["how"]
+        assert departed["id"] == dead[0]["id"] and "SIGKILL" in departed["how"] and dead[0]["how"] == departed["how"]
         print(f"a dead engine showed after {took:.3f} s")
-    assert len(dashboard.state()["engines"]) == 1
+    assert sorted(engine["phase"] for engine in dashboard.state()["engines"]) == ["dead", "up"]
+    assert "ipcluster_engines 1\n" in dashboard.ask("/metrics")[2]
 
 
 def test_records_are_found_by_the_database_s_own_queries(clusters, dashboard):  # noqa: F811
@@ -370,30 +376,119 @@ def test_top_tasks_and_report(clusters, dashboard, tmp_path):  # noqa: F811
         html = file.read_text()
         data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S).group(1))
         assert len(data["stream"]) == 31 and data["totals"]["task"]["ok"] == 30
+        names = [entry[5] for entry in data["stream"]]
+        assert (names.count("map work"), names.count("fail")) == (30, 1)
+        assert [entry[11] for entry in data["stream"] if entry[4] == "failed"] == ["ValueError: no 1"]
         assert "http://" not in re.sub(r"http://www.w3.org\S*", "", html)
 
 
+class Terminal:
+    """`ipcluster top` in a terminal of its own, and what is on the screen."""
+
+    def __init__(self, clusters, columns=110, lines=30, environment=None):  # noqa: F811
+        self.master, self.slave = pty.openpty()
+        self.resize(columns, lines)
+        self.before = termios.tcgetattr(self.slave)
+        inherited = {name: value for name, value in clusters.env.items() if name != "NO_COLOR"}
+        environment = {**inherited, "TERM": "xterm", **(environment or {})}
+
+        def own_terminal():
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        files = {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave}
+        self.process = subprocess.Popen([BINARY, "top"], env=environment, preexec_fn=own_terminal, **files)
+        self.written = b""
+
+    def resize(self, columns, lines):
+        termios.tcsetwinsize(self.slave, (lines, columns))
+
+    def wait_for(self, text, after=0):
+        """Until this was written; where it ends."""
+        while text not in self.written[after:]:
+            ready, _, _ = select.select([self.master], [], [], PATIENCE)
+            assert ready, f"{text!r} was not written: {self.written[-2000:]!r}"
+            self.written += os.read(self.master, 65536)
+        return self.written.index(text, after) + len(text)
+
+    def screen(self):
+        """The lines of the last picture, without what a terminal obeys."""
+        picture = self.written.decode(errors="replace").split("\x1b[H")[-1].split("\x1b[J")[0]
+        return [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in picture.split("\r\n")]
+
+    def end(self, how=0):
+        """It has ended, and the terminal is as it was."""
+        self.wait_for(b"\x1b[?1049l", self.written.rindex(b"\x1b[?1049h"))
+        assert self.process.wait(PATIENCE) == how
+        assert b"\x1b[?25h" in self.written[self.written.rindex(b"\x1b[?1049h"):]
+        assert termios.tcgetattr(self.slave) == self.before
+        os.close(self.master)
+        os.close(self.slave)
+
+
 def test_top_in_a_terminal(clusters, dashboard):  # noqa: F811
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (30, 110))
-    before = termios.tcgetattr(slave)
-    top = subprocess.Popen([BINARY, "top"], env=clusters.env, stdin=slave, stdout=slave, stderr=slave)
-    screen = b""
-    while b"WORKS ON" not in screen or b"engines" not in screen:
-        screen += os.read(master, 65536)
-    assert screen.startswith(b"\x1b[?1049h")
+    top = Terminal(clusters)
+    top.wait_for(b"WORKS ON")
+    assert top.written.startswith(b"\x1b[?1049h") and b"\x1b[32m" in top.written
     with clusters.client() as client:
         client.load_balanced_view().map_sync(work, range(10))
-    while b"10 of 10" not in screen:
-        screen += os.read(master, 65536)
-    os.write(master, b"q")
-    while not screen.endswith(b"\x1b[?1049l"):
-        screen += os.read(master, 65536)
-    assert top.wait(PATIENCE) == 0
-    # The terminal is as it was.
-    assert termios.tcgetattr(slave) == before
-    os.close(master)
-    os.close(slave)
+    top.wait_for(b"10 of 10")
+    # As wide and as high as it is, at any time.
+    for columns, lines in ((40, 24), (25, 5), (200, 50)):
+        at = len(top.written)
+        top.resize(columns, lines)
+        top.process.send_signal(signal.SIGWINCH)
+        top.wait_for(b"\x1b[J", top.wait_for(b"\x1b[H", at))
+        picture = top.screen()
+        assert len(picture) <= lines and max(map(len, picture)) <= columns, picture
+        assert any("STATE" in line for line in picture) == (lines > 10)
+        assert any("PID" in line for line in picture) == (columns > 110)
+    # The shell has its terminal back for as long as it is stopped.
+    at = len(top.written)
+    top.process.send_signal(signal.SIGTSTP)
+    top.wait_for(b"\x1b[?1049l", at)
+    wait_until(lambda: psutil.Process(top.process.pid).status() == psutil.STATUS_STOPPED, "the stop")
+    assert termios.tcgetattr(top.slave) == top.before
+    at = len(top.written)
+    top.process.send_signal(signal.SIGCONT)
+    top.wait_for(b"WORKS ON", top.wait_for(b"\x1b[?1049h", at))
+    os.write(top.master, b"q")
+    top.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_top_leaves_the_terminal_as_it_was(clusters, dashboard, number):  # noqa: F811
+    top = Terminal(clusters, environment={"NO_COLOR": "1"})
+    top.wait_for(b"WORKS ON")
+    # Bold and faint are no colours.
+    assert not re.search(rb"\x1b\[3\dm", top.written) and b"\x1b[1m" in top.written
+    top.process.send_signal(number)
+    top.end()
+
+
+@pytest.mark.parametrize("flags", [[], ["--dashboard"]])
+def test_top_ends_with_the_cluster(clusters, flags):  # noqa: F811
+    cluster = clusters.start(1, *flags)
+    top = Terminal(clusters)
+    top.wait_for(b"WORKS ON")
+    cluster.signal(signal.SIGINT)
+    assert cluster.wait() == 0
+    top.wait_for(b"the cluster has ended")
+    top.end()
+
+
+def test_top_writes_once_where_there_is_no_terminal(clusters, dashboard):  # noqa: F811
+    shown = clusters.ok("top")
+    assert "engines 2" in shown and "WORKS ON" in shown and "\x1b" not in shown
+    top = Terminal(clusters, environment={"TERM": "dumb"})
+    assert top.process.wait(PATIENCE) == 0
+    top.wait_for(b"WORKS ON")
+    assert b"\x1b" not in top.written
+    os.close(top.master)
+    os.close(top.slave)
+    # Nobody reads it to the end.
+    done = clusters.run("-c", f"{BINARY} top | head -1", program=("sh",))
+    assert done.returncode == 0 and done.stdout.startswith("ipcluster ")
 
 
 def test_a_page_that_is_left_open_hears_of_the_end(clusters):  # noqa: F811

@@ -316,16 +316,18 @@ def test_records_of_a_running_cluster(place, database):
     rows = list(csv.reader(io.StringIO(db(place, "query", "--keys=msg_id,stdout", "-o", "csv"))))
     assert rows == [["msg_id", "stdout"], [one, "said\n"], [two, ""]]
     assert "said" in db(place, "show", one)
+    code, output = place.run("db", "show", one[:-2])
+    assert code == 1 and "2 records begin with" in output, output
     assert json.loads(db(place, "show", two, "-o", "json"))["queue"] == "mux"
     stats = json.loads(db(place, "stats", "-o", "json"))
     assert (stats["records"], stats["unfinished"], stats["lost"]) == (2, 0, 0)
 
     assert db(place, "purge", "--older-than=1d") == "0 records dropped"
     assert db(place, "purge", "--all", "--dry-run") == "2 records would be dropped"
-    assert db(place, "purge", one) == "1 records dropped"
+    assert db(place, "purge", one) == "1 record dropped"
     assert json.loads(db(place, "query", "--keys=msg_id", "-o", "json")) == [{"msg_id": two}]
     code, output = place.run("db", "purge", one, two)
-    assert code == 1 and "1 of the requests are not finished, or have no record" in output
+    assert code == 1 and "is not finished, does not match, or has no record" in output
     assert db(place, "query", "-o", "json") == "[]"
 
 
@@ -338,7 +340,7 @@ def test_records_of_a_stopped_cluster(place, tmp_path):
     ids = ["query", "--keys=msg_id", "-o", "json"]
     assert json.loads(db(place, *ids)) == [{"msg_id": one}, {"msg_id": two}]
     assert json.loads(db(place, "stats", "-o", "json"))["records"] == 2
-    assert db(place, "purge", "--query", '{"queue": "mux"}') == "1 records dropped"
+    assert db(place, "purge", "--query", '{"queue": "mux"}') == "1 record dropped"
     file = place.profile_dir() / "tasks.db"
     copy = tmp_path / "copy.db"
     copy.write_bytes(file.read_bytes())
@@ -356,6 +358,8 @@ def test_records_of_a_stopped_cluster(place, tmp_path):
         (["query", "--keys=buffers"], 2, "bytes"),
         (["query", "--file=/nowhere/tasks.db"], 1, "there is no /nowhere"),
         (["query", "--file=/bin/sh"], 1, "not a task database"),
+        (["query", "--file=/bin"], 1, "is a folder"),
+        (["query", '{"submitted": {"$gt": "yesterday"}}'], 2, "is none: write it as"),
         (["purge"], 2, "say what to drop"),
         (["purge", "--older-than=long"], 2, "no age"),
         (["show"], 2, "MSG_ID"),

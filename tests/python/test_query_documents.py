@@ -50,9 +50,9 @@ class Chooser:
         return ".".join(["content", *steps])
 
     def argument(self):
-        """Not the empty list, and no list among several: mongomock does not find them."""
+        """Not the empty list, no null in a list, and no list among several: mongomock does not find them all."""
         value = self.value(2)
-        return 0 if value == [] else value
+        return [one for one in value if one is not None] or 0 if isinstance(value, list) else value
 
     def arguments(self, null=True):
         values = [self.argument() for _ in range(self.chance.choice([0, 1, 1, 2, 3, 5]))]
@@ -186,15 +186,36 @@ def client(request, place):
     return place.client()
 
 
+def submit(client, document):
+    """The id of a request with such a content. No engine is there: it waits, which its record does not mind."""
+    return client._send(client._task_stream, "apply_request", content=document).msg_id
+
+
+def nested(levels):
+    return {"a": nested(levels - 1)} if levels else "the bottom"
+
+
+def test_documents_come_back_as_they_were_sent(client, chance):
+    chooser = Chooser(chance)
+    documents = [chooser.document() for _ in range(RECORDS)]
+    documents += [{"number": chance.choice([1, -1]) * chance.random() * 10.0 ** chance.randrange(-300, 300)} for _ in range(RECORDS)]
+    documents += [{"number": number} for number in (2**64, 2**70, -(2**63) - 1, 10**400, 1e22, 1.7976931348623157e308, 0.1 + 0.2)]
+    documents += [nested(levels) for levels in (70, 90, 126, 127, 128, 200, 500)]
+    documents += [{name: 1} for name in ("", "$a", "a.b", "a\0b", "é", "_id", "\U0001f600", "__proto__")]
+    sent = {submit(client, document): document for document in documents}
+    wait_until(lambda: len(client.hub_history()) == len(sent), "the records")
+    records = client.db_query({}, keys=["content"])
+    wrong = [(sent[one["msg_id"]], one["content"]) for one in records if repr(one["content"]) != repr(sent[one["msg_id"]])]
+    assert len(records) == len(sent) and not wrong, wrong
+
+
 @pytest.mark.timeout(120 + QUERIES)
 def test_queries_of_documents_find_what_mongodb_would(client, chance):
     chooser = Chooser(chance)
     documents = {}
     for _ in range(RECORDS):
         document = chooser.document()
-        # No engine is there: the tasks wait, which their records do not mind.
-        message = client._send(client._task_stream, "apply_request", content=document)
-        documents[message.msg_id] = document
+        documents[submit(client, document)] = document
     wait_until(lambda: len(client.hub_history()) == RECORDS, "the records")
     told_apart = 0
     for _ in range(QUERIES):
@@ -202,7 +223,12 @@ def test_queries_of_documents_find_what_mongodb_would(client, chance):
         asked = foreign_query(query)
         found = {record["msg_id"] for record in client.db_query(query, keys=["msg_id"])}
         compared = {msg_id for msg_id in documents if comparable(query, documents[msg_id])}
-        expected = {msg_id for msg_id in compared if filter_applies(asked, {"content": foreign(documents[msg_id])})}
+        try:
+            expected = {msg_id for msg_id in compared if filter_applies(asked, {"content": foreign(documents[msg_id])})}
+        except TypeError:
+            # Its `$all` stumbles over numbers behind lists.
+            assert mentions(query, "$all")
+            continue
         wrong = {msg_id: documents[msg_id] for msg_id in (found & compared) ^ expected}
         assert not wrong, (query, {msg_id: (document, msg_id in found) for msg_id, document in wrong.items()})
         told_apart += 0 < len(expected) < len(compared)

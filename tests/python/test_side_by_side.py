@@ -6,7 +6,7 @@ import sys
 
 import programs
 import pytest
-from hub_script import Conversation
+from hub_script import Script
 from mongo_server import MongoServer
 from programs import wait_until
 
@@ -131,7 +131,7 @@ def answers(tmp_path_factory):
                 # Messages name who sends them: ipyparallel's say what is here, ours whose process it is.
                 place.environment["USER"] = getpass.getuser()
                 controller(place, database)
-                known[controller, database] = Conversation(place, folder).run()
+                known[controller, database] = Script(place, folder, broadcasts=3 if controller is original else 30).run()
         return known[controller, database]
 
     return of

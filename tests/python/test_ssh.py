@@ -208,3 +208,20 @@ def test_engines_of_other_machines_are_added_and_started_again(ssh):
         assert sorted(client[:].apply_sync(os.getenv, "OVER_SSH"), key=str) == [None, "yes", "yes"]
     ssh.clusters.ok("stop")
     ssh.clusters.assert_nothing_left()
+
+
+def test_logs_of_engines_elsewhere_are_rotated(ssh):
+    clusters = ssh.clusters
+    clusters.profile_dir.mkdir()
+    (clusters.profile_dir / "ipcluster.toml").write_text("[log]\nmax_size = 400\nkeep = 2\n")
+    start(ssh, *ssh.settings({"there": 2}, engine_args=["--log-level=debug"]))
+    with clusters.client() as client:
+        for _ in range(3):
+            client[:].apply_sync(os.getpid)
+    clusters.ok("stop")
+    clusters.assert_nothing_left()
+    logs = {path.name: path.read_text() for path in (clusters.profile_dir / "log").glob("ipengine-*")}
+    endings = {name.partition(".log")[2] for name in logs}
+    assert endings == {"", ".1", ".2"}, sorted(logs)
+    assert all(len(text) <= 400 or text.count("\n") == 1 for text in logs.values())
+    assert "ipengine" in "".join(logs.values())

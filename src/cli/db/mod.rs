@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::{CommonArgs, Rewritten};
@@ -16,6 +17,7 @@ use crate::cli::{Failure, exit_code};
 use crate::profile::traitlets::Program;
 use crate::protocol::Timestamp;
 use crate::taskdb::Key;
+use crate::taskdb::record::Kind;
 
 use output::{Format, Printer};
 use source::Source;
@@ -51,6 +53,7 @@ enum DbVerb {
     },
     /// Show everything that is known of one request
     Show {
+        /// Its id, or as much of its beginning as no other has
         #[arg(value_name = "MSG_ID")]
         msg_id: String,
         /// How the record looks
@@ -147,7 +150,8 @@ pub(super) fn run(args: &DbArgs, rewritten: Rewritten) -> Result<(), Failure> {
         }
         DbVerb::Show { msg_id, o, place } => {
             let mut source = open(place, rewritten)?;
-            let records = source.records(std::slice::from_ref(msg_id), &[])?;
+            let msg_id = source.id_that_begins(msg_id)?;
+            let records = source.records(std::slice::from_ref(&msg_id), &[])?;
             let Some(record) = records.first() else {
                 return Err(Failure::failed(format!(
                     "there is no record of {msg_id:?} in {}",
@@ -208,12 +212,45 @@ fn open(place: &PlaceArgs, rewritten: Rewritten) -> Result<Source, Failure> {
 }
 
 fn parse_query(text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|error| {
+    let query = serde_json::from_str(text).map_err(|error| {
         Failure::usage(format!(
             "the query is no JSON ({error}): write it in single quotes, with names and texts in double ones, such as \
              '{{\"engine_uuid\": \"…\", \"completed\": null}}'"
         ))
-    })
+    })?;
+    check_dates(&query)?;
+    Ok(query)
+}
+
+/// Refuses to compare a date with text that is none. For a hub that is no error, and is found nowhere.
+fn check_dates(query: &Value) -> Result<(), Failure> {
+    match query {
+        Value::Array(queries) => queries.iter().try_for_each(check_dates),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, condition)| {
+            let is_date = Key::parse(name).is_some_and(|key| key.kind() == Kind::Date);
+            match no_date(condition).filter(|_| is_date) {
+                Some(text) => Err(Failure::usage(format!(
+                    "{name} is a date, and {text:?} is none: write it as 2024-01-31 or 2024-01-31T12:00:00+01:00"
+                ))),
+                None if name.starts_with('$') => check_dates(condition),
+                None => Ok(()),
+            }
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The first text of a condition that cannot be read as a date.
+fn no_date(condition: &Value) -> Option<&str> {
+    match condition {
+        Value::String(text) => match Timestamp::parse(text, &TimeZone::UTC) {
+            Some(_) => None,
+            None => Some(text),
+        },
+        Value::Array(items) => items.iter().find_map(no_date),
+        Value::Object(operators) => operators.values().find_map(no_date),
+        _ => None,
+    }
 }
 
 /// The keys to be asked for; none for all of them.
@@ -309,17 +346,19 @@ fn purge(
         }
     }
     let would = if dry_run { " would be" } else { "" };
-    say(&format!("{} records{would} dropped\n", ids.len()));
+    let records = if ids.len() == 1 { "record" } else { "records" };
+    say(&format!("{} {records}{would} dropped\n", ids.len()));
     let left: Vec<&String> = named.iter().filter(|id| !ids.contains(id)).collect();
     match left.first() {
         None => Ok(()),
         Some(first) => Err(Failure::new(
             exit_code::FAILED,
-            format!(
-                "{} of the requests are not finished, or have no record: {first:?}{}",
-                left.len(),
-                if left.len() > 1 { ", …" } else { "" }
-            ),
+            match left.len() {
+                1 => format!("{first:?} is not finished, does not match, or has no record"),
+                more => format!(
+                    "{more} of the requests are not finished, do not match, or have no record: {first:?}, …"
+                ),
+            },
         )),
     }
 }
@@ -356,6 +395,24 @@ mod tests {
         assert_eq!(all, json!({"$and": [{"completed": {"$ne": null}}]}));
         let some = selection(&["a".to_owned()], Some(r#"{"queue": "mux"}"#), None, false);
         assert_eq!(some.unwrap()["$and"][0], json!({"msg_id": {"$in": ["a"]}}));
+    }
+
+    #[test]
+    fn what_is_compared_with_a_date_is_one() {
+        for query in [
+            r#"{"submitted": {"$gt": "2024-01-31"}, "label": {"$gt": "no date"}}"#,
+            r#"{"$or": [{"started": null}, {"completed": "2024-01-31T12:00:00+01:00"}]}"#,
+            r#"{"submitted": {"$exists": true}}"#,
+        ] {
+            assert!(parse_query(query).is_ok(), "{query}");
+        }
+        for query in [
+            r#"{"submitted": {"$gt": "yesterday"}}"#,
+            r#"{"$not": {"$or": [{"started": {"$in": [null, "2024-13-01"]}}]}}"#,
+            r#"{"completed": {"$not": {"$lt": "12:00"}}}"#,
+        ] {
+            assert!(parse_query(query).is_err(), "{query}");
+        }
     }
 
     #[test]

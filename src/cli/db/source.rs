@@ -16,6 +16,7 @@ use crate::profile::connection::{ClientFile, ConnectionFiles};
 use crate::profile::settings::Database;
 use crate::protocol::{MsgId, Timestamp};
 use crate::taskdb::TaskStore;
+use crate::transport::Frame;
 
 pub(in crate::cli) struct Source {
     name: String,
@@ -77,7 +78,9 @@ pub(in crate::cli) fn open(
         // A controller on another machine, perhaps.
         _ if connection.exists() => of_hub(&connection),
         _ => Err(Failure::failed(format!(
-            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others",
+            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others, and what a \
+             controller was told with --mongodb stands in the settings or is said again: \
+             --IPController.db_class=MongoDB --MongoDB.connection_args=…",
             setup.profile.location().display(),
             path.display()
         ))),
@@ -90,6 +93,13 @@ fn of_file(
 ) -> Result<Source, Failure> {
     if !path.exists() {
         return Err(Failure::failed(format!("there is no {}", path.display())));
+    }
+    if path.is_dir() {
+        return Err(Failure::failed(format!(
+            "{} is a folder; --file names a file, such as {}",
+            path.display(),
+            path.join("tasks.db").display()
+        )));
     }
     let store = database::existing_file(path, settings)?;
     Ok(Source::of_store(Box::new(store)))
@@ -110,8 +120,16 @@ impl Source {
 
     /// The content of the answer.
     pub(in crate::cli) fn ask(&mut self, msg_type: &str, content: Value) -> Result<Value, Failure> {
+        Ok(self.ask_all(msg_type, content)?.0)
+    }
+
+    /// The content of the answer, and its buffers.
+    fn ask_all(&mut self, msg_type: &str, content: Value) -> Result<(Value, Vec<Frame>), Failure> {
         match &mut self.kind {
-            Kind::Hub { client, timeout } => Ok(client.request(msg_type, content, *timeout)?),
+            Kind::Hub { client, timeout } => {
+                let content = client.request(msg_type, content, *timeout)?;
+                Ok((content, client.buffers()))
+            }
             Kind::Store(recorder) => {
                 let mut ask = Ask {
                     now: Timestamp::from(SystemTime::now()),
@@ -127,9 +145,28 @@ impl Source {
                     let (ename, evalue) = (text("ename"), text("evalue"));
                     return Err(Failure::failed(format!("{ename}: {evalue}")));
                 }
-                Ok(content)
+                let buffers = answer.buffers.into_iter().map(Frame::from);
+                Ok((content, buffers.collect()))
             }
         }
+    }
+
+    /// The buffers of the requests with these ids, as far as they have a record.
+    pub(in crate::cli) fn buffers(
+        &mut self,
+        ids: &[String],
+    ) -> Result<Vec<(String, Vec<Frame>)>, Failure> {
+        let query = json!({"msg_id": {"$in": ids}});
+        let content = json!({"query": query, "keys": ["msg_id", "buffers"]});
+        let (content, buffers) = self.ask_all("db_request", content)?;
+        let mut buffers = buffers.into_iter();
+        let list = |key: &str| content[key].as_array().into_iter().flatten();
+        let lens = list("buffer_lens").map(|len| len.as_u64().unwrap_or(0) as usize);
+        let named = list("records").zip(lens).filter_map(|(record, len)| {
+            let own: Vec<Frame> = buffers.by_ref().take(len).collect();
+            Some((record["msg_id"].as_str()?.to_owned(), own))
+        });
+        Ok(named.collect())
     }
 
     /// The ids of matching records, in the order in which they were added.
@@ -141,6 +178,24 @@ impl Source {
             .filter_map(|record| record["msg_id"].as_str())
             .map(str::to_owned)
             .collect())
+    }
+
+    /// The only id that begins so; what no id begins with, as it is.
+    pub(in crate::cli) fn id_that_begins(&mut self, beginning: &str) -> Result<String, Failure> {
+        let whole = self.ids(&json!({"msg_id": beginning}))?;
+        if !whole.is_empty() {
+            return Ok(beginning.to_owned());
+        }
+        let pattern = format!("^{}", regex::escape(beginning));
+        let found = self.ids(&json!({"msg_id": {"$regex": pattern}}))?;
+        match found.as_slice() {
+            [] => Ok(beginning.to_owned()),
+            [one] => Ok(one.clone()),
+            [first, ..] => Err(Failure::failed(format!(
+                "{} records begin with {beginning:?}, such as {first:?}: name more of it",
+                found.len()
+            ))),
+        }
     }
 
     /// Fields of these records, in the same order; all of them where no keys are given.

@@ -209,6 +209,9 @@ impl Life {
         let mut environment = job.environment.clone();
         let needed = settings.system.environment().iter();
         environment.extend(needed.map(|(name, value)| (name.into(), value.into())));
+        // Where the system writes into the file itself, the job rotates it.
+        let logs = self.cluster.profile.log_dir();
+        environment.push((log::ROTATED_VARIABLE.into(), logs.into()));
         let answer = run(&command, &environment, input.as_deref()).await?;
         if !answer.succeeded {
             let said = [answer.stderr.trim(), answer.stdout.trim()];

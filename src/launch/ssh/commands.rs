@@ -37,11 +37,7 @@ pub fn command(
             "d=$(mktemp -d) && head -c {size} > \"$d/ipcluster\" && chmod 700 \"$d/ipcluster\" || exit 1; "
         );
         after.push_str("; r=$?; rm -rf \"$d\"");
-        let verb = match host.role {
-            Role::Controller => "controller",
-            Role::Engines => "engine",
-        };
-        program = vec![verb.to_owned()];
+        program = vec![host.verb.to_owned()];
     }
     let mut words = program;
     words.push("--over-stdin".to_owned());

@@ -18,12 +18,15 @@ pub enum HostsError {
     )]
     None,
     #[error(
-        "there is no machine to start the controller on: name it in the profile, under [launcher.SSHControllerLauncher], as \
-         location = \"user@host\"; `ipcluster profile create NAME --from ssh` makes a profile that explains it"
+        "there is no machine: name it in the profile, under [launcher.{launcher}], as location = \"user@host\"; `ipcluster \
+         profile create NAME --from ssh` makes a profile that explains it"
     )]
-    NoController,
-    #[error("SSHControllerLauncher.location: {0:?} is no [user@]host[:port]")]
-    WrongLocation(String),
+    NoLocation { launcher: &'static str },
+    #[error("{launcher}.location: {found:?} is no [user@]host[:port]")]
+    WrongLocation {
+        launcher: &'static str,
+        found: String,
+    },
     #[error(
         "SSHEngineSetLauncher.engines: {host:?} has {found}, which is neither a number of engines nor a table of settings"
     )]
@@ -71,12 +74,22 @@ pub fn lineage(role: Role) -> &'static [&'static str] {
     }
 }
 
+/// The same for an `ipcluster` of another machine, which starts the engines in its own way.
+pub const PROXY_LINEAGE: &[&str] = &[
+    "SSHProxyEngineSetLauncher",
+    "SSHLauncher",
+    "EngineLauncher",
+    "BaseLauncher",
+];
+
 /// A machine, and how engines or a controller are started on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// As the settings name it.
     pub name: String,
     pub role: Role,
+    /// What this program is told to do there, where it is copied over.
+    pub verb: &'static str,
     /// None for a controller.
     pub engines: u32,
     /// ssh with its arguments and the host, before the command.
@@ -91,8 +104,15 @@ pub struct Host {
     pub tunnel: bool,
     /// Copy this program over.
     pub send_program: bool,
-    /// A controller ends when it has heard nothing from here for so long; never without it.
+    /// A controller, or an `ipcluster` there, ends when it has heard nothing from here for so long; never without it.
     pub silence: Option<Duration>,
+}
+
+impl Host {
+    /// As ssh is told, without user and port.
+    pub fn address(&self) -> &str {
+        self.ssh.last().map_or("", String::as_str)
+    }
 }
 
 /// What can be set for all machines, and for each.
@@ -129,15 +149,32 @@ const OF_CONTROLLER: &[&str] = &[
     "user",
 ];
 
+const OF_PROXY: &[&str] = &[
+    "environment",
+    "hostname",
+    "ipcluster_args",
+    "ipcluster_cmd",
+    "location",
+    "remote_profile_dir",
+    "remote_python",
+    "send_program",
+    "silence_timeout",
+    "ssh_args",
+    "ssh_cmd",
+    "stop_seconds_until_kill",
+    "user",
+];
+
 /// A machine that vanishes without a word takes the controller that it has started with it after this time: longer than
 /// ssh waits here for a sign of the other side.
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// Names of traits that are set and change nothing.
-pub fn without_effect(traits: &Traits, role: Role) -> Vec<String> {
-    let heeded = |name: &str| match role {
-        Role::Engines => SETTINGS.contains(&name) || COMMON.contains(&name),
-        Role::Controller => OF_CONTROLLER.contains(&name),
+/// Names of traits of this class that are set and change nothing.
+pub fn without_effect(traits: &Traits, launcher: &str) -> Vec<String> {
+    let heeded = |name: &str| match launcher {
+        "SSHControllerLauncher" => OF_CONTROLLER.contains(&name),
+        "SSHProxyEngineSetLauncher" => OF_PROXY.contains(&name),
+        _ => SETTINGS.contains(&name) || COMMON.contains(&name),
     };
     traits
         .keys()
@@ -167,16 +204,35 @@ pub fn hosts(traits: &Traits, limit: Option<u32>) -> Result<Vec<Host>, HostsErro
 
 /// The machine of the controller.
 pub fn controller_host(traits: &Traits) -> Result<Host, HostsError> {
+    only_host(traits, &CONTROLLER)
+}
+
+/// The machine whose own `ipcluster` starts so many engines.
+pub fn proxy_host(traits: &Traits, engines: u32) -> Result<Host, HostsError> {
+    let host = only_host(traits, &PROXY)?;
+    Ok(Host {
+        engines,
+        // Its engines may be on further machines.
+        tunnel: false,
+        ..host
+    })
+}
+
+fn only_host(traits: &Traits, kind: &Kind) -> Result<Host, HostsError> {
+    let launcher = kind.launcher;
     let text = |key: &str| traits.get(key).and_then(Value::as_str).unwrap_or_default();
     let name = match text("location") {
         "" => text("hostname"),
         location => location,
     };
     if name.is_empty() {
-        return Err(HostsError::NoController);
+        return Err(HostsError::NoLocation { launcher });
     }
-    let wrong = || HostsError::WrongLocation(name.to_owned());
-    let mut host = host(traits, name, &Map::new(), Role::Controller, wrong)?;
+    let wrong = || HostsError::WrongLocation {
+        launcher,
+        found: name.to_owned(),
+    };
+    let mut host = host(traits, name, &Map::new(), kind, wrong)?;
     let seconds = traits.get("silence_timeout").and_then(Value::as_f64);
     let silence = match seconds {
         Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or_default(),
@@ -217,24 +273,56 @@ fn engines_host(traits: &Traits, name: &str, value: &Value) -> Result<Host, Host
     let wrong = || HostsError::WrongHost {
         host: name.to_owned(),
     };
-    let host = host(traits, name, own, Role::Engines, wrong)?;
+    let host = host(traits, name, own, &ENGINES, wrong)?;
     Ok(Host { engines, ..host })
 }
+
+/// What is started on a machine, and how the settings call that.
+struct Kind {
+    launcher: &'static str,
+    role: Role,
+    verb: &'static str,
+    /// The setting with the command, and whether the verb is a part of it.
+    command: &'static str,
+    with_verb: bool,
+    arguments: &'static str,
+}
+
+const ENGINES: Kind = Kind {
+    launcher: "SSHEngineSetLauncher",
+    role: Role::Engines,
+    verb: "engine",
+    command: "engine_cmd",
+    with_verb: true,
+    arguments: "engine_args",
+};
+const CONTROLLER: Kind = Kind {
+    launcher: "SSHControllerLauncher",
+    role: Role::Controller,
+    verb: "controller",
+    command: "controller_cmd",
+    with_verb: true,
+    arguments: "controller_args",
+};
+const PROXY: Kind = Kind {
+    launcher: "SSHProxyEngineSetLauncher",
+    role: Role::Engines,
+    verb: "engines",
+    command: "ipcluster_cmd",
+    with_verb: false,
+    arguments: "ipcluster_args",
+};
 
 /// With settings of its own, which go before those of all.
 fn host(
     traits: &Traits,
     name: &str,
     own: &Map<String, Value>,
-    role: Role,
+    kind: &Kind,
     wrong_name: impl FnOnce() -> HostsError,
 ) -> Result<Host, HostsError> {
-    let (command, verb, more) = match role {
-        Role::Controller => ("controller_cmd", "controller", "controller_args"),
-        Role::Engines => ("engine_cmd", "engine", "engine_args"),
-    };
     let no_command = |name: &'static str| HostsError::NoCommand {
-        launcher: lineage(role)[0],
+        launcher: kind.launcher,
         name,
     };
     let setting = |key: &str| own.get(key).or_else(|| traits.get(key));
@@ -271,17 +359,25 @@ fn host(
         ssh.extend(["-l".to_owned(), user]);
     }
     ssh.push(address.to_owned());
-    let program = words(command, &["ipcluster", verb]);
+    let mut program = if kind.with_verb {
+        words(kind.command, &["ipcluster", kind.verb])
+    } else {
+        words(kind.command, &["ipcluster"])
+    };
     if program.is_empty() {
-        return Err(no_command(command));
+        return Err(no_command(kind.command));
     }
-    let mut arguments = words(more, &[]);
+    if !kind.with_verb {
+        program.push(kind.verb.to_owned());
+    }
+    let mut arguments = words(kind.arguments, &[]);
     arguments.extend(text("remote_python").map(|python| format!("--python={python}")));
     let flag = |key: &str| setting(key).and_then(Value::as_bool).unwrap_or(false);
     let environment = setting("environment").and_then(Value::as_object);
     Ok(Host {
         name: name.to_owned(),
-        role,
+        role: kind.role,
+        verb: kind.verb,
         engines: 0,
         ssh,
         program,
@@ -319,124 +415,5 @@ fn parts(name: &str) -> Option<(Option<&str>, &str, Option<u16>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use serde_json::json;
-
-    fn found(traits: Value, limit: Option<u32>) -> Result<Vec<Host>, HostsError> {
-        hosts(&serde_json::from_value(traits).unwrap(), limit)
-    }
-
-    #[test]
-    fn machines_have_counts_and_settings_of_their_own() {
-        let traits = json!({
-            "engines": {"a": 2, "b": {}, "me@c:2222": {"n": 3, "remote_python": "python3.12", "tunnel": true}},
-            "user": "you", "ssh_args": ["-F", "config"], "environment": {"A": 1},
-        });
-        let hosts = found(traits, None).unwrap();
-        let counts: Vec<u32> = hosts.iter().map(|host| host.engines).collect();
-        assert_eq!(counts, [2, 1, 3]);
-        assert!(
-            hosts[0]
-                .ssh
-                .starts_with(&["ssh".into(), "-F".into(), "config".into()])
-        );
-        assert!(
-            hosts[0]
-                .ssh
-                .ends_with(&["-l".into(), "you".into(), "a".into()])
-        );
-        let end = ["-p", "2222", "-l", "me", "c"].map(str::to_owned);
-        assert!(hosts[2].ssh.ends_with(&end));
-        assert_eq!(hosts[2].arguments, ["--python=python3.12"]);
-        assert!(hosts[2].tunnel && !hosts[0].tunnel);
-        assert_eq!(hosts[1].environment["A"], "1");
-    }
-
-    #[test]
-    fn a_limit_fills_machines_one_after_another() {
-        let traits = json!({"engines": {"a": 2, "b": 2, "c": 2}});
-        let hosts = found(traits, Some(3)).unwrap();
-        let counts: Vec<(&str, u32)> = hosts
-            .iter()
-            .map(|host| (host.name.as_str(), host.engines))
-            .collect();
-        assert_eq!(counts, [("a", 2), ("b", 1)]);
-    }
-
-    /// Everything that the built-in profile explains has a meaning.
-    #[test]
-    fn the_built_in_profile_is_right() {
-        let template = crate::profile::templates::find("ssh").unwrap();
-        let text: String = template
-            .uncommented()
-            .lines()
-            .map(|line| match line.strip_prefix("# \"") {
-                Some(machine) => format!("\"{machine}\n"),
-                None => format!("{line}\n"),
-            })
-            .collect();
-        let whole: toml::Table = text.parse().unwrap();
-        let traits = serde_json::to_value(&whole["launcher"][lineage(Role::Engines)[0]]).unwrap();
-        let traits: Traits = serde_json::from_value(traits).unwrap();
-        assert!(without_effect(&traits, Role::Engines).is_empty());
-        let counts: Vec<u32> = hosts(&traits, None)
-            .unwrap()
-            .iter()
-            .map(|host| host.engines)
-            .collect();
-        assert_eq!(counts, [4, 4]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (traits, expected) in [
-            (json!({}), "there is no machine"),
-            (json!({"engines": {"a": "x"}}), "\"a\" has \"x\""),
-            (json!({"engines": {"a": -1}}), "\"a\" has -1"),
-            (
-                json!({"engines": {"-oProxyCommand=x": 1}}),
-                "is no [user@]host[:port]",
-            ),
-            (json!({"engines": {"-l@a": 1}}), "is no [user@]host[:port]"),
-            (json!({"engines": {"a:x": 1}}), "is no [user@]host[:port]"),
-            (
-                json!({"engines": {"a": {"enigne_args": []}}}),
-                "did you mean \"engine_args\"?",
-            ),
-            (
-                json!({"engines": {"a": 1}, "engine_cmd": []}),
-                "SSHEngineSetLauncher.engine_cmd: it names no command",
-            ),
-        ] {
-            let error = found(traits, None).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_controller_has_one_machine() {
-        let found = |traits: Value| controller_host(&serde_json::from_value(traits).unwrap());
-        let host = found(json!({"hostname": "a", "user": "me"})).unwrap();
-        assert!(host.ssh.ends_with(&["-l", "me", "a"].map(str::to_owned)));
-        assert_eq!((host.silence, host.engines), (Some(SILENCE), 0));
-        let host =
-            found(json!({"hostname": "a", "location": "b", "silence_timeout": 0.0})).unwrap();
-        assert_eq!((host.name.as_str(), host.silence), ("b", None));
-        for (traits, expected) in [
-            (json!({}), "no machine to start the controller on"),
-            (
-                json!({"location": "-oProxyCommand=x"}),
-                "is no [user@]host[:port]",
-            ),
-            (
-                json!({"location": "a", "controller_cmd": []}),
-                "SSHControllerLauncher.controller_cmd: it names no command",
-            ),
-        ] {
-            let error = found(traits).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
-}
+#[path = "hosts_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! Engines and controllers on other machines, over ssh.
+//! Engines and controllers on other machines, over ssh; and another `ipcluster` there that starts engines in its own way.
 //!
 //! One ssh runs for each set of engines, and one for the controller. Through it goes everything: the connection information
 //! to the engines as the first line, that of a controller back, signals, what becomes of engines, and, on request, this
@@ -30,10 +30,11 @@ use uuid::Uuid;
 
 use super::batch::system::Role;
 use super::channel::{Greeting, Order, line};
-use super::child::{Logs, await_end, hear};
+use super::child::{Logs, await_end, hear, keep};
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
+use crate::os::log::{RotatedFile, Rotation};
 use crate::profile::connection::{ConnectionError, EngineFile};
 use crate::protocol::ClusterId;
 use commands::{Tunnel, command};
@@ -42,6 +43,7 @@ use hosts::Host;
 pub struct SshLauncher {
     hosts: Vec<Host>,
     logs: Logs,
+    rotation: Rotation,
     events: UnboundedSender<LaunchEvent>,
     running: HashMap<Member, Remote>,
 }
@@ -58,6 +60,7 @@ impl SshLauncher {
         hosts: Vec<Host>,
         log_folder: PathBuf,
         cluster_id: ClusterId,
+        rotation: Rotation,
         events: UnboundedSender<LaunchEvent>,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl SshLauncher {
                 folder: log_folder,
                 cluster_id,
             },
+            rotation,
             events,
             running: HashMap::new(),
         }
@@ -112,7 +116,7 @@ impl SshLauncher {
         ssh.args(&argv[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log.file.try_clone().map_err(failed)?);
+            .stderr(Stdio::piped());
         // SAFETY: between fork and exec only system calls are made, which may be.
         unsafe { ssh.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
         let mut child = match ssh.spawn() {
@@ -135,6 +139,7 @@ impl SshLauncher {
             }
         }
         let stdin = child.stdin.take().expect("it was asked for");
+        let stderr = child.stderr.take().expect("it was asked for");
         let (orders, receiver) = mpsc::unbounded_channel();
         let mut environment = host.environment.clone();
         environment.extend(job.environment.iter().map(|(name, value)| {
@@ -143,12 +148,18 @@ impl SshLauncher {
         }));
         let greeting = line(&Greeting {
             connection,
+            client: match (&job.connection, host.verb) {
+                (Some(connection), "engines") => connection.client_elsewhere.clone(),
+                _ => String::new(),
+            },
             environment,
             silence: host.silence.map(|silence| silence.as_secs_f64()),
         });
         tokio::spawn(speak(stdin, program, greeting, receiver, host.silence));
         let process = await_end(child, member, &self.events);
+        let file = log.file.try_clone().map_err(failed)?;
         let log = log.settle(&process);
+        keep(stderr, RotatedFile::new(file, log.clone(), self.rotation));
         let remote = Remote {
             process: process.clone(),
             orders: Some(orders),
@@ -249,7 +260,11 @@ async fn speak(
 
 impl Launcher for SshLauncher {
     fn name(&self) -> &'static str {
-        "ssh"
+        let proxy = self
+            .hosts
+            .first()
+            .is_some_and(|host| host.verb == "engines");
+        if proxy { "sshproxy" } else { "ssh" }
     }
 
     fn start(&mut self, member: Member, job: Job) {

@@ -15,7 +15,7 @@ use super::commands::forwarding;
 use super::hosts::Host;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
-use crate::os::host;
+use crate::os::{ProcessRef, host};
 use crate::profile::connection::{ClientFile, ConnectionError, EngineFile};
 
 #[derive(Debug, Error)]
@@ -49,7 +49,19 @@ pub(super) async fn hear(
 ) {
     let mut lines = BufReader::new(output).lines();
     let mut tunnel: Option<Tunnel> = None;
-    while let Some(line) = next(&mut lines, &mut tunnel, &host).await {
+    let mut reached: Option<Reached> = None;
+    loop {
+        let line = match next(&mut lines, &mut tunnel, &host).await {
+            Next::Line(line) => line,
+            Next::Tunnel(process) => {
+                if let Some(reached) = &mut reached {
+                    reached.tunnel = Some(process);
+                    let _ = events.send(LaunchEvent::Reached(Box::new(reached.clone())));
+                }
+                continue;
+            }
+            Next::End => return,
+        };
         // What another version says may be unknown.
         let Ok(news) = serde_json::from_str::<News>(&line) else {
             continue;
@@ -60,9 +72,10 @@ pub(super) async fn hear(
                 engine,
                 pid,
             } => match reach(&host, &client, &engine, pid).await {
-                Ok((reached, opened)) => {
+                Ok((found, opened)) => {
                     tunnel = opened;
-                    LaunchEvent::Reached(Box::new(reached))
+                    reached = Some(found.clone());
+                    LaunchEvent::Reached(Box::new(found))
                 }
                 Err(error) => LaunchEvent::NotReached(error.to_string()),
             },
@@ -73,20 +86,32 @@ pub(super) async fn hear(
     }
 }
 
-/// The next line; meanwhile the tunnel is kept. Nothing when the connection has ended, and with it the controller.
+enum Next {
+    Line(String),
+    /// Another one has taken the place of a tunnel that broke.
+    Tunnel(ProcessRef),
+    /// The connection has ended, and with it the controller.
+    End,
+}
+
+/// The next line; meanwhile the tunnel is kept.
 async fn next(
     lines: &mut Lines<impl AsyncBufRead + Unpin>,
     tunnel: &mut Option<Tunnel>,
     host: &Host,
-) -> Option<String> {
-    loop {
-        let Some(open) = tunnel else {
-            return lines.next_line().await.ok()?;
-        };
-        tokio::select! {
-            line = lines.next_line() => return line.ok()?,
-            () = open.kept(host) => {}
+) -> Next {
+    let kept = async {
+        match tunnel {
+            Some(tunnel) => tunnel.kept(host).await,
+            None => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        line = lines.next_line() => match line {
+            Ok(Some(line)) => Next::Line(line),
+            _ => Next::End,
+        },
+        process = kept => Next::Tunnel(process),
     }
 }
 
@@ -105,9 +130,11 @@ async fn reach(
     let interfaces = [&client.interface, &engine.interface];
     if !host.tunnel && !interfaces.iter().any(|interface| is_loopback(interface)) {
         let reached = Reached {
+            client_elsewhere: client.clone(),
             engine_elsewhere: engine.clone(),
             client,
             engine,
+            tunnel: None,
         };
         return Ok((reached, None));
     }
@@ -121,12 +148,13 @@ async fn reach(
         host: host.name.clone(),
         error,
     })?;
-    let reached = led_here(client, engine, &ports, &host::hostname());
+    let mut reached = led_here(client, engine, &ports, &host::hostname());
     let no_tunnel = |why| ReachError::NoTunnel {
         host: host.name.clone(),
         why,
     };
     let tunnel = Tunnel::open(host, ports, pid).await.map_err(no_tunnel)?;
+    reached.tunnel = Some(tunnel.process());
     Ok((reached, Some(tunnel)))
 }
 
@@ -216,7 +244,7 @@ fn led_here(
     ports: &BTreeMap<String, u16>,
     this_host: &str,
 ) -> Reached {
-    let engine_elsewhere = engine.clone();
+    let (client_elsewhere, engine_elsewhere) = (client.clone(), engine.clone());
     let (mut client, mut engine) = (client, engine);
     let of_clients = client.interface.clone();
     let of_engines = engine.interface.clone();
@@ -242,7 +270,9 @@ fn led_here(
     Reached {
         client,
         engine,
+        client_elsewhere,
         engine_elsewhere,
+        tunnel: None,
     }
 }
 
@@ -292,18 +322,27 @@ impl Tunnel {
         })
     }
 
-    /// Resolves when it has broken and been made again, or could not be.
-    async fn kept(&mut self, host: &Host) {
+    fn process(&self) -> ProcessRef {
+        let pid = self.ssh.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.unwrap_or_default();
+        ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid))
+    }
+
+    /// Resolves when it has broken and been made again.
+    async fn kept(&mut self, host: &Host) -> ProcessRef {
         if let Ok(status) = self.ssh.wait().await {
             tracing::debug!("the tunnel to {} has ended ({status})", host.name);
         }
-        tokio::time::sleep(PAUSE).await;
-        match Self::open(host, self.ports.clone(), self.pid).await {
-            Ok(tunnel) => {
-                tracing::warn!("the tunnel to {} broke, and was made again", host.name);
-                *self = tunnel;
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match Self::open(host, self.ports.clone(), self.pid).await {
+                Ok(tunnel) => {
+                    tracing::warn!("the tunnel to {} broke, and was made again", host.name);
+                    *self = tunnel;
+                    return self.process();
+                }
+                Err(why) => tracing::warn!("the tunnel to {} broke: {why}", host.name),
             }
-            Err(why) => tracing::warn!("the tunnel to {} broke: {why}", host.name),
         }
     }
 }

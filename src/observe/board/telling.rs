@@ -46,15 +46,12 @@ impl Board {
         let mut changes = self.figures(now);
         let mut put = |key: &str, value: Value| changes.insert(key.to_owned(), value);
         put("kind", json!("changes"));
-        let departed: Option<Value> = {
-            let (rows, gone) = self.engines.take_changes();
-            put("engines", json!(rows));
-            let any = !gone.is_empty();
-            put("gone", json!(gone));
-            any.then(|| self.engines.departed().map(|gone| json!(gone)).collect())
-        };
-        if let Some(departed) = departed {
-            put("departed", departed);
+        let (rows, gone) = self.engines.take_changes();
+        put("engines", json!(rows));
+        put("gone", json!(gone));
+        if self.engines.take_departures() {
+            let departed = self.engines.departed();
+            put("departed", departed.map(|gone| json!(gone)).collect());
         }
         put("clients", json!(self.clients.take_changed()));
         put(

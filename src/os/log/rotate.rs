@@ -1,12 +1,19 @@
 //! Log files that do not grow without end: `NAME.log`, before it `NAME.log.1`, and so on.
+//!
+//! Several processes may write into one file: the ranks of an MPI program, the jobs of an array. One of them begins the next
+//! file, and the others go on in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Set for a process whose stderr is a log file that was opened for it, and which it may rotate.
+use nix::fcntl::{Flock, FlockArg};
+
+/// Set for a process whose stderr is a log file that was opened for it, and which it may rotate: to the folder in which such
+/// a file is. Where a batch system writes elsewhere first, and copies what it has at the end, it is left alone.
 pub const ROTATED_VARIABLE: &str = "IPCLUSTER_ROTATES_LOG";
 
 /// When a file is followed by another, and how many are kept.
@@ -21,40 +28,100 @@ pub struct Rotation {
 /// A log file of this process.
 pub(super) struct LogFile {
     state: Mutex<State>,
-    path: PathBuf,
     rotation: Rotation,
 }
 
 struct State {
     file: File,
-    size: u64,
+    path: PathBuf,
 }
 
 impl LogFile {
     pub(super) fn new(file: File, path: PathBuf, rotation: Rotation) -> Self {
-        let size = file.metadata().map_or(0, |metadata| metadata.len());
         Self {
-            state: Mutex::new(State { file, size }),
-            path,
+            state: Mutex::new(State { file, path }),
             rotation,
         }
     }
 
     fn write(&self, line: &[u8], on_new: impl Fn(&File)) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = self.rotation.max_size > 0
-            && state.size > 0
-            && state.size + line.len() as u64 > self.rotation.max_size;
-        if is_full {
+        if self.rotation.max_size > 0
             // Where it cannot be done, the file goes on.
-            if let Ok(file) = next_file(&self.path, self.rotation.keep) {
-                on_new(&file);
-                state.file = file;
-            }
-            state.size = 0;
+            && let Ok(Some(file)) = state.successor(self.rotation, line.len() as u64)
+        {
+            on_new(&file);
+            state.file = file;
         }
-        state.size += line.len() as u64;
         state.file.write_all(line)
+    }
+}
+
+impl State {
+    /// The file in which the log goes on, if it is another one.
+    fn successor(&mut self, rotation: Rotation, more: u64) -> io::Result<Option<File>> {
+        let file = &self.file;
+        if !is_at(file, &self.path) {
+            if is_provisional(&self.path) {
+                self.path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            }
+            if !self.path.exists() {
+                return Ok(None);
+            }
+        }
+        if !is_at(file, &self.path) {
+            return open(&self.path).map(Some);
+        }
+        let size = file.metadata()?.len();
+        if size == 0 || size + more <= rotation.max_size {
+            return Ok(None);
+        }
+        let lock = Flock::lock(file.try_clone()?, FlockArg::LockExclusive);
+        let lock = lock.map_err(|(_, errno)| io::Error::from(errno))?;
+        // Somebody else may have been first.
+        if is_at(&lock, &self.path) {
+            next_file(&self.path, rotation.keep).map(Some)
+        } else {
+            open(&self.path).map(Some)
+        }
+    }
+}
+
+/// A log has a name of its own only when its process has a pid.
+fn is_provisional(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |one: fs::Metadata, other: fs::Metadata| {
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    };
+    file.metadata()
+        .and_then(|one| Ok(same(one, fs::metadata(path)?)))
+        .unwrap_or(false)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// What another program writes, into a file that is rotated.
+pub struct RotatedFile(LogFile);
+
+impl RotatedFile {
+    /// `file` is at `path`.
+    pub fn new(file: File, path: PathBuf, rotation: Rotation) -> Self {
+        Self(LogFile::new(file, path, rotation))
+    }
+
+    /// Whole lines, which stay together.
+    pub fn write(&self, lines: &[u8]) -> io::Result<()> {
+        self.0.write(lines, |_| {})
     }
 }
 
@@ -76,7 +143,7 @@ impl StderrFile {
     /// Nothing unless whoever started this process says that it is one. What the fork server and other children write
     /// goes on into the file that it was when they started.
     pub(super) fn take(rotation: Rotation) -> Option<Self> {
-        std::env::var_os(ROTATED_VARIABLE)?;
+        let folder = std::env::var_os(ROTATED_VARIABLE)?;
         // SAFETY: the log is started before there are other threads. The variable must not reach the processes that this
         // one starts.
         unsafe { std::env::remove_var(ROTATED_VARIABLE) };
@@ -85,6 +152,10 @@ impl StderrFile {
         }
         // The link follows a file that was renamed.
         let path = fs::read_link("/proc/self/fd/2").ok()?;
+        let folder = fs::canonicalize(folder).ok()?;
+        if path.parent() != Some(folder.as_path()) {
+            return None;
+        }
         let file = OpenOptions::new().append(true).open(&path).ok()?;
         Some(Self(LogFile::new(file, path, rotation)))
     }
@@ -140,17 +211,7 @@ fn next_file(path: &Path, keep: u32) -> io::Result<File> {
     } else {
         fs::remove_file(path)?;
     }
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    debug_assert_eq!(
-        file.metadata()
-            .map_or(0, |metadata| metadata.mode() & 0o077),
-        0
-    );
-    Ok(file)
+    open(path)
 }
 
 #[cfg(test)]
@@ -191,6 +252,65 @@ mod tests {
             log.write(line.as_bytes(), |_| {}).unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "b\n");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn several_writers_have_one_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        let rotation = Rotation {
+            max_size: 1000,
+            keep: 100,
+        };
+        let threads: Vec<_> = (0..4)
+            .map(|writer| {
+                let log = LogFile::new(open(&path).unwrap(), path.clone(), rotation);
+                std::thread::spawn(move || {
+                    for n in 0..200 {
+                        log.write(format!("writer {writer} line {n:>4}\n").as_bytes(), |_| {})
+                            .unwrap();
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let mut lines = Vec::new();
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            // Whoever looked before another one wrote may go beyond it by a line.
+            assert!(
+                text.len() <= 1000 + 4 * 20,
+                "{} has {}",
+                path.display(),
+                text.len()
+            );
+            lines.extend(text.lines().map(str::to_owned));
+        }
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), 800, "nothing is lost");
+    }
+
+    #[test]
+    fn a_log_is_followed_to_its_final_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, last] = [".a.new", "a.log"].map(|name| folder.path().join(name));
+        let rotation = Rotation {
+            max_size: 10,
+            keep: 1,
+        };
+        let log = LogFile::new(open(&first).unwrap(), first.clone(), rotation);
+        log.write(b"line 1\n", |_| {}).unwrap();
+        fs::rename(&first, &last).unwrap();
+        log.write(b"line 2\n", |_| {}).unwrap();
+        assert_eq!(fs::read_to_string(&last).unwrap(), "line 2\n");
+        // One that somebody has removed stays away.
+        fs::remove_file(&last).unwrap();
+        log.write(b"line 3\n", |_| {}).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -115,7 +115,7 @@ pub(super) fn to_bson(value: Value, depth: usize) -> Option<Bson> {
     Some(match value {
         Value::Null => Bson::Null,
         Value::Bool(flag) => flag.into(),
-        Value::Number(number) if number.is_f64() => number.as_f64()?.into(),
+        Value::Number(number) if number.is_f64() => fraction(number.as_f64()?)?.into(),
         Value::Number(number) => number.as_i64()?.into(),
         Value::String(text) => text.into(),
         Value::Array(items) => {
@@ -133,6 +133,32 @@ pub(super) fn to_bson(value: Value, depth: usize) -> Option<Bson> {
             document.into()
         }
     })
+}
+
+/// A number that is no integer of 64 bits. One that may be an integer of more bits has lost digits.
+fn fraction(number: f64) -> Option<f64> {
+    const LARGEST_EXACT: f64 = (1_u64 << 53) as f64;
+    (number.fract() != 0.0 || number.abs() <= LARGEST_EXACT).then_some(number)
+}
+
+/// About how many bytes a document takes on the wire; rather too many.
+pub(super) fn weight(document: &Document) -> usize {
+    let fields = document.iter();
+    fields
+        .map(|(name, value)| name.len() + of_value(value))
+        .sum()
+}
+
+fn of_value(value: &Bson) -> usize {
+    // Type, lengths, a number, the name of an element in a list.
+    const REST: usize = 24;
+    REST + match value {
+        Bson::String(text) => text.len(),
+        Bson::Binary(binary) => binary.bytes.len(),
+        Bson::Array(items) => items.iter().map(of_value).sum(),
+        Bson::Document(document) => weight(document),
+        _ => 0,
+    }
 }
 
 /// The fields `keys` of a document.

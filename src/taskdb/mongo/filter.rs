@@ -5,7 +5,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
-use super::codec;
+use super::{MAX_COMMAND, codec};
 use crate::protocol::Timestamp;
 use crate::taskdb::query::{Literal, Node, Order, Path, Query, Test};
 use crate::taskdb::record::Kind;
@@ -18,7 +18,12 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn of(query: &Query) -> Self {
-        Self::node(query.root())
+        let filter = Self::node(query.root());
+        if codec::weight(&filter.document) > MAX_COMMAND {
+            // A quarter of a million ids: to look at every record is not much more than to look for each of these.
+            return Self::unknown();
+        }
+        filter
     }
 
     fn exact(document: Document) -> Self {
@@ -143,7 +148,13 @@ impl Filter {
             .steps
             .iter()
             .fold(key.to_owned(), |path, step| path + "." + step);
-        let odd = |step: &str| step.is_empty() || step.starts_with('$') || step.contains('\0');
+        // A number is an index or a name, and servers do not agree about lists in lists behind it.
+        let odd = |step: &str| {
+            step.is_empty()
+                || step.starts_with('$')
+                || step.contains('\0')
+                || step.bytes().all(|byte| byte.is_ascii_digit())
+        };
         if path.steps.iter().any(|step| odd(step)) {
             return Self::unknown();
         }

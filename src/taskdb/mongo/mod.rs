@@ -42,6 +42,9 @@ const MAX_RECORD: u64 = 15 << 20;
 /// Changes that go to the server at once.
 const PIECE: usize = 500;
 
+/// Bytes of a command: it is a document for the server, which takes 16 MB.
+const MAX_COMMAND: usize = 15 << 20;
+
 /// How long a change may wait for a server that does not answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -282,9 +285,15 @@ impl MongoStore {
                 statements.push(doc! {"q": filter, "u": {"$set": set}});
             }
         }
-        if statements.is_empty() {
-            return Ok(0);
+        let (commands, mut refused) = commands(statements);
+        for statements in commands {
+            refused += self.run_updates(statements)?;
         }
+        Ok(refused)
+    }
+
+    /// How many of them the server does not take.
+    fn run_updates(&self, statements: Vec<Document>) -> Result<u64, Error> {
         let name = self.reader.records.name();
         let mut command = doc! {"update": name, "updates": statements, "ordered": false};
         // A command of one's own does not inherit it.
@@ -295,6 +304,28 @@ impl MongoStore {
         let failures = reply.get_array("writeErrors").map_or(0, Vec::len);
         Ok(failures as u64)
     }
+}
+
+/// Statements in groups of which each fits into a command, in order; and how many fit into none.
+fn commands(statements: Vec<Document>) -> (Vec<Vec<Document>>, u64) {
+    let (mut commands, mut refused) = (Vec::<Vec<Document>>::new(), 0);
+    let mut room = 0;
+    for statement in statements {
+        let weight = codec::weight(&statement);
+        if weight > MAX_COMMAND {
+            refused += 1;
+            continue;
+        }
+        match commands.last_mut().filter(|_| weight <= room) {
+            Some(command) => command.push(statement),
+            None => {
+                commands.push(vec![statement]);
+                room = MAX_COMMAND;
+            }
+        }
+        room -= weight;
+    }
+    (commands, refused)
 }
 
 /// Looks for records; what has been written, and nothing else.

@@ -297,3 +297,55 @@ fn a_server_may_go_and_come_back() {
         [record(1).msg_id, record(2).msg_id]
     );
 }
+
+#[test]
+fn updates_are_sent_in_commands_that_a_server_takes() {
+    let of = |size: usize| doc! {"q": {"msg_id": "m"}, "u": {"$set": {"stdout": "x".repeat(size)}}};
+    let sizes = [1 << 20, 7 << 20, 7 << 20, 7 << 20, 40 << 20, 5, 7 << 20];
+    let (commands, refused) = commands(sizes.map(of).to_vec());
+    let lens: Vec<usize> = commands.iter().map(Vec::len).collect();
+    // Two of 7 MiB, and what surrounds them, are one more than there is room for beside the first.
+    assert_eq!((lens, refused), (vec![2, 3, 1], 1));
+    for command in commands {
+        let command = doc! {"update": "records", "updates": command, "ordered": false};
+        assert!(command.to_vec().unwrap().len() < 16 << 20);
+    }
+}
+
+#[test]
+fn a_query_that_no_command_holds_is_answered_all_the_same() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut store = server.open("long");
+    for n in 0..10 {
+        store.add(record(n)).unwrap();
+    }
+    let many: Vec<String> = (5..400_005).map(|n| record(n).msg_id.to_string()).collect();
+    assert!(!Filter::of(&Query::msg_ids(many.iter().map(String::as_str))).exact);
+    assert_eq!(
+        ids(&mut store, &json!({"msg_id": {"$in": many}})),
+        many[..5]
+    );
+    let query = Query::msg_ids(many.iter().map(String::as_str));
+    assert_eq!(store.remove(&query), Ok(5));
+    assert_eq!(store.stats().unwrap().records, 5);
+}
+
+#[test]
+fn numbers_of_more_than_64_bits_keep_their_digits() {
+    for text in [
+        r#"{"a":1180591620717411303424}"#,
+        r#"{"a":-9223372036854775809}"#,
+        r#"{"a":18446744073709551615}"#,
+    ] {
+        let mut record = record(1);
+        record.content = Some(text.into());
+        let document = codec::document(&record);
+        assert!(matches!(document.get("content"), Some(Bson::Binary(_))));
+        assert_eq!(
+            codec::record(&document, KeySet::ALL).content,
+            record.content
+        );
+    }
+}

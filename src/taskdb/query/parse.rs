@@ -55,10 +55,16 @@ fn documents(
     list: &Value,
     local: &TimeZone,
 ) -> Result<Vec<Node>, QueryError> {
-    items(operator, list)?
-        .iter()
-        .map(|query| document(query, local))
-        .collect()
+    let queries = items(operator, list)?;
+    // As with MongoDB: all of nothing would be everything.
+    if queries.is_empty() {
+        return Err(QueryError::WrongArgument {
+            operator,
+            wanted: "a list of queries",
+            found: "an empty one".into(),
+        });
+    }
+    queries.iter().map(|query| document(query, local)).collect()
 }
 
 fn path(name: &str) -> Result<Path, QueryError> {

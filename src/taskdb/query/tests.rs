@@ -243,8 +243,6 @@ fn and_or_not() {
             true,
         ),
         (json!({"$or": [{"queue": "mux"}, {"label": "no"}]}), false),
-        (json!({"$or": []}), false),
-        (json!({"$and": []}), true),
         (
             json!({"$and": [{"queue": "task"}, {"label": {"$ne": "no"}}]}),
             true,
@@ -383,6 +381,21 @@ fn errors_have_the_classes_of_the_original() {
             json!({"$or": {"label": 1}}),
             "TypeError",
             "$or takes a list, not an object",
+        ),
+        (
+            json!({"$and": []}),
+            "TypeError",
+            "$and takes a list of queries, not an empty one",
+        ),
+        (
+            json!({"label": "x", "$or": []}),
+            "TypeError",
+            "$or takes a list of queries, not an empty one",
+        ),
+        (
+            json!(null),
+            "AttributeError",
+            "a query is an object, not null",
         ),
         (
             json!({"label": {"$mod": [3]}}),

@@ -175,7 +175,8 @@ class Page {
         byId(one.getAttribute("aria-controls")).hidden = !isIt;
       }
       if (focus) tab.focus();
-      location.hash = tab.getAttribute("aria-controls");
+      // By way of the hash, the browser would move the focus into the panel.
+      history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
       this.stale.add("figures");
       this.engineTable.isStale = true;
       if (tab.id === "tab-log") this.log.show();

@@ -276,7 +276,7 @@ export class TaskStream {
 
   describe() {
     const now = performance.now();
-    if (now < (this.described ?? -DESCRIBE) + DESCRIBE) return;
+    if (document.activeElement === this.canvas && now < this.described + DESCRIBE) return;
     this.described = now;
     const failed = this.drawn.filter(([entry]) => !["ok", "running"].includes(entry[E.status])).length;
     this.canvas.setAttribute("aria-label",

@@ -1,7 +1,7 @@
 // Engines, records of tasks, and the log.
 
 import { E } from "./stream.js";
-import { byId, clock, count, duration, element, put, shortId, size } from "./words.js";
+import { byId, clock, count, duration, element, milliseconds, put, shortId, size } from "./words.js";
 
 /** Asks the controller. What it refuses is an error in its words. */
 async function ask(path, options) {
@@ -290,7 +290,7 @@ export class TaskSearch {
   }
 
   ofRecord(record) {
-    const time = (text) => (text ? Date.parse(text) : null);
+    const time = (text) => (text ? milliseconds(text) : null);
     const [submitted, started, completed] = [record.submitted, record.started, record.completed].map(time);
     const engine = [...this.page.engines.values()].find((one) => one.uuid === record.engine_uuid);
     const state = completed == null ? "unfinished" : record.status ?? "ok";

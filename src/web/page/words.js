@@ -32,6 +32,12 @@ export function duration(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)} h` : `${minutes}:${two(whole % 60)} min`;
 }
 
+/** Milliseconds since 1970 of a date in ISO 8601, with the microseconds that `Date` leaves away. */
+export function milliseconds(text) {
+  const [, rest] = /\.\d{3}(\d{1,3})/.exec(text) ?? [null, "0"];
+  return Date.parse(text) + Number(`0.${rest}`);
+}
+
 export function size(bytes) {
   if (bytes == null) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
