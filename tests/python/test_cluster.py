@@ -167,7 +167,7 @@ def test_secrets_are_no_arguments(clusters):
     [
         (["--engines=slrm"], 2, "there are: local"),
         (["--controller=shs"], 2, "there are: local"),
-        (["--controller=ssh"], 2, "there is no machine to start the controller on"),
+        (["--controller=ssh"], 2, "there is no machine"),
         (["--python=/no/such/python"], 1, "no such Python: /no/such/python"),
         (["--python=/bin/false"], 1, "/bin/false ended before it was ready"),
         (["--", "--nosuchflag"], 2, "--nosuchflag"),
