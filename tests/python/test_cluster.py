@@ -166,6 +166,7 @@ def test_secrets_are_no_arguments(clusters):
     "args, code, says",
     [
         (["--engines=slrm"], 2, "there are: local"),
+        (["--controller=shs"], 2, "there are: local"),
         (["--controller=sshproxy"], 2, "there are: local"),
         (["--controller=ssh"], 2, "[launcher.SSHControllerLauncher]"),
         (["--python=/no/such/python"], 1, "no such Python: /no/such/python"),

@@ -294,9 +294,15 @@ def test_chdir_and_environment(start, tmp_path):
     assert kernel.execute(code % str(tmp_path.resolve())).ok.streams() == "True 7 5\n"
     kernel.execute("os.chdir('/'); os.rmdir").ok
     assert kernel.execute("os.getcwd()").ok
-    # As where ipyparallel's engine has started, wherever it has gone since.
-    (tmp_path / "beside_too.py").write_text("here = 6")
-    assert kernel.execute("import beside_too; beside_too.here").shown == "6"
+
+
+def test_what_lies_beside_the_start_is_found_from_elsewhere(start, tmp_path, monkeypatch):
+    """As by ipyparallel's engines: their `python -m` has the folder where it began."""
+    (tmp_path / "beside_the_start.py").write_text("here = 6")
+    monkeypatch.chdir(tmp_path)
+    kernel = start()
+    kernel.execute("import os; os.chdir('/')").ok
+    assert kernel.execute("import beside_the_start; beside_the_start.here").shown == "6"
 
 
 def test_exec_lines_and_files(start, tmp_path):
