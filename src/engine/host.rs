@@ -1,40 +1,33 @@
 //! The process that runs engines: it starts their threads and their kernels' processes, passes signals on, and learns
 //! how kernels ended.
 
+mod forking;
+mod kernels;
+mod usage;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use serde_json::json;
+use nix::sys::signal::Signal;
 use thiserror::Error;
-use tokio::process::Child;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 
-use super::config::{Config, KernelProgram, OwnKernel, StartMethod};
+use super::config::{Config, KernelProgram, StartMethod};
 use super::engine_thread::{EngineThread, Shared};
 use super::heart::{HeartMail, Hearts};
-use super::jupyter::{Bridge, BridgeMail, InterruptMode, KernelSpec};
+use super::jupyter::BridgeMail;
 use super::kernel::fork_server::{ForkServer, ForkServerEvent};
-use super::kernel::link::{self, Link};
-use super::kernel::messages::{ExitStatus, FromForkServer};
-use super::kernel::pipes::OutputPipe;
-use super::kernel::spawn;
-use super::mail::{Ending, EngineMail, HostMail, KernelIo, Killed, Rank};
-use super::memory::{IS_WATCHED, OomWatch, Used, in_words, resident};
-use super::placement::{self, available_processors};
+use super::mail::{Ending, EngineMail, HostMail, Rank};
+use super::memory::{IS_WATCHED, OomWatch, Used};
+use super::placement::available_processors;
 use super::post::PostBox;
 use super::restarts::Restarts;
-use super::starting::{LastWords, Late};
+use super::starting::LastWords;
 use crate::os::host::hostname;
-use crate::os::process::child_ended;
-use crate::os::python::Python;
 use crate::profile::connection::Channel;
 use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{Context, Sender, mailbox};
@@ -270,7 +263,9 @@ impl EngineHost {
                 Woken::Command(Some(Command::Stop) | None) => self.stop(),
                 Woken::Mail(mail) => self.on_mail(mail)?,
                 Woken::ForkServer(event) => self.on_fork_server(event).await?,
-                Woken::Exited(rank, status) => self.on_kernel_exit(rank, status.ok().map(describe)),
+                Woken::Exited(rank, status) => {
+                    self.on_kernel_exit(rank, status.ok().map(forking::describe))
+                }
                 Woken::Comeback(rank, id) => self.begin(rank, id)?,
                 Woken::LookAtMemory => self.look_at_memory(),
                 Woken::TellUsage => {
@@ -537,335 +532,6 @@ impl EngineHost {
             },
         );
         Ok(())
-    }
-
-    // ---- kernels
-
-    fn start_fork_server(&mut self, kernel: &OwnKernel) -> Result<(), HostError> {
-        let traits = &self.config.kernel.traits;
-        let server =
-            ForkServer::start(kernel, traits, self.config.start_timeout).map_err(|source| {
-                HostError::Python {
-                    python: self.program(),
-                    source,
-                }
-            })?;
-        self.fork_server = Some(server);
-        Ok(())
-    }
-
-    fn program(&self) -> String {
-        self.config.kernel.program.to_string()
-    }
-
-    async fn on_fork_server(&mut self, event: ForkServerEvent) -> Result<(), HostError> {
-        match event {
-            ForkServerEvent::Said(said) => {
-                for message in said {
-                    self.on_fork_server_message(message)?;
-                }
-                Ok(())
-            }
-            ForkServerEvent::Late(Late::Warn(waited)) => {
-                tracing::warn!(
-                    "{} has been starting for {:.0} s: waiting for it to import what kernels need",
-                    self.program(),
-                    waited.as_secs_f64()
-                );
-                Ok(())
-            }
-            ForkServerEvent::Late(Late::GiveUp(limit)) => {
-                let python = self.program();
-                let Some(server) = self.fork_server.take() else {
-                    return Ok(());
-                };
-                server.kill();
-                let (_, words) = server.end().await;
-                Err(HostError::PythonLate {
-                    python,
-                    limit,
-                    words,
-                })
-            }
-            ForkServerEvent::Gone => self.on_fork_server_end().await,
-        }
-    }
-
-    fn on_fork_server_message(&mut self, message: FromForkServer) -> Result<(), HostError> {
-        match message {
-            FromForkServer::Warm(info) => {
-                tracing::debug!(
-                    "the fork server runs Python {} ({})",
-                    info.python,
-                    info.executable
-                );
-                if let Some(server) = &mut self.fork_server {
-                    let words = server.on_ready();
-                    if !words.is_empty() {
-                        tracing::info!("as it started, Python wrote:{}", words.indented());
-                    }
-                }
-                for (rank, wanted) in std::mem::take(&mut self.waiting) {
-                    self.begin(rank, wanted)?;
-                }
-            }
-            FromForkServer::Forked { rank, pid } => {
-                if let Some(engine) = self.engines.get_mut(&rank) {
-                    engine.pid = Some(pid);
-                }
-            }
-            FromForkServer::Exited { rank, status } => self.on_kernel_exit(rank, Some(status)),
-            FromForkServer::Error { rank, failure } => {
-                let hint = failure.hint.unwrap_or_default();
-                let why = format!("{}: {} ({hint})", failure.ename, failure.evalue);
-                match rank {
-                    Some(rank) => self.tell(
-                        rank,
-                        EngineMail::KernelFailed(format!("its kernel cannot be started: {why}")),
-                    ),
-                    None => tracing::warn!("{why}"),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Without the fork server its kernels are gone too: they die with it.
-    async fn on_fork_server_end(&mut self) -> Result<(), HostError> {
-        let Some(server) = self.fork_server.take() else {
-            return Ok(());
-        };
-        let was_ready = server.is_ready();
-        let (status, words) = server.end().await;
-        let status = describe(status?);
-        if !was_ready {
-            if self.stopping {
-                return Ok(());
-            }
-            return Err(HostError::PythonEnded {
-                python: self.program(),
-                status: status.to_string(),
-                words,
-            });
-        }
-        tracing::error!("the process that kernels are forked from has ended ({status})");
-        for engine in self.engines.values_mut() {
-            engine.pid = None;
-            engine.mail.send(EngineMail::KernelExited {
-                status: None,
-                why: Some(Killed::WithForkServer),
-            });
-        }
-        Ok(())
-    }
-
-    fn start_kernel(&mut self, rank: Rank) -> io::Result<()> {
-        let (stdout, stdout_writer) = OutputPipe::new()?;
-        let (stderr, stderr_writer) = OutputPipe::new()?;
-        let config = self.config.clone();
-        let count = config.count;
-        let environment = placement::environment(&config.kernel.environment, rank, count);
-        let processors = config
-            .pin
-            .then(|| placement::processors(&self.processors, rank, count));
-        let output = (stdout_writer, stderr_writer);
-        let surroundings = spawn::Surroundings {
-            environment,
-            processors,
-            open_files: config.kernel.open_files,
-        };
-        let link = match &config.kernel.program {
-            KernelProgram::Own(own) if own.start == StartMethod::Spawn => {
-                let (child, link) = spawn::start(&own.python, "spawn", output, surroundings)?;
-                self.watch(rank, child);
-                link
-            }
-            KernelProgram::Own(_) => {
-                let Some(server) = &mut self.fork_server else {
-                    return Err(io::Error::other(
-                        "the process that kernels are forked from has ended",
-                    ));
-                };
-                let (link, theirs) = link::pair()?;
-                let (stdout, stderr) = output;
-                server.fork(rank, surroundings, [theirs, stdout, stderr])?;
-                link
-            }
-            KernelProgram::Jupyter { spec, python } => {
-                self.start_jupyter(rank, spec, python.as_ref(), output, surroundings)?
-            }
-        };
-        self.tell(
-            rank,
-            EngineMail::KernelStarted(KernelIo {
-                link,
-                stdout,
-                stderr,
-            }),
-        );
-        Ok(())
-    }
-
-    /// Starts a Jupyter kernel, and a thread between it and its engine.
-    fn start_jupyter(
-        &mut self,
-        rank: Rank,
-        spec: &KernelSpec,
-        python: Option<&Python>,
-        output: (OwnedFd, OwnedFd),
-        mut surroundings: spawn::Surroundings,
-    ) -> io::Result<Link> {
-        let bridge = Bridge::new(&Context::new(), spec)?;
-        let (link, theirs) = link::pair_within()?;
-        let argv = spec.command(
-            bridge.connection_file(),
-            python.map(|python| python.path.as_path()),
-        );
-        let mut command = tokio::process::Command::new(&argv[0]);
-        command
-            .args(&argv[1..])
-            // ipykernel ends with the process that this names.
-            .env("JPY_PARENT_PID", std::process::id().to_string());
-        // What the user sets for all kernels goes before what the kernel brings.
-        for (name, value) in spec.environment(|name| std::env::var(name).ok()) {
-            surroundings
-                .environment
-                .entry(name)
-                .or_insert_with(|| value.into());
-        }
-        let child = spawn::start_command(command, output, surroundings, None)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", argv[0])))?;
-        self.watch(rank, child);
-        let (mail, mailbox) = mailbox()?;
-        let name = spec.name.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("kernel-{rank}"))
-            .spawn(move || bridge.run(&name, theirs, mailbox))?;
-        self.threads.push(thread);
-        if let Some(engine) = self.engines.get_mut(&rank)
-            && spec.interrupt_mode == InterruptMode::Message
-        {
-            engine.interrupts = Some(mail);
-        }
-        Ok(link)
-    }
-
-    /// Waits for a kernel's end.
-    fn watch(&mut self, rank: Rank, mut child: Child) {
-        let pid = spawn::pid_of(&child);
-        if let Some(engine) = self.engines.get_mut(&rank) {
-            engine.pid = pid.map(Pid::as_raw);
-        }
-        self.spawned.spawn(async move {
-            if let Some(pid) = pid {
-                child_ended(pid).await;
-                // What user code started and left.
-                let _ = killpg(pid, Signal::SIGKILL);
-            }
-            (rank, child.wait().await)
-        });
-    }
-
-    fn on_kernel_exit(&mut self, rank: Rank, status: Option<ExitStatus>) {
-        let Some(engine) = self.engines.get_mut(&rank) else {
-            return;
-        };
-        engine.pid = None;
-        let why = match engine.killed.take() {
-            Some(why) => Some(Killed::OverLimit(why)),
-            None if status == Some(ExitStatus::Signal(Signal::SIGKILL as i32))
-                && self.oom.went_up() =>
-            {
-                Some(Killed::OutOfMemory)
-            }
-            None => None,
-        };
-        engine.mail.send(EngineMail::KernelExited { status, why });
-    }
-
-    /// Tells an engine's controller where its kernel runs and what it uses.
-    fn tell_usage_of(&mut self, rank: Rank) {
-        let Some(engine) = self.engines.get_mut(&rank) else {
-            return;
-        };
-        let (Some(pid), true) = (engine.pid, engine.wants_usage) else {
-            return;
-        };
-        let used = Used::of(pid);
-        let cpu = used
-            .zip(engine.used)
-            .and_then(|(now, before)| now.cpu_since(&before));
-        engine.used = used;
-        engine.mail.send(EngineMail::Usage(json!({
-            "host": self.host_name, "pid": pid, "memory": resident(pid), "cpu": cpu,
-        })));
-    }
-
-    fn look_at_memory(&mut self) {
-        let limits = self.config.memory;
-        let mut too_big = Vec::new();
-        for (rank, engine) in &mut self.engines {
-            let (Some(pid), Some(id)) = (engine.pid, engine.id) else {
-                continue;
-            };
-            let Some(used) = resident(pid) else { continue };
-            if let Some(limit) = limits.kill.filter(|limit| used > *limit) {
-                let (used, limit) = (in_words(used), in_words(limit));
-                engine.killed = Some(format!(
-                    "its kernel used {used} of memory, more than the limit of {limit}, and was killed"
-                ));
-                too_big.push(*rank);
-            } else if let Some(limit) = limits.warn.filter(|limit| used > *limit) {
-                if !std::mem::replace(&mut engine.warned, true) {
-                    let (used, limit) = (in_words(used), in_words(limit));
-                    tracing::warn!(
-                        "engine {id}: its kernel uses {used} of memory, more than {limit}"
-                    );
-                }
-            } else {
-                engine.warned = false;
-            }
-        }
-        for rank in too_big {
-            self.signal(rank, Signal::SIGKILL as i32, true);
-        }
-    }
-
-    fn signal(&mut self, rank: Rank, signal: i32, group: bool) {
-        let Some(engine) = self.engines.get(&rank) else {
-            return;
-        };
-        if signal == Signal::SIGINT as i32
-            && let Some(kernel) = &engine.interrupts
-        {
-            kernel.send(BridgeMail::Interrupt);
-            return;
-        }
-        let Some(pid) = engine.pid else { return };
-        if let Some(server) = &mut self.fork_server {
-            if let Err(error) = server.signal(pid, signal, group) {
-                tracing::warn!("a kernel could not be signalled: {error}");
-            }
-            return;
-        }
-        let Ok(signal) = Signal::try_from(signal) else {
-            return;
-        };
-        let sent = if group {
-            killpg(Pid::from_raw(pid), signal)
-        } else {
-            kill(Pid::from_raw(pid), signal)
-        };
-        if let Err(error) = sent {
-            tracing::debug!("a kernel could not be signalled: {error}");
-        }
-    }
-}
-
-fn describe(status: std::process::ExitStatus) -> ExitStatus {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => ExitStatus::Code(code),
-        (None, signal) => ExitStatus::Signal(signal.unwrap_or_default()),
     }
 }
 
