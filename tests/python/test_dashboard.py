@@ -291,7 +291,8 @@ def test_a_task_at_work_shows_and_is_interrupted(clusters, dashboard):  # noqa: 
 
 def test_an_engine_is_restarted(clusters, dashboard):  # noqa: F811
     def pids():
-        return {engine["id"]: engine["pid"] for engine in dashboard.state()["engines"] if engine["pid"]}
+        engines = dashboard.state()["engines"]
+        return {engine["id"]: engine["pid"] for engine in engines if engine["pid"] and engine["phase"] == "up"}
 
     before = wait_until(lambda: len(pids()) == 2 and pids(), "the engines' own words")
     status, _, text = dashboard.command(1, "restart")
