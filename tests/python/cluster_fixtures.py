@@ -29,6 +29,14 @@ def wait_until(condition, what, timeout=PATIENCE):
     return value
 
 
+def restart_engines(clusters, client, *ids, options=()):
+    """Starts single engines again, and waits until the client has heard of it, which it does in its own time."""
+    old = dict(client._engines)
+    clusters.ok("restart", *map(str, ids), *options)
+    changed = lambda id: client._engines.get(id, old[id]) != old[id]
+    wait_until(lambda: set(client.ids) == set(old) and all(map(changed, ids)), "the engines")
+
+
 class Running:
     """A command that runs, and the lines that it has written so far."""
 

@@ -13,7 +13,7 @@ import time
 
 import psutil
 import pytest
-from cluster_fixtures import BINARY, PATIENCE, clusters, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, PATIENCE, clusters, restart_engines, wait_until  # noqa: F401
 
 ALREADY_STARTED, ALREADY_STOPPED, NO_CLUSTER = 10, 11, 12
 
@@ -664,9 +664,7 @@ def test_ipyparallel_s_cluster_starts_this_controller_and_these_engines(clusters
             assert (listed["state"], listed["n_engines"], listed["cluster_id"]) == ("running", 2, "api")
             status = json.loads(clusters.ok("status", "--cluster-id=api", "-o", "json"))
             assert status["controller"]["pid"] == listed["controller_pid"] == cluster.controller.pid
-            before = dict(client._engines)
-            clusters.ok("restart", "1", "--cluster-id=api")
-            wait_until(lambda: client.ids == [0, 1] and client._engines != before, "the client to hear of it")
+            restart_engines(clusters, client, 1, options=["--cluster-id=api"])
             # Idle kernels would be interrupted at any time from here on.
             asleep = client[:].apply_async(mark_and_sleep, str(tmp_path))
             wait_until(lambda: len(list(tmp_path.glob("asleep*"))) == 2, "both to sleep")

@@ -13,7 +13,7 @@ import ipyparallel
 import numpy as np
 import pytest
 import zmq
-from cluster_fixtures import clusters  # noqa: F401
+from cluster_fixtures import clusters, restart_engines  # noqa: F401
 from ipyparallel import error
 from programs import BINARY, GENEROUS, running_engines, wait_until
 from test_hostile import all_channels, message, socket_types
@@ -298,15 +298,17 @@ def test_a_whole_cluster(clusters):  # noqa: F811
         assert len(clusters.ok("db", "query", "{}", "--keys=msg_id", "-o", "csv").splitlines()) >= 20
         assert "token=" in clusters.ok("dashboard")
         assert clusters.ok("tasks")
-        clusters.ok("restart", "0")
+        restart_engines(clusters, client, 0)
         assert client[:].apply_sync(os.getpid)[1] == before[1]
         assert client[0].apply_sync(os.getpid) != before[0]
         clusters.ok("engines", "-n", "1", "--daemonize")
         wait_until(lambda: len(client.ids) == N + 1, "the third engine")
         clusters.ok("stop", "--engines", "2")
         wait_until(lambda: len(client.ids) == N, "its end")
+        old = set(client._engines.values())
         clusters.ok("restart", "engines")
-        wait_until(lambda: len(client.ids) == N and client[:].apply_sync(os.getpid)[1] != before[1], "new engines")
+        wait_until(lambda: len(client.ids) == N and not old & set(client._engines.values()), "new engines")
+        assert not set(before) & set(client[:].apply_sync(os.getpid))
     assert json.loads(clusters.ok("list", "-o", "json"))[0]["n_engines"] == N
     clusters.ok("stop")
     cluster.wait()

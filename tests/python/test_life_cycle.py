@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from cluster_fixtures import BINARY, PATIENCE, clusters, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, PATIENCE, clusters, restart_engines, wait_until  # noqa: F401
 
 ALREADY_STOPPED, NO_CLUSTER = 11, 12
 
@@ -292,10 +292,9 @@ def test_an_engine_at_work_is_started_again_too(clusters):
     with clusters.client() as client:
         running = client[0].apply_async(time.sleep, 1000)
         wait_until(lambda: client.queue_status()[0]["queue"] == 1, "the request")
-        clusters.ok("restart", "0")
+        restart_engines(clusters, client, 0)
         with pytest.raises(Exception, match="Engine 0 died"):
             running.get(PATIENCE)
-        wait_until(lambda: client.ids == [0], "the engine")
         assert client[0].apply_sync(lambda: 7) == 7
     clusters.ok("stop")
     clusters.assert_nothing_left()

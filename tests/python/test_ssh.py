@@ -8,7 +8,7 @@ import signal
 import psutil
 import pytest
 import ssh_server
-from cluster_fixtures import BINARY, clusters, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, clusters, restart_engines, wait_until  # noqa: F401
 
 MISSING = ssh_server.missing()
 pytestmark = pytest.mark.skipif(
@@ -200,8 +200,7 @@ def test_engines_of_other_machines_are_added_and_started_again(ssh):
     with ssh.clusters.client() as client:
         assert client.ids == [0, 1, 2]
         before = client[:].apply_sync(os.getpid)
-        ssh.clusters.ok("restart", "1")
-        wait_until(lambda: client.ids == [0, 1, 2], "the engine")
+        restart_engines(ssh.clusters, client, 1)
         assert [a == b for a, b in zip(before, client[:].apply_sync(os.getpid), strict=True)] == [True, False, True]
         ssh.clusters.ok("restart", "engines")
         wait_until(lambda: client.ids == [3, 4, 5], "all engines")
