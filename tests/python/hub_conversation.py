@@ -35,6 +35,10 @@ def with_engines(answer, name):
     return answer
 
 
+class Unordered(list):
+    """Records of several queues: which of them the hub has heard of first is a matter of chance."""
+
+
 class Conversation:
     """Answers to questions, by the questions' names."""
 
@@ -100,6 +104,8 @@ class Conversation:
             case dict():
                 # Messages carry the version of the protocol that their sender was written for.
                 return {self.plain(key): self.plain(one) for key, one in value.items() if key != "version"}
+            case Unordered():
+                return sorted(map(self.plain, value), key=repr)
             case list() | tuple():
                 return [self.plain(one) for one in value]
             case set():

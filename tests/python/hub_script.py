@@ -6,7 +6,7 @@ import time
 from datetime import timedelta, timezone
 from pathlib import Path
 
-from hub_conversation import PATIENCE, Conversation
+from hub_conversation import PATIENCE, Conversation, Unordered
 from ipyparallel import Dependency
 from programs import GENEROUS, wait_until
 
@@ -289,7 +289,7 @@ class Script(Conversation):
             ("keys within", {"msg_id": ids["task"]}, ["header.msg_type"]),
             ("an object", {"msg_id": ids["task"]}, {"queue": 1}),
         ]:
-            self.ask(f"keys: {name}", lambda client, query=query, keys=keys: client.db_query(query, keys=keys))
+            self.ask(f"keys: {name}", lambda client, query=query, keys=keys: Unordered(client.db_query(query, keys=keys)))
         for query in ([], "label", 7, None, True, [{"queue": "task"}]):
             self.ask(f"a query that is {query!r}", lambda client, query=query: self.found(client, query))
 
