@@ -166,11 +166,42 @@ def leads_on(value, steps):
     return False
 
 
+def has_lists_in_lists(value):
+    if isinstance(value, dict):
+        return any(map(has_lists_in_lists, value.values()))
+    return isinstance(value, list) and any(isinstance(one, list) or has_lists_in_lists(one) for one in value)
+
+
+def asks_for_lists(query):
+    """Beyond those that operators take."""
+    if isinstance(query, dict):
+        return any(asks_for_lists(one) for key, one in query.items() if key not in ("$in", "$nin", "$all")) or any(
+            isinstance(one, list) for key, one in query.items() if key not in ("$in", "$nin", "$all", "$and", "$or")
+        )
+    return isinstance(query, list) and any(map(asks_for_lists, query))
+
+
+def leads_through_a_list(value, steps):
+    match value:
+        case dict():
+            return bool(steps) and steps[0] in value and leads_through_a_list(value[steps[0]], steps[1:])
+        case list():
+            return bool(steps)
+    return False
+
+
 def comparable(query, document):
     """Whether both mean the same by the query, for this document."""
-    # Null and absent are the same here.
-    if mentions(query, "$exists") and anywhere(document, lambda one: one is None):
+    # There, a list is not looked for among the members of lists.
+    if asks_for_lists(query) and has_lists_in_lists(document):
         return False
+    if mentions(query, "$exists"):
+        # Null and absent are the same here.
+        if anywhere(document, lambda one: one is None):
+            return False
+        # There, `$exists: false` finds a list of which one object lacks the name; in MongoDB, all of them have to.
+        if any(leads_through_a_list(document, path) for path in paths(query)):
+            return False
     # There, what a negation says of what is not there is neither true nor false, or either.
     return all(leads_on(document, path) for path in paths(query))
 
