@@ -68,6 +68,10 @@ impl<R: Queued> RequestQueue<R> {
         self.running.take()
     }
 
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Nothing runs, and nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.is_free() && self.waiting.is_empty()

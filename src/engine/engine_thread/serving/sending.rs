@@ -12,7 +12,7 @@ use crate::protocol::header::reply_type;
 use crate::protocol::{Outgoing, RemoteError};
 use crate::transport::{Frame, SendError};
 
-/// A task that ends within this time has its beginning told together with its end.
+/// A task that ends within this time, while others wait, has its beginning told together with its end.
 const HOLD_BUSY: Duration = Duration::from_millis(1);
 
 impl Serving {
@@ -88,7 +88,12 @@ impl Serving {
 
     pub(super) fn publish_busy(&mut self, parent: &[u8]) {
         let mut frames = self.status("busy", parent);
-        let sent = self.sockets.iopub.send_within(HOLD_BUSY, &mut frames);
+        // A client that waits for a single task reads this while the kernel works.
+        let sent = if self.queue.has_waiting() {
+            self.sockets.iopub.send_within(HOLD_BUSY, &mut frames)
+        } else {
+            self.sockets.iopub.send(&mut frames)
+        };
         self.note_published(sent);
     }
 
