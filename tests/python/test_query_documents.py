@@ -4,6 +4,7 @@ Where the meaning differs on purpose (src/taskdb/query/mod.rs), the comparison l
 """
 
 import os
+import random
 
 import pytest
 from ipyparallel import error
@@ -207,6 +208,14 @@ def comparable(query, document):
 
 
 # ---- the test
+
+
+@pytest.fixture
+def chance():
+    """The same each time unless told otherwise: not all that mongomock does differently is known."""
+    seed = int(os.environ.get("IPCLUSTER_TEST_SEED") or 632097)
+    print("seed", seed)
+    return random.Random(seed)
 
 
 @pytest.fixture(params=["dictdb", "sqlitedb", "mongodb"])
