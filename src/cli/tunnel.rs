@@ -3,31 +3,22 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use thiserror::Error;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
+use crate::launch::ssh::forward::{Forward, free_ports};
 use crate::os::host::{self, Host};
 use crate::profile::connection::{EngineFile, connectable_interface};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Error)]
 pub(super) enum TunnelError {
     #[error("no port of this machine can be had for a tunnel: {0}")]
     NoPort(io::Error),
-    #[error("cannot run ssh for a tunnel: {0}")]
-    NoSsh(io::Error),
     #[error(
-        "no tunnel through {server}: ssh ended with {status}; does `ssh {server}` work here, without a question?"
+        "no tunnel through {server}: {why}; does `ssh {server}` work here, without a question?"
     )]
-    Ended { server: String, status: ExitStatus },
+    NotOpen { server: String, why: String },
 }
 
 /// A server of ssh, and what to tell it.
@@ -82,16 +73,19 @@ fn address_of(connection: &EngineFile) -> &str {
 /// information with this machine's ends.
 ///
 /// # Errors
-/// When ssh cannot be run, or ends before the tunnel is open. What ssh itself says goes to standard error.
+/// When ssh cannot be run, or ends before the tunnel is open.
 pub(super) async fn lead(
     server: Server,
     connection: EngineFile,
 ) -> Result<EngineFile, TunnelError> {
     let (connection, ways) = through(connection, free_ports)?;
-    let tunnel = Tunnel { server, ways };
-    let ssh = tunnel.open().await?;
-    tracing::info!("connections go through {}", tunnel.server.name);
-    tokio::spawn(tunnel.keep(ssh));
+    let tunnel = Forward::open(arguments(&server, &ways)).await;
+    let tunnel = tunnel.map_err(|why| TunnelError::NotOpen {
+        server: server.name.clone(),
+        why,
+    })?;
+    tracing::info!("connections go through {}", server.name);
+    tokio::spawn(keep(tunnel, server));
     Ok(connection)
 }
 
@@ -101,24 +95,13 @@ type Way = (u16, String);
 /// The connection information for an engine behind a tunnel, and what the tunnel has to do.
 fn through(
     mut connection: EngineFile,
-    free_ports: impl FnOnce(usize) -> io::Result<Vec<u16>>,
+    free_ports: impl FnOnce(Vec<u16>) -> io::Result<Vec<u16>>,
 ) -> Result<(EngineFile, Vec<Way>), TunnelError> {
     let destination = address_of(&connection).to_owned();
-    let ports: Vec<&mut u16> = [
-        &mut connection.registration,
-        &mut connection.control,
-        &mut connection.mux,
-        &mut connection.task,
-        &mut connection.iopub,
-        &mut connection.hb_ping,
-        &mut connection.hb_pong,
-    ]
-    .into_iter()
-    .chain(&mut connection.broadcast)
-    .collect();
-    let here = free_ports(ports.len()).map_err(TunnelError::NoPort)?;
-    let ways = ports
-        .into_iter()
+    let there = connection.ports_mut().map(|port| *port).collect();
+    let here = free_ports(there).map_err(TunnelError::NoPort)?;
+    let ways = connection
+        .ports_mut()
         .zip(here)
         .map(|(port, here)| {
             let way = (here, format!("{destination}:{port}"));
@@ -130,102 +113,44 @@ fn through(
     Ok((connection, ways))
 }
 
-/// Ports that were free a moment ago.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<io::Result<_>>()?;
-    held.iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect()
+/// What ssh is told. It writes a line when all ports are open.
+fn arguments(server: &Server, ways: &[Way]) -> Vec<OsString> {
+    let options = [
+        "ExitOnForwardFailure=yes",
+        "ServerAliveInterval=15",
+        "ServerAliveCountMax=4",
+        // A connection that others share ends with them, and says nothing.
+        "ControlMaster=no",
+        "ControlPath=none",
+        "PermitLocalCommand=yes",
+        "LocalCommand=echo open",
+        // Nobody sits there to be asked.
+        "BatchMode=yes",
+    ];
+    let mut arguments: Vec<OsString> = vec!["ssh".into(), "-N".into(), "-T".into()];
+    for option in options {
+        arguments.extend(["-o".into(), option.into()]);
+    }
+    if let Some(key) = &server.key {
+        arguments.extend(["-i".into(), key.into()]);
+    }
+    if let Some(port) = server.port {
+        arguments.extend(["-p".into(), port.to_string().into()]);
+    }
+    for (here, there) in ways {
+        let way = format!("{}:{here}:{there}", host::LOOPBACK);
+        arguments.extend(["-L".into(), way.into()]);
+    }
+    arguments.extend(["--".into(), server.name.clone().into()]);
+    arguments
 }
 
-struct Tunnel {
-    server: Server,
-    ways: Vec<Way>,
-}
-
-impl Tunnel {
-    /// What ssh is told. It writes a line when all ports are open.
-    fn arguments(&self) -> Vec<OsString> {
-        let options = [
-            "ExitOnForwardFailure=yes",
-            "ServerAliveInterval=15",
-            "ServerAliveCountMax=4",
-            // A connection that others share ends with them, and says nothing.
-            "ControlMaster=no",
-            "ControlPath=none",
-            "PermitLocalCommand=yes",
-            "LocalCommand=echo open",
-            // Nobody sits there to be asked.
-            "BatchMode=yes",
-        ];
-        let mut arguments: Vec<OsString> = vec!["-N".into(), "-T".into()];
-        for option in options {
-            arguments.extend(["-o".into(), option.into()]);
-        }
-        if let Some(key) = &self.server.key {
-            arguments.extend(["-i".into(), key.into()]);
-        }
-        if let Some(port) = self.server.port {
-            arguments.extend(["-p".into(), port.to_string().into()]);
-        }
-        for (here, there) in &self.ways {
-            let way = format!("{}:{here}:{there}", host::LOOPBACK);
-            arguments.extend(["-L".into(), way.into()]);
-        }
-        arguments.extend(["--".into(), self.server.name.clone().into()]);
-        arguments
+/// Opens it again and again: engines wait for their controller, and say themselves when it has been too long.
+async fn keep(mut tunnel: Forward, server: Server) {
+    let way = format!("through {}", server.name);
+    loop {
+        tunnel.mended(&way).await;
     }
-
-    async fn open(&self) -> Result<Child, TunnelError> {
-        let mut ssh = Command::new("ssh");
-        ssh.args(self.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        // SAFETY: between fork and exec only system calls are made, which may be.
-        unsafe { ssh.pre_exec(|| leave_terminal().map_err(io::Error::from)) };
-        let mut ssh = ssh.spawn().map_err(TunnelError::NoSsh)?;
-        let stdout = ssh.stdout.take().expect("it was asked for");
-        let mut said = String::new();
-        let read = BufReader::new(stdout).read_line(&mut said).await;
-        if matches!(read, Ok(1..)) {
-            return Ok(ssh);
-        }
-        let status = ssh.wait().await.map_err(TunnelError::NoSsh)?;
-        Err(TunnelError::Ended {
-            server: self.server.name.clone(),
-            status,
-        })
-    }
-
-    /// Opens it again and again: engines wait for their controller, and say themselves when it has been too long.
-    async fn keep(self, mut ssh: Child) {
-        loop {
-            let ended = ssh.wait().await;
-            let why = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::warn!("the tunnel through {} has ended ({why})", self.server.name);
-            let mut pause = FIRST_PAUSE;
-            ssh = loop {
-                tokio::time::sleep(pause).await;
-                match self.open().await {
-                    Ok(ssh) => break ssh,
-                    Err(error) => tracing::warn!("{error}"),
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            };
-            tracing::info!("the tunnel through {} is open again", self.server.name);
-        }
-    }
-}
-
-/// Ctrl-C is the engine's; and however that ends, the tunnel does too.
-fn leave_terminal() -> nix::Result<()> {
-    nix::unistd::setsid()?;
-    #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -270,11 +195,7 @@ mod tests {
     #[test]
     fn every_channel_goes_through() {
         let file = connection("tcp://192.0.2.7", "far.invalid", "login");
-        let ports = |count| {
-            Ok((0..count)
-                .map(|n| 100 + u16::try_from(n).unwrap())
-                .collect())
-        };
+        let ports = |wanted: Vec<u16>| Ok(wanted.into_iter().map(|port| 99 + port).collect());
         let (led, ways) = through(file, ports).unwrap();
         assert_eq!(led.interface, "tcp://127.0.0.1");
         assert_eq!((led.registration, led.hb_pong), (100, 106));
@@ -282,11 +203,8 @@ mod tests {
         assert_eq!(ways.len(), 9);
         assert_eq!(ways[8], (108, "192.0.2.7:9".to_owned()));
 
-        let tunnel = Tunnel {
-            server: Server::new("me@login:2222", Some(Path::new("/key"))),
-            ways,
-        };
-        let arguments = tunnel.arguments().join(std::ffi::OsStr::new(" "));
+        let server = Server::new("me@login:2222", Some(Path::new("/key")));
+        let arguments = arguments(&server, &ways).join(std::ffi::OsStr::new(" "));
         let arguments = arguments.to_str().unwrap();
         assert!(arguments.contains(" -i /key -p 2222 -L 127.0.0.1:100:192.0.2.7:1 "));
         assert!(arguments.ends_with(" -L 127.0.0.1:108:192.0.2.7:9 -- me@login"));

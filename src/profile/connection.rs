@@ -135,6 +135,20 @@ impl ClientFile {
         self.broadcast.map(|port| join(&self.interface, port))
     }
 
+    /// All that clients connect to.
+    pub fn ports_mut(&mut self) -> impl Iterator<Item = &mut u16> {
+        [
+            &mut self.registration,
+            &mut self.control,
+            &mut self.mux,
+            &mut self.task,
+            &mut self.iopub,
+            &mut self.notification,
+        ]
+        .into_iter()
+        .chain(&mut self.broadcast)
+    }
+
     /// The same file with an interface that this machine can connect to; asks the name service if it must.
     pub fn connectable(mut self) -> Self {
         self.interface =
@@ -181,6 +195,21 @@ impl EngineFile {
             Channel::Notification => return None,
         };
         Some(join(&self.interface, port))
+    }
+
+    /// All that engines connect to.
+    pub fn ports_mut(&mut self) -> impl Iterator<Item = &mut u16> {
+        [
+            &mut self.registration,
+            &mut self.control,
+            &mut self.mux,
+            &mut self.task,
+            &mut self.iopub,
+            &mut self.hb_ping,
+            &mut self.hb_pong,
+        ]
+        .into_iter()
+        .chain(&mut self.broadcast)
     }
 
     /// Where the engine with this id connects for broadcasts.

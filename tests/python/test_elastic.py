@@ -19,11 +19,13 @@ def quick(clusters):
     return clusters
 
 
-def hold(path):
-    """Returns when the file is there, and says who waited."""
+def hold(path, started=None):
+    """Returns when the file is there, and says who waited. A file in the folder `started` tells that it has begun."""
     import os
     import time
 
+    if started is not None:
+        open(os.path.join(started, str(os.getpid())), "w").close()
     while not os.path.exists(path):
         time.sleep(0.01)
     return os.getpid()
@@ -32,9 +34,12 @@ def hold(path):
 def grows_and_shrinks(client, folder, most, left=0):
     """Tasks bring engines up to the limit; then one that is at work stays, and answers, however many others go. So many of
     the first ones stay with it."""
-    gate, other = folder / "gate", folder / "other-gate"
+    gate, other, started = folder / "gate", folder / "other-gate", folder / "started"
+    started.mkdir()
     view = client.load_balanced_view()
-    tasks = [view.apply_async(hold, str(gate)) for _ in range(2 * most)]
+    tasks = [view.apply_async(hold, str(gate), str(started)) for _ in range(most)]
+    # Each has one then, and nothing waits that could come behind what follows.
+    wait_until(lambda: len(list(started.iterdir())) == most, "all engines at work")
     wait_until(lambda: len(client.ids) == most, "all engines")
     *others, last = client.ids
     at_work = client[last].apply_async(hold, str(other))

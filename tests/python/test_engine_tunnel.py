@@ -93,4 +93,4 @@ def test_a_server_that_lets_nobody_in_is_said(place, path):
     place.controller()
     engine = place.start([BINARY, "engine", "--ssh=nobody"], {"PATH": path})
     assert engine.wait() == FAILED
-    assert "no tunnel through nobody: ssh ended with" in engine.output
+    assert "no tunnel through nobody: " in engine.output

@@ -9,13 +9,15 @@
 //! |---|---|
 //! | `hosts` \[p\] | settings of the machines |
 //! | `commands` \[p\] | what ssh is called with |
+//! | `forward` | an ssh that leads ports, and is kept |
 //! | `reach` | the way from here to a controller there |
 
 pub mod commands;
+pub mod forward;
 pub mod hosts;
 mod reach;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
@@ -195,18 +197,7 @@ fn connection(host: &Host, job: &Job) -> Result<(String, Vec<Tunnel>), LaunchErr
     };
     // A socket that only this user can open, under a name that nobody knows before.
     let base = format!("/tmp/ipcluster-{}", Uuid::new_v4().simple());
-    let mut ports = file.broadcast.clone();
-    ports.extend([
-        file.registration,
-        file.control,
-        file.mux,
-        file.task,
-        file.iopub,
-        file.hb_ping,
-        file.hb_pong,
-    ]);
-    ports.sort_unstable();
-    ports.dedup();
+    let ports: BTreeSet<u16> = file.ports_mut().map(|port| *port).collect();
     let tunnels = ports
         .into_iter()
         .map(|port| Tunnel {

@@ -2,16 +2,15 @@
 //! loopback address alone, through a tunnel that a second ssh makes. The files that are written here lead there.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
-use std::process::Stdio;
-use std::time::Duration;
+use std::ffi::OsString;
 
 use thiserror::Error;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::ChildStdout;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commands::forwarding;
+use super::forward::{Forward, free_ports};
 use super::hosts::Host;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
@@ -37,9 +36,6 @@ enum ReachError {
     NoTunnel { host: String, why: String },
 }
 
-/// A tunnel that broke is made again after this time.
-const PAUSE: Duration = Duration::from_secs(1);
-
 /// Tells what the controller says, and sees to it that it can be reached before it is told to be ready.
 pub(super) async fn hear(
     output: ChildStdout,
@@ -48,7 +44,7 @@ pub(super) async fn hear(
     events: UnboundedSender<LaunchEvent>,
 ) {
     let mut lines = BufReader::new(output).lines();
-    let mut tunnel: Option<Tunnel> = None;
+    let mut tunnel: Option<Forward> = None;
     let mut reached: Option<Reached> = None;
     loop {
         let line = match next(&mut lines, &mut tunnel, &host).await {
@@ -97,12 +93,15 @@ enum Next {
 /// The next line; meanwhile the tunnel is kept.
 async fn next(
     lines: &mut Lines<impl AsyncBufRead + Unpin>,
-    tunnel: &mut Option<Tunnel>,
+    tunnel: &mut Option<Forward>,
     host: &Host,
 ) -> Next {
     let kept = async {
         match tunnel {
-            Some(tunnel) => tunnel.kept(host).await,
+            Some(tunnel) => {
+                tunnel.mended(&format!("to {}", host.name)).await;
+                tunnel.process()
+            }
             None => std::future::pending().await,
         }
     };
@@ -120,7 +119,7 @@ async fn reach(
     client: &str,
     engine: &str,
     pid: u32,
-) -> Result<(Reached, Option<Tunnel>), ReachError> {
+) -> Result<(Reached, Option<Forward>), ReachError> {
     let failed = |error| ReachError::Files {
         host: host.name.clone(),
         error,
@@ -144,16 +143,20 @@ async fn reach(
     {
         return Err(ReachError::NotTcp(host.name.clone()));
     }
-    let ports = free_ports(&addresses(&client, &engine)).map_err(|error| ReachError::NoPort {
+    let addresses = addresses(&client, &engine);
+    let ports = free_ports(addresses.values().copied()).map_err(|error| ReachError::NoPort {
         host: host.name.clone(),
         error,
     })?;
+    let ports = addresses.into_keys().zip(ports).collect();
     let mut reached = led_here(client, engine, &ports, &host::hostname());
     let no_tunnel = |why| ReachError::NoTunnel {
         host: host.name.clone(),
         why,
     };
-    let tunnel = Tunnel::open(host, ports, pid).await.map_err(no_tunnel)?;
+    let argv = forwarding(host, &ports, pid);
+    let argv = argv.into_iter().map(OsString::from).collect();
+    let tunnel = Forward::open(argv).await.map_err(no_tunnel)?;
     reached.tunnel = Some(tunnel.process());
     Ok((reached, Some(tunnel)))
 }
@@ -182,58 +185,14 @@ fn address(interface: &str, port: u16) -> String {
 
 /// All that clients and engines connect to, with its port.
 fn addresses(client: &ClientFile, engine: &EngineFile) -> BTreeMap<String, u16> {
-    let of_clients = client_ports(&mut client.clone())
-        .into_iter()
-        .map(|port| (address(&client.interface, *port), *port))
-        .collect::<Vec<_>>();
-    let of_engines = engine_ports(&mut engine.clone())
-        .into_iter()
-        .map(|port| (address(&engine.interface, *port), *port))
-        .collect::<Vec<_>>();
-    of_clients.into_iter().chain(of_engines).collect()
-}
-
-fn client_ports(file: &mut ClientFile) -> Vec<&mut u16> {
-    let mut ports = vec![
-        &mut file.registration,
-        &mut file.control,
-        &mut file.mux,
-        &mut file.task,
-        &mut file.iopub,
-        &mut file.notification,
-    ];
-    ports.extend(&mut file.broadcast);
-    ports
-}
-
-fn engine_ports(file: &mut EngineFile) -> Vec<&mut u16> {
-    let mut ports = vec![
-        &mut file.registration,
-        &mut file.control,
-        &mut file.mux,
-        &mut file.task,
-        &mut file.iopub,
-        &mut file.hb_ping,
-        &mut file.hb_pong,
-    ];
-    ports.extend(&mut file.broadcast);
-    ports
-}
-
-/// A port of this machine for each address: of the same number where that is free, so that the files are the same as there.
-fn free_ports(wanted: &BTreeMap<String, u16>) -> std::io::Result<BTreeMap<String, u16>> {
-    // All are held until each has its own.
-    let mut held = Vec::new();
-    let mut ports = BTreeMap::new();
-    for (address, port) in wanted {
-        let here = Ipv4Addr::LOCALHOST;
-        let listener =
-            TcpListener::bind((here, *port)).or_else(|_| TcpListener::bind((here, 0)))?;
-        let port = listener.local_addr()?.port();
-        held.push(listener);
-        ports.insert(address.clone(), port);
-    }
-    Ok(ports)
+    let (mut of_clients, mut of_engines) = (client.clone(), engine.clone());
+    let of_clients = of_clients
+        .ports_mut()
+        .map(|port| (address(&client.interface, *port), *port));
+    let of_engines = of_engines
+        .ports_mut()
+        .map(|port| (address(&engine.interface, *port), *port));
+    of_clients.chain(of_engines).collect()
 }
 
 /// The files for this machine, whose ports lead to those of the controller. Whoever carries them further learns from them
@@ -253,10 +212,10 @@ fn led_here(
             *port = *here;
         }
     };
-    for port in client_ports(&mut client) {
+    for port in client.ports_mut() {
         lead(port, &of_clients);
     }
-    for port in engine_ports(&mut engine) {
+    for port in engine.ports_mut() {
         lead(port, &of_engines);
     }
     for (interface, ssh, common) in [
@@ -273,77 +232,6 @@ fn led_here(
         client_elsewhere,
         engine_elsewhere,
         tunnel: None,
-    }
-}
-
-/// An ssh that leads ports of this machine to the controller. It ends with that, and when it is dropped.
-struct Tunnel {
-    ports: BTreeMap<String, u16>,
-    /// Of the controller, there.
-    pid: u32,
-    ssh: Child,
-}
-
-impl Tunnel {
-    /// Resolves when the ports are led there.
-    async fn open(host: &Host, ports: BTreeMap<String, u16>, pid: u32) -> Result<Self, String> {
-        let argv = forwarding(host, &ports, pid);
-        let mut command = Command::new(&argv[0]);
-        command
-            .args(&argv[1..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        // SAFETY: between fork and exec only system calls are made, which may be.
-        unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
-        let mut ssh = command
-            .spawn()
-            .map_err(|error| format!("{}: {error}", argv[0]))?;
-        let output = ssh.stdout.take().expect("it was asked for");
-        let mut errors = BufReader::new(ssh.stderr.take().expect("it was asked for")).lines();
-        let ready = BufReader::new(output).lines().next_line().await;
-        if let Ok(Some(_)) = ready {
-            tokio::spawn(async move {
-                while let Ok(Some(line)) = errors.next_line().await {
-                    tracing::debug!("ssh of the tunnel: {line}");
-                }
-            });
-            return Ok(Self { ports, pid, ssh });
-        }
-        let mut said = Vec::new();
-        while let Ok(Some(line)) = errors.next_line().await {
-            said.push(line);
-        }
-        Err(if said.is_empty() {
-            format!("{} has ended without a word", argv[0])
-        } else {
-            said.join("; ")
-        })
-    }
-
-    fn process(&self) -> ProcessRef {
-        let pid = self.ssh.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.unwrap_or_default();
-        ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid))
-    }
-
-    /// Resolves when it has broken and been made again.
-    async fn kept(&mut self, host: &Host) -> ProcessRef {
-        if let Ok(status) = self.ssh.wait().await {
-            tracing::debug!("the tunnel to {} has ended ({status})", host.name);
-        }
-        loop {
-            tokio::time::sleep(PAUSE).await;
-            match Self::open(host, self.ports.clone(), self.pid).await {
-                Ok(tunnel) => {
-                    tracing::warn!("the tunnel to {} broke, and was made again", host.name);
-                    *self = tunnel;
-                    return self.process();
-                }
-                Err(why) => tracing::warn!("the tunnel to {} broke: {why}", host.name),
-            }
-        }
     }
 }
 
@@ -400,15 +288,5 @@ mod tests {
         ] {
             assert_eq!(is_loopback(interface), expected, "{interface}");
         }
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_led_from_another_one() {
-        let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = holder.local_addr().unwrap().port();
-        let wanted = BTreeMap::from([("a:1".to_owned(), port), ("b:1".to_owned(), port)]);
-        let found = free_ports(&wanted).unwrap();
-        assert!(found.values().all(|found| *found != port));
-        assert_ne!(found["a:1"], found["b:1"]);
     }
 }
