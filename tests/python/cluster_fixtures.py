@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import ipyparallel
 import psutil
 import pytest
 
@@ -35,6 +36,18 @@ def restart_engines(clusters, client, *ids, options=()):
     clusters.ok("restart", *map(str, ids), *options)
     changed = lambda id: client._engines.get(id, old[id]) != old[id]
     wait_until(lambda: set(client.ids) == set(old) and all(map(changed, ids)), "the engines")
+
+
+def wait_for_answers(client, n):
+    """After a connection has broken: `n` engines that were perhaps given up meanwhile, and requests with them."""
+
+    def answers():
+        try:
+            return len(client.ids) == n and client[:].apply_async(abs, -7).get(timeout=5) == [7] * n
+        except (ipyparallel.CompositeError, ipyparallel.RemoteError, ipyparallel.NoEnginesRegistered, TimeoutError):
+            return False
+
+    wait_until(answers, "engines to answer again")
 
 
 class Running:
@@ -177,9 +190,7 @@ class Clusters:
 
     @contextmanager
     def client(self, cluster_id=""):
-        import ipyparallel as ipp
-
-        client = ipp.Client(
+        client = ipyparallel.Client(
             profile_dir=str(self.profile_dir), cluster_id=cluster_id, timeout=PATIENCE
         )
         try:

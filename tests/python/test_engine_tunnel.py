@@ -7,6 +7,7 @@ import shutil
 import psutil
 import pytest
 import ssh_server
+from cluster_fixtures import wait_for_answers
 from programs import BINARY, wait_until
 
 MISSING = ssh_server.missing()
@@ -68,18 +69,9 @@ def test_all_channels_go_through_the_server(place, path, says):
     ssh.kill()
     wait_until(lambda: ways(engine)[1] not in ([], [ssh]), "another tunnel")
     engine.wait_for("is open again")
-    wait_until(lambda: len(client.ids) == 2 and answers(client), "engines to answer again")
+    wait_for_answers(client, 2)
     client.shutdown(block=True)
     assert engine.wait() == 0
-
-
-def answers(client):
-    import ipyparallel
-
-    try:
-        return client[:].apply_async(lambda: 7).get(timeout=5) == [7, 7]
-    except (ipyparallel.CompositeError, ipyparallel.RemoteError, TimeoutError):
-        return False
 
 
 def test_the_controller_s_own_machine_needs_no_tunnel(place):
