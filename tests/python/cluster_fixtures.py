@@ -5,29 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import ipyparallel
+import programs
 import psutil
 import pytest
+from programs import wait_until
 
-BINARY = os.environ.get("IPCLUSTER_BIN") or str(
-    Path(__file__).resolve().parents[2] / "target" / "debug" / "ipcluster"
-)
-
-# Generous: what is waited for comes within a second on an idle machine.
-PATIENCE = 60
-
-
-def wait_until(condition, what, timeout=PATIENCE):
-    """The first true value of `condition`, which is asked often."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(0.005)
-    return value
+BINARY = str(programs.BINARY)
+PATIENCE = programs.GENEROUS
 
 
 def restart_engines(clusters, client, *ids, options=()):
@@ -215,6 +203,16 @@ class Clusters:
             process.kill()
             process.wait()
         return left
+
+
+def allow_mpi(clusters):
+    """What Open MPI wants to be told in a test."""
+    clusters.env.update(
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+        OMPI_MCA_rmaps_base_oversubscribe="1",
+        TMPDIR=str(clusters.folder),
+    )
 
 
 @pytest.fixture

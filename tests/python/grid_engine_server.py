@@ -2,18 +2,14 @@
 packages make; its execution daemon as root."""
 
 import os
-import shutil
-import signal
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from ssh_server import free_port
+import real_servers
 
 COMMANDS = ("sge_qmaster", "sge_execd", "qsub", "qstat", "qdel", "qconf")
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 SHARED = Path("/usr/share/gridengine")
 OWNER = "sgeadmin"
 
@@ -102,7 +98,7 @@ def missing():
     """What this machine has not got of it."""
     if os.getuid() != 0:
         return ["root"]
-    found = [name for name in COMMANDS if not shutil.which(name, path=PATH)]
+    found = real_servers.missing(*COMMANDS)
     return found or ([] if (SHARED / "scripts" / "init_cluster").exists() else ["init_cluster"])
 
 
@@ -113,11 +109,11 @@ class GridEngine:
         self.root = folder / "root"
         self.environment = {
             **os.environ,
-            "PATH": PATH,
+            "PATH": real_servers.PATH,
             "SGE_ROOT": str(self.root),
             "SGE_CELL": "default",
-            "SGE_QMASTER_PORT": str(free_port()),
-            "SGE_EXECD_PORT": str(free_port()),
+            "SGE_QMASTER_PORT": str(real_servers.free_port()),
+            "SGE_EXECD_PORT": str(real_servers.free_port()),
             # In the foreground, so that they can be waited for.
             "SGE_ND": "1",
         }
@@ -199,39 +195,10 @@ def grid_engine(folder):
     """Runs it; gives the environment for its commands."""
     engine = GridEngine(folder)
     engine.make_cell()
-    running = []
-
-    def start(name):
-        with (folder / f"{name}.out").open("wb") as output:
-            running.append(
-                subprocess.Popen(
-                    [name], env=engine.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                )
-            )
-
-    try:
-        start("sge_qmaster")
-        wait_until(engine.answers, folder)
+    with real_servers.server(folder, engine.environment, "spool/**/messages") as server:
+        server.start("sge_qmaster")
+        server.wait_until(engine.answers)
         engine.configure()
-        start("sge_execd")
-        wait_until(engine.is_open, folder)
+        server.start("sge_execd")
+        server.wait_until(engine.is_open)
         yield engine.environment
-    finally:
-        for process in reversed(running):
-            process.send_signal(signal.SIGTERM)
-        for process in reversed(running):
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def wait_until(condition, folder, patience=60):
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            logs = [*folder.glob("*.out"), *folder.glob("spool/**/messages")]
-            said = "\n".join(path.read_text(errors="replace")[-2000:] for path in logs)
-            raise RuntimeError(f"Grid Engine does not get ready:\n{said}")
-        time.sleep(0.1)

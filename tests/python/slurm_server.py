@@ -2,15 +2,13 @@
 
 import getpass
 import os
-import shutil
-import signal
 import socket
 import subprocess
-import time
 from contextlib import contextmanager
 
+import real_servers
+
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "srun", "sinfo")
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 CONFIGURATION = """\
 ClusterName=test
@@ -46,17 +44,7 @@ PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubsc
 
 def missing():
     """What this machine has not got of it."""
-    return [name for name in COMMANDS if not shutil.which(name, path=PATH)]
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    return real_servers.missing(*COMMANDS)
 
 
 @contextmanager
@@ -65,11 +53,12 @@ def slurm(folder):
     folder.chmod(0o755)
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    controller_port, node_port = free_ports(2)
+    controller_port, node_port = real_servers.free_ports(2)
     configuration = folder / "slurm.conf"
+    host = socket.gethostname().split(".")[0]
     configuration.write_text(
         CONFIGURATION.format(
-            host=socket.gethostname().split(".")[0],
+            host=host,
             user=getpass.getuser(),
             controller_port=controller_port,
             node_port=node_port,
@@ -79,9 +68,9 @@ def slurm(folder):
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
-    environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(configuration)}
-    commands = [
-        [
+    environment = {**os.environ, "PATH": real_servers.PATH, "SLURM_CONF": str(configuration)}
+    with real_servers.server(folder, environment, "*.log") as server:
+        server.start(
             "munged",
             "--foreground",
             "--force",
@@ -90,32 +79,12 @@ def slurm(folder):
             f"--pid-file={folder}/munge.pid",
             f"--log-file={folder}/munge.log",
             f"--seed-file={folder}/munge.seed",
-        ],
-        ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", socket.gethostname().split(".")[0]],
-    ]
-    running = []
-    try:
-        for command in commands:
-            with (folder / f"{command[0]}.out").open("wb") as output:
-                running.append(
-                    subprocess.Popen(
-                        command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                    )
-                )
-            if command[0] == "munged":
-                wait_until(lambda: (folder / "munge.socket").exists(), folder)
-        wait_until(lambda: is_idle(environment), folder)
+        )
+        server.wait_until((folder / "munge.socket").exists)
+        server.start("slurmctld", "-D", "-c")
+        server.start("slurmd", "-D", "-N", host)
+        server.wait_until(lambda: is_idle(environment))
         yield environment
-    finally:
-        for process in reversed(running):
-            process.send_signal(signal.SIGTERM)
-        for process in reversed(running):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def is_idle(environment):
@@ -124,13 +93,3 @@ def is_idle(environment):
         ["sinfo", "--noheader", "--format=%T"], env=environment, capture_output=True, text=True
     )
     return asked.returncode == 0 and "idle" in asked.stdout.split()
-
-
-def wait_until(condition, folder, patience=60):
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*.out"))
-            logs += "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*.log"))
-            raise RuntimeError(f"Slurm does not get ready:\n{logs}")
-        time.sleep(0.05)

@@ -3,13 +3,12 @@
 import getpass
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import time
 from contextlib import contextmanager
 
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+import pytest
+import real_servers
+
 COMMANDS = ("sshd", "ssh", "ssh-keygen")
 
 SERVER = """\
@@ -47,23 +46,16 @@ Host nobody
 """
 
 
-def missing():
-    """What this machine has not got of it."""
-    return [name for name in COMMANDS if not shutil.which(name, path=PATH)]
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+MISSING = real_servers.missing(*COMMANDS)
+needed = pytest.mark.skipif(bool(MISSING), reason=f"OpenSSH is not installed: no {', '.join(MISSING)}")
 
 
 @contextmanager
 def sshd(folder, address="127.0.0.1", begin=()):
     """Runs it, by a command that begins so; gives the client's configuration file, which knows it as `there` and
     `elsewhere`."""
-    program = shutil.which("sshd", path=PATH)
-    port = free_port()
+    program = shutil.which("sshd", path=real_servers.PATH)
+    port = real_servers.free_port()
     for name in ("host_key", "key", "other_key"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
@@ -75,7 +67,11 @@ def sshd(folder, address="127.0.0.1", begin=()):
     server.write_text(SERVER.format(address=address, port=port, folder=folder))
     client.write_text(
         CLIENT.format(
-            address=address, port=port, folder=folder, user=getpass.getuser(), closed=free_port()
+            address=address,
+            port=port,
+            folder=folder,
+            user=getpass.getuser(),
+            closed=real_servers.free_port(),
         )
     )
     if os.getuid() == 0:
@@ -83,14 +79,7 @@ def sshd(folder, address="127.0.0.1", begin=()):
         os.makedirs("/run/sshd", exist_ok=True)
     log = folder / "sshd.log"
     log.touch()
-    process = subprocess.Popen([*begin, program, "-D", "-f", server, "-E", log])
-    try:
-        deadline = time.monotonic() + 60
-        while "Server listening" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"sshd does not get ready:\n{log.read_text()}")
-            time.sleep(0.02)
+    with real_servers.server(folder, None, "sshd.log") as running:
+        running.start(*begin, program, "-D", "-f", server, "-E", log)
+        running.wait_until(lambda: "Server listening" in log.read_text())
         yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()

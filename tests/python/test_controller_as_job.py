@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from cluster_fixtures import clusters, wait_until  # noqa: F401
+from cluster_fixtures import allow_mpi, clusters  # noqa: F401
 from test_batch_systems import COMMANDS, SETS, System
 
 CONTROLLERS = {name: launcher.replace("EngineSet", "Controller") for name, launcher in SETS.items()}
@@ -162,12 +162,7 @@ def test_dry_run_prints_both_scripts(clusters, tmp_path):
 def mpi(clusters):
     if not shutil.which("mpiexec"):
         pytest.skip("there is no mpiexec here")
-    clusters.env.update(
-        OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-        OMPI_MCA_rmaps_base_oversubscribe="1",
-        TMPDIR=str(clusters.folder),
-    )
+    allow_mpi(clusters)
     return clusters
 
 

@@ -10,109 +10,19 @@ import stat
 import psutil
 import pytest
 import ssh_server
-from cluster_fixtures import BINARY, clusters, wait_for_answers, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, wait_for_answers, wait_until
+from other_side import clusters, configuration, there  # noqa: F401
 
-MISSING = ssh_server.missing()
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"OpenSSH is not installed: no {', '.join(MISSING)}")
-
-
-@pytest.fixture(scope="module")
-def configuration(tmp_path_factory):
-    with ssh_server.sshd(tmp_path_factory.mktemp("ssh")) as configuration:
-        yield configuration
-
-
-class There:
-    """Clusters, and what the controller's machine has."""
-
-    def __init__(self, clusters, configuration, folder):
-        self.clusters = clusters
-        self.folder = folder
-        self.configuration = configuration
-
-    def common(self):
-        return {
-            "ssh_args": ["-F", str(self.configuration)],
-            "remote_profile_dir": str(self.folder / "profile_there"),
-            "environment": {
-                "IPYTHONDIR": str(self.folder),
-                "VIRTUAL_ENV": self.clusters.env["VIRTUAL_ENV"],
-                "PYTHONPATH": self.clusters.env["PYTHONPATH"],
-                "OVER_SSH": "yes",
-            },
-        }
-
-    def controller(self, location="there", **more):
-        values = {**self.common(), "location": location, "controller_cmd": [BINARY, "controller"], **more}
-        traits = [f"--SSHControllerLauncher.{name}={value!r}" for name, value in values.items()]
-        return ["--controller=ssh", *traits]
-
-    def engines(self, engines, **more):
-        values = {**self.common(), "engines": engines, "engine_cmd": [BINARY, "engine"], **more}
-        traits = [f"--SSHEngineSetLauncher.{name}={value!r}" for name, value in values.items()]
-        return ["--engines=ssh", *traits]
-
-    def start(self, *arguments):
-        running = self.clusters.spawn("start", *arguments)
-        running.wait_for_line("the cluster is up")
-        return running
-
-    def processes(self):
-        """Those on the other side."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                words = process.cmdline()
-                if "--over-stdin" in words and str(self.folder) in " ".join(words) and process.name() == "ipcluster":
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
-    def files(self):
-        """Connection files of the controller's machine."""
-        return sorted(path.name for path in (self.folder / "profile_there" / "security").glob("*.json"))
-
-    def tunnels(self):
-        """ssh processes of this side that lead ports here."""
-        found = []
-        for process in self.clusters.processes():
-            try:
-                words = process.cmdline()
-                if process.name() == "ssh" and "-L" in words:
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return found
-
-    def connection(self, who="client"):
-        return json.loads((self.clusters.profile_dir / "security" / f"ipcontroller-{who}.json").read_text())
-
-    def assert_nothing_left(self):
-        wait_until(lambda: not self.processes(), "the end of what runs there")
-        assert self.files() == []
-        self.clusters.assert_nothing_left()
-
-
-@pytest.fixture
-def there(clusters, configuration, tmp_path):
-    folder = tmp_path / "there"
-    folder.mkdir()
-    there = There(clusters, configuration, folder)
-    yield there
-    left = there.processes()
-    for process in left:
-        process.kill()
-    assert not left, f"processes that were left: {left}"
+pytestmark = ssh_server.needed
 
 
 def test_a_controller_that_listens_on_loopback_there_is_reached_through_a_tunnel(there):
     running = there.start("-n", "2", *there.controller())
     assert "the controller is ready (there, by process" in running.text()
-    (controller,) = there.processes()
+    (controller,) = there.programs()
     assert controller.cmdline()[1] == "controller"
     # Both sides have files; those of this one lead to the tunnel's ports.
-    assert there.files() == ["ipcontroller-client.json", "ipcontroller-engine.json"]
+    assert there.files() == [".ipcontroller.lock", "ipcontroller-client.json", "ipcontroller-engine.json"]
     (tunnel,) = there.tunnels()
     file = there.connection()
     assert (file["interface"], file["location"], file["ssh"]) == ("tcp://127.0.0.1", socket.gethostname(), "")
@@ -165,7 +75,7 @@ def test_the_program_is_copied_over_on_request(there):
     there.clusters.ok(
         "start", "-n", "1", "--daemonize", *there.controller(send_program=True, controller_cmd=["not-there"])
     )
-    (controller,) = there.processes()
+    (controller,) = there.programs()
     program = controller.exe()
     assert program != BINARY and os.path.exists(program)
     there.clusters.ok("stop")
@@ -179,7 +89,7 @@ def test_settings_and_keys_of_the_command_line_go_along(there):
     )
     assert there.connection()["key"] == "secret-of-ours"
     assert there.connection()["task_scheme"] == "lru"
-    (controller,) = there.processes()
+    (controller,) = there.programs()
     assert "--hwm=3" in controller.cmdline() and "secret-of-ours" not in " ".join(controller.cmdline())
     there.clusters.ok("stop")
     assert running.wait() == 0
@@ -190,7 +100,7 @@ def test_nothing_is_left_there_when_this_side_vanishes(there):
     running = there.start("-n", "1", *there.controller())
     running.signal(signal.SIGKILL)
     running.wait()
-    wait_until(lambda: not there.processes(), "the controller's end")
+    wait_until(lambda: not there.programs(), "the controller's end")
     assert there.files() == []
     there.clusters.run("stop")
     there.assert_nothing_left()
@@ -198,14 +108,14 @@ def test_nothing_is_left_there_when_this_side_vanishes(there):
 
 def test_a_side_that_only_falls_silent_is_given_up_as_well(there):
     running = there.start("-n", "1", *there.controller(silence_timeout=1.0))
-    (controller,) = there.processes()
+    (controller,) = there.programs()
     # It stays as long as it is told that somebody is there: several times of silence.
     assert psutil.wait_procs([controller], timeout=4)[1], "it has ended"
     # Neither it nor what it has started says a word, and nobody closes a connection.
     quiet = [running.process.pid, there.clusters.pid("controller")]
     for pid in quiet:
         os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: not there.processes(), "the controller's end")
+    wait_until(lambda: not there.programs(), "the controller's end")
     for pid in quiet:
         os.kill(pid, signal.SIGCONT)
     assert running.wait() == 1
@@ -228,21 +138,21 @@ def test_a_tunnel_that_breaks_is_made_again(there):
 
 def test_the_controller_s_death_is_the_cluster_s_end(there):
     running = there.start("-n", "1", *there.controller())
-    (controller,) = there.processes()
+    (controller,) = there.programs()
     controller.kill()
     assert running.wait() == 1
     assert "the controller has died" in running.text()
     # What it left there, another one takes away.
     for name in there.files():
-        (there.folder / "profile_there" / "security" / name).unlink()
+        (there.profile / "security" / name).unlink()
     there.assert_nothing_left()
 
 
 def test_a_cluster_starts_again_in_the_same_place(there):
     there.clusters.ok("start", "-n", "1", "--daemonize", *there.controller())
-    (before,) = there.processes()
+    (before,) = there.programs()
     there.clusters.ok("restart")
-    (after,) = there.processes()
+    (after,) = there.programs()
     assert before.pid != after.pid
     with there.clusters.client() as client:
         assert client[:].apply_sync(abs, -1) == [1]

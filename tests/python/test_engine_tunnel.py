@@ -6,14 +6,12 @@ import shutil
 
 import psutil
 import pytest
+import real_servers
 import ssh_server
 from cluster_fixtures import wait_for_answers
 from programs import BINARY, wait_until
 
-MISSING = ssh_server.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"OpenSSH is not installed: no {', '.join(MISSING)}"
-)
+pytestmark = ssh_server.needed
 
 FAILED = 1
 
@@ -25,7 +23,7 @@ def path(tmp_path_factory):
     with ssh_server.sshd(folder) as configuration:
         ssh = folder / "bin" / "ssh"
         ssh.parent.mkdir()
-        real = shutil.which("ssh", path=ssh_server.PATH)
+        real = shutil.which("ssh", path=real_servers.PATH)
         ssh.write_text(f'#!/bin/sh\nexec {real} -F {configuration} "$@"\n')
         ssh.chmod(0o755)
         yield os.pathsep.join([str(ssh.parent), os.environ["PATH"]])

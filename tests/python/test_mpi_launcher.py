@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from cluster_fixtures import clusters, wait_until  # noqa: F401
+from cluster_fixtures import allow_mpi, clusters, wait_until  # noqa: F401
 
 
 @pytest.fixture
@@ -14,12 +14,7 @@ def mpi(clusters):
     command = [sys.executable, "-c", "from mpi4py import MPI"]
     if not shutil.which("mpiexec") or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("there is no mpiexec, or no mpi4py, here")
-    clusters.env.update(
-        OMPI_ALLOW_RUN_AS_ROOT="1",
-        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-        OMPI_MCA_rmaps_base_oversubscribe="1",
-        TMPDIR=str(clusters.folder),
-    )
+    allow_mpi(clusters)
     return clusters
 
 

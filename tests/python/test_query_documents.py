@@ -7,7 +7,6 @@ import os
 import random
 
 import pytest
-from ipyparallel import error
 from mongomock.filtering import filter_applies
 from programs import wait_until
 

@@ -8,153 +8,89 @@ import signal
 import psutil
 import pytest
 import ssh_server
-from cluster_fixtures import BINARY, clusters, restart_engines, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, restart_engines, wait_until
+from other_side import clusters, configuration, there  # noqa: F401
 
-MISSING = ssh_server.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"OpenSSH is not installed: no {', '.join(MISSING)}"
-)
+pytestmark = ssh_server.needed
 
 
-@pytest.fixture(scope="module")
-def configuration(tmp_path_factory):
-    with ssh_server.sshd(tmp_path_factory.mktemp("ssh")) as configuration:
-        yield configuration
-
-
-class Ssh:
-    """Clusters, and what their engines' machine has."""
-
-    def __init__(self, clusters, configuration, folder):
-        self.clusters = clusters
-        self.folder = folder
-        self.configuration = configuration
-
-    def settings(self, engines, **more):
-        values = {
-            "engines": engines,
-            "ssh_args": ["-F", str(self.configuration)],
-            "engine_cmd": [BINARY, "engine"],
-            "remote_profile_dir": str(self.folder / "profile_there"),
-            "environment": {
-                "IPYTHONDIR": str(self.folder),
-                "VIRTUAL_ENV": os.environ.get("VIRTUAL_ENV", self.clusters.env["VIRTUAL_ENV"]),
-                "PYTHONPATH": self.clusters.env["PYTHONPATH"],
-                "OVER_SSH": "yes",
-            },
-            **more,
-        }
-        arguments = [f"--SSHEngineSetLauncher.{name}={value!r}" for name, value in values.items()]
-        return ["--engines=ssh", *arguments]
-
-    def engines(self):
-        """Processes of engines on the other side."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if "--over-stdin" in process.cmdline() and str(self.folder) in " ".join(process.cmdline()):
-                    if process.name() == "ipcluster":
-                        found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
-
-@pytest.fixture
-def ssh(clusters, configuration, tmp_path):
-    folder = tmp_path / "there"
-    folder.mkdir()
-    there = Ssh(clusters, configuration, folder)
-    yield there
-    left = there.engines()
-    for process in left:
-        process.kill()
-    assert not left, f"engines that were left: {left}"
-
-
-def start(ssh, *arguments):
-    running = ssh.clusters.spawn("start", *arguments)
-    running.wait_for_line("the cluster is up")
-    return running
-
-
-def test_engines_of_several_machines_make_a_cluster(ssh):
-    running = start(ssh, *ssh.settings({"there": 2, "elsewhere": {"n": 1, "engine_args": ["--spawn"]}}))
+def test_engines_of_several_machines_make_a_cluster(there):
+    running = there.start(*there.engines({"there": 2, "elsewhere": {"n": 1, "engine_args": ["--spawn"]}}))
     assert "starting 2 engines (there, by process" in running.text()
-    with ssh.clusters.client() as client:
+    with there.clusters.client() as client:
         assert client.ids == [0, 1, 2]
         assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"] * 3
-    assert len(ssh.engines()) == 2
+    assert len(there.programs()) == 2
     # The key has travelled through the connection and is in no argument.
-    file = ssh.clusters.profile_dir / "security" / "ipcontroller-engine.json"
+    file = there.clusters.profile_dir / "security" / "ipcontroller-engine.json"
     key = json.loads(file.read_text())["key"]
     for process in psutil.process_iter(["cmdline"]):
         assert key not in " ".join(process.info["cmdline"] or [])
-    assert " 3 " in ssh.clusters.python("list")
-    ssh.clusters.ok("stop")
+    assert " 3 " in there.clusters.python("list")
+    there.clusters.ok("stop")
     assert running.wait() == 0
-    assert not ssh.engines()
-    ssh.clusters.assert_nothing_left()
+    assert not there.programs()
+    there.clusters.assert_nothing_left()
 
 
-def test_a_tunnel_leads_to_a_controller_that_listens_on_loopback(ssh):
-    running = start(ssh, *ssh.settings({"there": 1}, tunnel=True))
+def test_a_tunnel_leads_to_a_controller_that_listens_on_loopback(there):
+    running = there.start(*there.engines({"there": 1}, tunnel=True))
     assert "cannot reach it" not in running.text()
-    with ssh.clusters.client() as client:
+    with there.clusters.client() as client:
         assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"]
-    (engine,) = ssh.engines()
+    (engine,) = there.programs()
     remotes = {one.raddr for one in engine.net_connections("tcp") if one.raddr and one.status == "ESTABLISHED"}
     assert not remotes, "the engine has a connection beside the tunnel"
-    ssh.clusters.ok("stop")
+    there.clusters.ok("stop")
     assert running.wait() == 0
     assert not [name for name in os.listdir("/tmp") if re.fullmatch(r"ipcluster-[0-9a-f]{32}-\d+", name)]
-    ssh.clusters.assert_nothing_left()
+    there.clusters.assert_nothing_left()
 
 
-def test_the_program_is_copied_over_on_request(ssh):
-    running = start(ssh, *ssh.settings({"there": 1}, send_program=True, engine_cmd=["not-there"]))
-    with ssh.clusters.client() as client:
+def test_the_program_is_copied_over_on_request(there):
+    running = there.start(*there.engines({"there": 1}, send_program=True, engine_cmd=["not-there"]))
+    with there.clusters.client() as client:
         assert client[:].apply_sync(os.getenv, "OVER_SSH") == ["yes"]
-    (engine,) = ssh.engines()
+    (engine,) = there.programs()
     program = engine.exe()
     assert program != BINARY and os.path.exists(program)
-    ssh.clusters.ok("stop")
+    there.clusters.ok("stop")
     assert running.wait() == 0
     wait_until(lambda: not os.path.exists(program), "the program's copy is removed")
-    ssh.clusters.assert_nothing_left()
+    there.clusters.assert_nothing_left()
 
 
-def test_nothing_is_left_there_when_this_side_vanishes(ssh):
-    running = start(ssh, *ssh.settings({"there": 2}))
-    (engine,) = ssh.engines()
+def test_nothing_is_left_there_when_this_side_vanishes(there):
+    running = there.start(*there.engines({"there": 2}))
+    (engine,) = there.programs()
     kernels = engine.children(recursive=True)
     running.signal(signal.SIGKILL)
     running.wait()
-    wait_until(lambda: not ssh.engines(), "the engines' end")
+    wait_until(lambda: not there.programs(), "the engines' end")
     wait_until(lambda: not any(kernel.is_running() for kernel in kernels), "the kernels' end")
-    ssh.clusters.run("stop")
-    ssh.clusters.assert_nothing_left()
+    there.clusters.run("stop")
+    there.clusters.assert_nothing_left()
 
 
-def test_a_connection_that_breaks_is_made_again(ssh):
-    running = start(ssh, *ssh.settings({"there": 1}))
-    psutil.Process(ssh.clusters.pid("engines")).kill()
+def test_a_connection_that_breaks_is_made_again(there):
+    running = there.start(*there.engines({"there": 1}))
+    psutil.Process(there.clusters.pid("engines")).kill()
     running.wait_for_line("starting them again")
     running.wait_for_line("engine 1 has come")
-    assert len(ssh.engines()) == 1
-    ssh.clusters.ok("stop")
+    assert len(there.programs()) == 1
+    there.clusters.ok("stop")
     assert running.wait() == 0
-    ssh.clusters.assert_nothing_left()
+    there.clusters.assert_nothing_left()
 
 
-def test_signals_reach_the_kernels_there(ssh):
-    running = start(ssh, *ssh.settings({"there": 1}))
-    with ssh.clusters.client() as client:
+def test_signals_reach_the_kernels_there(there):
+    running = there.start(*there.engines({"there": 1}))
+    with there.clusters.client() as client:
         view = client[0]
         view.execute("import signal; got = []; signal.signal(signal.SIGUSR1, lambda *a: got.append(1))", block=True)
         running.signal(signal.SIGUSR1)
         wait_until(lambda: view.pull("got", block=True) == [1], "the signal")
-    ssh.clusters.ok("stop")
+    there.clusters.ok("stop")
     assert running.wait() == 0
 
 
@@ -162,58 +98,58 @@ def test_signals_reach_the_kernels_there(ssh):
     ("host", "words"),
     [("stranger", "Permission denied"), ("nobody", "Connection refused")],
 )
-def test_a_machine_that_does_not_let_us_in_is_told_in_ssh_s_words(ssh, host, words):
-    done = ssh.clusters.run("start", "--daemonize", *ssh.settings({"there": 1, host: 1}))
+def test_a_machine_that_does_not_let_us_in_is_told_in_ssh_s_words(there, host, words):
+    done = there.clusters.run("start", "--daemonize", *there.engines({"there": 1, host: 1}))
     assert done.returncode == 1 and words in done.stdout, done.stdout
-    wait_until(lambda: not ssh.engines(), "the others' end")
-    ssh.clusters.assert_nothing_left()
+    wait_until(lambda: not there.programs(), "the others' end")
+    there.clusters.assert_nothing_left()
 
 
-def test_a_missing_program_and_missing_machines_are_named(ssh):
-    done = ssh.clusters.run(
-        "start", "--daemonize", *ssh.settings({"there": 1}, engine_cmd=["not-there"])
+def test_a_missing_program_and_missing_machines_are_named(there):
+    done = there.clusters.run(
+        "start", "--daemonize", *there.engines({"there": 1}, engine_cmd=["not-there"])
     )
     assert done.returncode == 1 and "not-there" in done.stdout, done.stdout
-    done = ssh.clusters.run("start", "--daemonize", "--engines=ssh")
+    done = there.clusters.run("start", "--daemonize", "--engines=ssh")
     assert done.returncode == 2 and "profile create NAME --from ssh" in done.stdout
-    ssh.clusters.assert_nothing_left()
+    there.clusters.assert_nothing_left()
 
 
-def test_an_elastic_cluster_takes_further_machines_and_leaves_them(ssh):
+def test_an_elastic_cluster_takes_further_machines_and_leaves_them(there):
     from test_elastic import grows_and_shrinks
 
     machines = {"there": 1, "elsewhere": {"n": 2}}
     limits = ("--min=1", "--max=3", "--idle-timeout=1")
-    running = start(ssh, *limits, *ssh.settings(machines))
-    assert len(ssh.engines()) == 1
-    with ssh.clusters.client() as client:
+    running = there.start(*limits, *there.engines(machines))
+    assert len(there.programs()) == 1
+    with there.clusters.client() as client:
         # Two of the three are one process of the second machine.
-        grows_and_shrinks(client, ssh.folder, 3)
-    ssh.clusters.ok("stop")
+        grows_and_shrinks(client, there.folder, 3)
+    there.clusters.ok("stop")
     assert running.wait() == 0
-    ssh.clusters.assert_nothing_left()
+    there.clusters.assert_nothing_left()
 
 
-def test_engines_of_other_machines_are_added_and_started_again(ssh):
-    ssh.clusters.ok("start", "-n", "1", "--daemonize")
-    ssh.clusters.ok("engines", "--daemonize", *ssh.settings({"there": 2}))
-    with ssh.clusters.client() as client:
+def test_engines_of_other_machines_are_added_and_started_again(there):
+    there.clusters.ok("start", "-n", "1", "--daemonize")
+    there.clusters.ok("engines", "--daemonize", *there.engines({"there": 2}))
+    with there.clusters.client() as client:
         assert client.ids == [0, 1, 2]
         before = client[:].apply_sync(os.getpid)
-        restart_engines(ssh.clusters, client, 1)
+        restart_engines(there.clusters, client, 1)
         assert [a == b for a, b in zip(before, client[:].apply_sync(os.getpid), strict=True)] == [True, False, True]
-        ssh.clusters.ok("restart", "engines")
+        there.clusters.ok("restart", "engines")
         wait_until(lambda: client.ids == [3, 4, 5], "all engines")
         assert sorted(client[:].apply_sync(os.getenv, "OVER_SSH"), key=str) == [None, "yes", "yes"]
-    ssh.clusters.ok("stop")
-    ssh.clusters.assert_nothing_left()
+    there.clusters.ok("stop")
+    there.clusters.assert_nothing_left()
 
 
-def test_logs_of_engines_elsewhere_are_rotated(ssh):
-    clusters = ssh.clusters
+def test_logs_of_engines_elsewhere_are_rotated(there):
+    clusters = there.clusters
     clusters.profile_dir.mkdir()
     (clusters.profile_dir / "ipcluster.toml").write_text("[log]\nmax_size = 400\nkeep = 2\n")
-    start(ssh, *ssh.settings({"there": 2}, engine_args=["--log-level=debug"]))
+    there.start(*there.engines({"there": 2}, engine_args=["--log-level=debug"]))
     with clusters.client() as client:
         for _ in range(3):
             client[:].apply_sync(os.getpid)

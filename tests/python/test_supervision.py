@@ -92,7 +92,7 @@ def eat(megabytes):
 @HOWS
 def test_a_kernel_over_the_limit_is_replaced_and_its_task_says_why(place, how):
     place.controller()
-    engines = place.engines(2, "--memory-limit=400MiB", *how)
+    place.engines(2, "--memory-limit=400MiB", *how)
     client = place.client(2)
     uuid = client._engines[0]
     assert client[0].apply_async(eat, 10).get(GENEROUS) is None

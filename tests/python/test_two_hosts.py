@@ -137,8 +137,8 @@ def left_on(host):
 
 @pytest.fixture
 def configuration(two_hosts, tmp_path):
-    if ssh_server.missing():
-        pytest.skip(f"OpenSSH is not installed: no {', '.join(ssh_server.missing())}")
+    if ssh_server.MISSING:
+        pytest.skip(f"OpenSSH is not installed: no {', '.join(ssh_server.MISSING)}")
     folder = tmp_path / "sshd"
     folder.mkdir()
     _, second = two_hosts
