@@ -1,6 +1,5 @@
 //! How the parts of a cluster are started: what settings and command line say of launchers.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -14,7 +13,7 @@ use crate::launch::batch::system::{Role, System};
 use crate::launch::cluster::By;
 use crate::launch::local::{AwaitedFiles, Mpi};
 use crate::launch::ssh::hosts::{self, Host};
-use crate::os::files;
+use crate::os::{files, host};
 use crate::profile::ConnectionFiles;
 use crate::profile::settings::Traits;
 
@@ -231,10 +230,6 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
         .engine_ip
         .as_ref()
         .unwrap_or(address);
-    let is_loopback = listens_here == "localhost"
-        || listens_here
-            .parse()
-            .is_ok_and(|address: IpAddr| address.is_loopback());
     let of_controller = match controller_by {
         By::Ssh(hosts) => hosts.first().map(Host::address),
         _ => None,
@@ -247,7 +242,7 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
             .any(|host| !host.tunnel && Some(host.address()) != of_controller),
         By::Batch(_) => true,
     };
-    if is_loopback && elsewhere {
+    if host::is_loopback(listens_here) && elsewhere {
         tracing::warn!(
             "the controller listens on {listens_here}: engines on other machines cannot reach it; --ip='*' lets them"
         );

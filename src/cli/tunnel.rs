@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::launch::ssh::forward::{Forward, free_ports};
+use crate::launch::ssh::forward::Forward;
 use crate::os::host::{self, Host};
+use crate::os::ports::free_ports;
 use crate::profile::connection::{EngineFile, connectable_interface};
 
 #[derive(Debug, Error)]

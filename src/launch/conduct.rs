@@ -16,6 +16,7 @@ use super::elastic::{Look, Seen};
 use super::ledger::Ledger;
 use super::look::look;
 use super::report::{Report, Severity};
+use super::ssh::hosts::Host;
 use super::supervisor::{Action, Member, Outcome, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
@@ -438,7 +439,7 @@ impl Conductor {
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
         let (over_ssh, by_another) = match &self.cluster.engines_by {
-            By::Ssh(hosts) => (true, hosts.iter().any(|host| host.verb == "engines")),
+            By::Ssh(hosts) => (true, hosts.iter().any(Host::is_proxy)),
             _ => (false, false),
         };
         // Another `ipcluster` has sets of its own.

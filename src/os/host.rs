@@ -32,6 +32,15 @@ impl Host {
     }
 }
 
+/// Is it a name or an address of the loopback interface, which no other machine reaches? Brackets of IPv6 may be there.
+pub fn is_loopback(address: &str) -> bool {
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    matches!(address, "localhost" | "lo" | "lo0")
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
 fn address_of(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
     let address = interface.address.as_ref()?;
     if let Some(v4) = address.as_sockaddr_in() {
@@ -80,5 +89,23 @@ mod tests {
     fn addresses_resolve_to_themselves() {
         assert_eq!(resolve("127.0.0.1"), Some(LOOPBACK));
         assert_eq!(resolve("no such name"), None);
+    }
+
+    #[test]
+    fn what_no_other_machine_reaches_is_told_from_the_rest() {
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("localhost", true),
+            ("lo", true),
+            ("::1", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("*", false),
+            ("0.0.0.0", false),
+            ("10.0.0.1", false),
+            ("eth0", false),
+        ] {
+            assert_eq!(is_loopback(address), expected, "{address}");
+        }
     }
 }

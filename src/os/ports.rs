@@ -1,4 +1,23 @@
-//! Who listens on a port.
+//! Ports of this machine: those that are free, and who listens on one.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+
+/// A port of this machine for each that is wanted: the same where that is free, so that connection files change little. They
+/// were free a moment ago.
+pub fn free_ports(wanted: impl IntoIterator<Item = u16>) -> io::Result<Vec<u16>> {
+    // All are held until each has its own.
+    let held: Vec<TcpListener> = wanted
+        .into_iter()
+        .map(|port| {
+            let here = Ipv4Addr::LOCALHOST;
+            TcpListener::bind((here, port)).or_else(|_| TcpListener::bind((here, 0)))
+        })
+        .collect::<io::Result<_>>()?;
+    held.iter()
+        .map(|listener| listener.local_addr().map(|address| address.port()))
+        .collect()
+}
 
 /// For the end of a message: ` by PROGRAM (pid N)`, or nothing where it cannot be told (other users' processes, and
 /// systems without `/proc`).
@@ -67,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_owner_of_a_port_is_this_process() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(
             used_by(port).contains(&format!("pid {}", std::process::id())),
@@ -76,5 +95,14 @@ mod tests {
         );
         drop(listener);
         assert_eq!(used_by(port), "");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_replaced_by_another_one() {
+        let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let found = free_ports([port, port]).unwrap();
+        assert!(found.iter().all(|found| *found != port));
+        assert_ne!(found[0], found[1]);
     }
 }

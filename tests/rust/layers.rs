@@ -54,7 +54,6 @@ const ROOMS: &[(&str, &[&str], bool)] = &[
             "scheduler",
             "hub",
             "hubclient",
-            "observe",
             "launch",
             "engine",
             "controller",

@@ -103,14 +103,10 @@ pub(super) fn host_name(setup: &Setup) -> Vec<Finding> {
     vec![judge_name(
         &name,
         location.is_some(),
-        is_loopback(address),
+        host::is_loopback(address),
         resolved,
         &Host::this(),
     )]
-}
-
-fn is_loopback(address: &str) -> bool {
-    address == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn judge_name(

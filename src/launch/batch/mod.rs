@@ -9,8 +9,9 @@
 //! | `job` \[p\] | when a job is looked at, and what of its state is news |
 //! | `command` | runs the commands |
 //!
-//! A job runs the engines' program once for each engine, or a controller, whose connection files are waited for. Engines find the controller through the connection file in the
-//! profile's folder: what is in a job's environment, others can ask the batch system for.
+//! A job runs the engines' program once for each engine, or a controller, whose connection files are waited for. Engines
+//! find the controller through the connection file in the profile's folder: what is in a job's environment, others can
+//! ask the batch system for.
 
 pub mod command;
 pub mod job;

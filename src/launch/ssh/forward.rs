@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -99,22 +98,6 @@ fn leave_terminal() -> nix::Result<()> {
     Ok(())
 }
 
-/// A port of this machine for each that is wanted: the same where that is free, so that connection files change little. They
-/// were free a moment ago.
-pub fn free_ports(wanted: impl IntoIterator<Item = u16>) -> io::Result<Vec<u16>> {
-    // All are held until each has its own.
-    let held: Vec<TcpListener> = wanted
-        .into_iter()
-        .map(|port| {
-            let here = Ipv4Addr::LOCALHOST;
-            TcpListener::bind((here, port)).or_else(|_| TcpListener::bind((here, 0)))
-        })
-        .collect::<io::Result<_>>()?;
-    held.iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,14 +124,5 @@ mod tests {
         assert_eq!(why("exit 3").await, "sh ended with exit status: 3");
         let missing = Forward::open(vec!["/no/such/ssh".into()]).await;
         assert!(missing.err().unwrap().starts_with("/no/such/ssh: "));
-    }
-
-    #[test]
-    fn a_port_that_is_taken_is_led_from_another_one() {
-        let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = holder.local_addr().unwrap().port();
-        let found = free_ports([port, port]).unwrap();
-        assert!(found.iter().all(|found| *found != port));
-        assert_ne!(found[0], found[1]);
     }
 }

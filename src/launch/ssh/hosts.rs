@@ -113,6 +113,11 @@ impl Host {
     pub fn address(&self) -> &str {
         self.ssh.last().map_or("", String::as_str)
     }
+
+    /// Does another `ipcluster` start the engines there, in its own way?
+    pub fn is_proxy(&self) -> bool {
+        self.verb == PROXY.verb
+    }
 }
 
 /// What can be set for all machines, and for each.

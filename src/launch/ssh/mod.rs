@@ -150,8 +150,8 @@ impl SshLauncher {
         }));
         let greeting = line(&Greeting {
             connection,
-            client: match (&job.connection, host.verb) {
-                (Some(connection), "engines") => connection.client_elsewhere.clone(),
+            client: match &job.connection {
+                Some(connection) if host.is_proxy() => connection.client_elsewhere.clone(),
                 _ => String::new(),
             },
             environment,
@@ -251,11 +251,11 @@ async fn speak(
 
 impl Launcher for SshLauncher {
     fn name(&self) -> &'static str {
-        let proxy = self
-            .hosts
-            .first()
-            .is_some_and(|host| host.verb == "engines");
-        if proxy { "sshproxy" } else { "ssh" }
+        if self.hosts.first().is_some_and(Host::is_proxy) {
+            "sshproxy"
+        } else {
+            "ssh"
+        }
     }
 
     fn start(&mut self, member: Member, job: Job) {

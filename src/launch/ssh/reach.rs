@@ -10,12 +10,14 @@ use tokio::process::ChildStdout;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commands::forwarding;
-use super::forward::{Forward, free_ports};
+use super::forward::Forward;
 use super::hosts::Host;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
+use crate::os::ports::free_ports;
 use crate::os::{ProcessRef, host};
 use crate::profile::connection::{ClientFile, ConnectionError, EngineFile};
+use crate::profile::settings::is_local_interface;
 
 #[derive(Debug, Error)]
 enum ReachError {
@@ -127,7 +129,11 @@ async fn reach(
     let client = ClientFile::from_text(client).map_err(failed)?;
     let engine = EngineFile::from_text(engine).map_err(failed)?;
     let interfaces = [&client.interface, &engine.interface];
-    if !host.tunnel && !interfaces.iter().any(|interface| is_loopback(interface)) {
+    if !host.tunnel
+        && !interfaces
+            .iter()
+            .any(|interface| is_local_interface(interface))
+    {
         let reached = Reached {
             client_elsewhere: client.clone(),
             engine_elsewhere: engine.clone(),
@@ -159,17 +165,6 @@ async fn reach(
     let tunnel = Forward::open(argv).await.map_err(no_tunnel)?;
     reached.tunnel = Some(tunnel.process());
     Ok((reached, Some(tunnel)))
-}
-
-fn is_loopback(interface: &str) -> bool {
-    let address = interface
-        .split_once("://")
-        .map_or("", |(_, address)| address);
-    address == "localhost"
-        || address
-            .trim_matches(['[', ']'])
-            .parse()
-            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 /// Where the controller's own machine reaches this port of its.
@@ -274,19 +269,5 @@ mod tests {
         assert_eq!(reached.client.common.location, "here");
         assert!(reached.client.ssh.is_empty());
         assert_eq!(reached.engine_elsewhere, engine);
-    }
-
-    #[test]
-    fn only_what_is_closed_to_others_needs_a_tunnel() {
-        for (interface, expected) in [
-            ("tcp://127.0.0.1", true),
-            ("tcp://localhost", true),
-            ("tcp://[::1]", true),
-            ("tcp://*", false),
-            ("tcp://10.0.0.1", false),
-            ("ipc:///tmp/x", false),
-        ] {
-            assert_eq!(is_loopback(interface), expected, "{interface}");
-        }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::ports::Ports;
 use super::seconds::Seconds;
 use super::size::Size;
+use crate::os::host;
 use crate::os::log::{ComponentLevels, LogFormat, LogLevel, checked_component};
 
 /// Values of a class's traits, by name.
@@ -150,11 +151,7 @@ pub fn is_local_interface(interface: &str) -> bool {
     let Some(address) = interface.strip_prefix("tcp://") else {
         return interface.starts_with("ipc://");
     };
-    let address = address.trim_start_matches('[').trim_end_matches(']');
-    matches!(address, "localhost" | "lo" | "lo0")
-        || address
-            .parse()
-            .is_ok_and(|address: std::net::IpAddr| address.to_canonical().is_loopback())
+    host::is_loopback(address)
 }
 
 /// Where task records are kept.
