@@ -331,8 +331,20 @@ impl Conductor {
         matches!(self.cluster.controller, Controller::Start(_, By::Local))
     }
 
+    /// Does another `ipcluster` start the engines, in sets of its own?
+    fn by_another(&self) -> bool {
+        match &self.cluster.engines_by {
+            By::Ssh(hosts) => hosts.iter().any(Host::is_proxy),
+            By::Local | By::Mpi(_) | By::Batch(_) => false,
+        }
+    }
+
     fn watch_hub(&mut self) -> Result<(), String> {
         watch(self.files().client, self.is_here(), self.hub.clone())?;
+        // Another `ipcluster` tells of its own sets.
+        if self.by_another() {
+            return Ok(());
+        }
         let (teller, expected) = std::sync::mpsc::channel();
         announce(self.files().client, self.is_here(), expected);
         self.announced = Some((teller, Vec::new()));
@@ -438,12 +450,8 @@ impl Conductor {
     /// The engines' job with what they need to find the controller.
     fn engines_job(&self, set: SetNo) -> Result<Job, String> {
         let mut job = self.cluster.engines.clone();
-        let (over_ssh, by_another) = match &self.cluster.engines_by {
-            By::Ssh(hosts) => (true, hosts.iter().any(Host::is_proxy)),
-            _ => (false, false),
-        };
-        // Another `ipcluster` has sets of its own.
-        if !by_another {
+        let over_ssh = matches!(self.cluster.engines_by, By::Ssh(_));
+        if !self.by_another() {
             job.argv
                 .push(format!("--set={}", self.cluster.ledger.set_name(set)).into());
         }

@@ -10,6 +10,7 @@ import ssh_server
 from cluster_fixtures import BINARY, wait_until
 from other_side import clusters, configuration, there  # noqa: F401
 from test_batch_systems import System
+from test_dashboard import Dashboard
 
 pytestmark = ssh_server.needed
 
@@ -47,6 +48,15 @@ def test_engines_are_jobs_where_the_other_one_has_a_batch_system(there, tmp_path
     there.clusters.ok("start", "-n", "2", "--daemonize", *there.proxy("--engines=pbs"))
     with there.clusters.client() as client:
         assert client[:].apply_sync(os.getenv, "FAKE_JOB") == ["2", "2"]
+    there.clusters.ok("stop")
+    there.assert_nothing_left()
+
+
+def test_the_status_page_expects_none_beside_those_that_are_there(there):
+    there.clusters.ok("start", "-n", "2", "--daemonize", "--dashboard", *there.proxy())
+    dashboard = Dashboard(there.clusters)
+    assert len(dashboard.state()["engines"]) == 2
+    wait_until(lambda: dashboard.state()["expected"] == [], "that nothing is missing")
     there.clusters.ok("stop")
     there.assert_nothing_left()
 
