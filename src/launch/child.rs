@@ -6,12 +6,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Split};
 use tokio::process::Child;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::supervisor::{Member, Status};
-use super::{LaunchError, LaunchEvent};
+use super::{LaunchError, LaunchEvent, News};
 use crate::os::ProcessRef;
 use crate::os::log::{self, RotatedFile};
 use crate::protocol::ClusterId;
@@ -101,7 +101,28 @@ fn describe(status: ExitStatus) -> Status {
     }
 }
 
-/// Tells of the news that the process writes, a JSON document on each line.
+/// What a process says: a JSON document on each line.
+pub(super) struct Sayings<R>(Split<BufReader<R>>);
+
+impl<R: AsyncRead + Unpin> Sayings<R> {
+    pub(super) fn of(reader: R) -> Self {
+        Self(BufReader::new(reader).split(b'\n'))
+    }
+
+    /// What it says next, or nothing when it says no more. A call that is given up loses nothing.
+    pub(super) async fn next(&mut self) -> Option<News> {
+        loop {
+            // What cannot be read is not told; how the process ends is.
+            let line = self.0.next_segment().await.ok()??;
+            // What another version says may be unknown, and what else writes there may be any bytes.
+            if let Ok(news) = serde_json::from_slice(&line) {
+                return Some(news);
+            }
+        }
+    }
+}
+
+/// Tells of the news that the process writes.
 pub(super) fn hear(
     reader: impl AsyncRead + Unpin + Send + 'static,
     member: Member,
@@ -109,13 +130,9 @@ pub(super) fn hear(
 ) {
     let events = events.clone();
     tokio::spawn(async move {
-        let mut lines = BufReader::new(reader).lines();
-        // What cannot be read is not told; how the process ends is.
-        while let Ok(Some(line)) = lines.next_line().await {
-            // What another version says may be unknown.
-            if let Ok(news) = serde_json::from_str(&line) {
-                let _ = events.send(LaunchEvent::Said(member, news));
-            }
+        let mut sayings = Sayings::of(reader);
+        while let Some(news) = sayings.next().await {
+            let _ = events.send(LaunchEvent::Said(member, news));
         }
     });
 }
@@ -142,4 +159,19 @@ pub(super) fn keep(reader: impl AsyncRead + Unpin + Send + 'static, log: Rotated
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_news_is_passed_over() {
+        let said =
+            b"Bienvenue \xe0 bord\n{\"unknown\":1}\n\n\"ready\"\r\n{\"warning\":\"w\"}".as_slice();
+        let mut sayings = Sayings::of(said);
+        assert_eq!(sayings.next().await, Some(News::Ready));
+        assert_eq!(sayings.next().await, Some(News::Warning("w".into())));
+        assert_eq!(sayings.next().await, None);
+    }
 }

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use thiserror::Error;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
+use tokio::io::AsyncRead;
 use tokio::process::ChildStdout;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::commands::forwarding;
 use super::forward::Forward;
 use super::hosts::Host;
+use crate::launch::child::Sayings;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
 use crate::os::ports::free_ports;
@@ -45,12 +46,12 @@ pub(super) async fn hear(
     member: Member,
     events: UnboundedSender<LaunchEvent>,
 ) {
-    let mut lines = BufReader::new(output).lines();
+    let mut sayings = Sayings::of(output);
     let mut tunnel: Option<Forward> = None;
     let mut reached: Option<Reached> = None;
     loop {
-        let line = match next(&mut lines, &mut tunnel, &host).await {
-            Next::Line(line) => line,
+        let news = match next(&mut sayings, &mut tunnel, &host).await {
+            Next::Said(news) => news,
             Next::Tunnel(process) => {
                 if let Some(reached) = &mut reached {
                     reached.tunnel = Some(process);
@@ -59,10 +60,6 @@ pub(super) async fn hear(
                 continue;
             }
             Next::End => return,
-        };
-        // What another version says may be unknown.
-        let Ok(news) = serde_json::from_str::<News>(&line) else {
-            continue;
         };
         let event = match news {
             News::Connection {
@@ -85,16 +82,16 @@ pub(super) async fn hear(
 }
 
 enum Next {
-    Line(String),
+    Said(News),
     /// Another one has taken the place of a tunnel that broke.
     Tunnel(ProcessRef),
     /// The connection has ended, and with it the controller.
     End,
 }
 
-/// The next line; meanwhile the tunnel is kept.
+/// What the controller says next; meanwhile the tunnel is kept.
 async fn next(
-    lines: &mut Lines<impl AsyncBufRead + Unpin>,
+    sayings: &mut Sayings<impl AsyncRead + Unpin>,
     tunnel: &mut Option<Forward>,
     host: &Host,
 ) -> Next {
@@ -108,10 +105,7 @@ async fn next(
         }
     };
     tokio::select! {
-        line = lines.next_line() => match line {
-            Ok(Some(line)) => Next::Line(line),
-            _ => Next::End,
-        },
+        news = sayings.next() => news.map_or(Next::End, Next::Said),
         process = kept => Next::Tunnel(process),
     }
 }
