@@ -194,7 +194,10 @@ impl Supervisor {
 
     /// A batch system lets a job wait, as is also the case when it has interrupted one.
     pub fn on_queued(&mut self, now: Instant, member: Member, why: String, out: &mut Vec<Action>) {
-        if let (Member::Controller, Phase::Controller { deadline }) = (member, &mut self.phase) {
+        // Whoever waits is told once; reasons to wait may change for days.
+        if let (Member::Controller, Phase::Controller { deadline }) = (member, &mut self.phase)
+            && !self.told_ready
+        {
             let patience = self.plan.engine_timeout;
             *deadline = deadline.or_else(|| now.checked_add(patience));
         }
@@ -217,9 +220,12 @@ impl Supervisor {
             set.queued = false;
             set.note.clone_from(&place);
         }
-        match &mut self.phase {
-            Phase::Controller { deadline } => *deadline = None,
-            Phase::Engines { deadline } => *deadline = now.checked_add(self.plan.engine_timeout),
+        // That a controller runs may be learned when it has been ready for long.
+        match (member, &mut self.phase) {
+            (Member::Controller, Phase::Controller { deadline }) => *deadline = None,
+            (Member::Engines(_), Phase::Engines { deadline }) => {
+                *deadline = now.checked_add(self.plan.engine_timeout);
+            }
             _ => {}
         }
         if !self.is_over() {

@@ -429,6 +429,11 @@ fn a_controller_that_waits_in_the_queue_has_time() {
     // Whoever has started it need not wait any longer, and is not told again.
     assert_eq!(world.done(), [Action::Ready]);
     assert_eq!(world.supervisor.next_deadline(), None);
+    // It waits for another reason now.
+    world
+        .supervisor
+        .on_queued(world.now, CONTROLLER, "idle".into(), &mut world.out);
+    assert_eq!(world.supervisor.next_deadline(), None);
     let place = "node".to_owned();
     world
         .supervisor
@@ -437,6 +442,27 @@ fn a_controller_that_waits_in_the_queue_has_time() {
         .supervisor
         .on_controller_ready(world.now, &mut world.out);
     assert_eq!(world.done(), [Action::WriteFiles, Action::Spawn(ENGINES)]);
+}
+
+#[test]
+fn that_the_controller_runs_gives_engines_no_more_time() {
+    let mut world = World::starting(Plan {
+        give_up: false,
+        ..plan()
+    });
+    let deadline = world.supervisor.next_deadline();
+    // Its files were there before the batch system said that it runs.
+    world.now += Duration::from_secs(1);
+    let runs = |world: &mut World| {
+        let place = "node".to_owned();
+        let supervisor = &mut world.supervisor;
+        supervisor.on_runs(world.now, CONTROLLER, place, &mut world.out);
+    };
+    runs(&mut world);
+    assert_eq!(world.supervisor.next_deadline(), deadline);
+    world.pass();
+    runs(&mut world);
+    assert_eq!(world.supervisor.next_deadline(), None);
 }
 
 #[test]
