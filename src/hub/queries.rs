@@ -177,7 +177,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Ours: which engines somebody starts, so that they are seen before they register.
+    /// Ours: which engines somebody starts, so that they are seen before they register. The reply says whether there is a
+    /// page for that (`shown`): whoever announces them need not go on without one.
     fn expected(&self, request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError> {
         /// Those beyond are not shown.
         const SETS: usize = 1_000;
@@ -188,11 +189,14 @@ impl Hub {
         }
         let Content { by, mut sets } = parse(request)?;
         sets.truncate(SETS);
-        out.push(Action::Expected { by, sets });
+        let shown = self.config.wants_usage;
+        if shown {
+            out.push(Action::Expected { by, sets });
+        }
         reply(
             request,
             "engines_expected_reply",
-            json!({ "status": "ok" }),
+            json!({ "status": "ok", "shown": shown }),
             out,
         );
         Ok(())

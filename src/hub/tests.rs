@@ -547,3 +547,18 @@ fn a_status_has_every_engine_with_what_it_said_of_itself() {
         })
     );
 }
+
+#[test]
+fn engines_that_are_to_come_are_told_where_somebody_sees_them() {
+    let content = json!({ "by": "x", "sets": [] });
+    for shown in [true, false] {
+        let mut world = World::new(Database::None);
+        world.hub.config.wants_usage = shown;
+        let mut actions = world.request("engines_expected", content.clone());
+        let told = matches!(actions[0], Action::Expected { .. });
+        assert_eq!(told, shown);
+        let answer = actions.split_off(usize::from(told));
+        let reply = only_reply(answer, "engines_expected_reply");
+        assert_eq!(reply, json!({ "status": "ok", "shown": shown }));
+    }
+}

@@ -53,12 +53,14 @@ fn go_on(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        // Only the last counts.
+        // Only the last one counts.
         if let Some(newest) = expected.try_iter().last() {
             sets = newest;
         }
         let content = json!({ "by": by, "sets": sets });
         match hub.request("engines_expected", content, ANSWER) {
+            // There is no page, and none comes while the controller runs.
+            Ok(reply) if reply["shown"] == false => return Ok(()),
             // It may be away for a while, or very busy.
             Ok(_) | Err(HubError::TimedOut { .. }) => {}
             // ipyparallel's hub knows no such request.
