@@ -177,11 +177,8 @@ async fn until_the_end(
 /// Resolves when the starter wants the end, or is gone.
 async fn told(lifeline: Lifeline) -> &'static str {
     let mut orders = lifeline.orders();
-    while let Some(Order::Signal(number)) = orders.recv().await {
-        if matches!(
-            OsSignal::try_from(number),
-            Ok(OsSignal::SIGTERM | OsSignal::SIGINT)
-        ) {
+    while let Some(Order::Signal(signal)) = orders.recv().await {
+        if matches!(signal, OsSignal::SIGTERM | OsSignal::SIGINT) {
             return "it was told to";
         }
     }

@@ -485,11 +485,10 @@ async fn host(
                 });
                 continue;
             }
-            order = orders.recv() => match order.map(|Order::Signal(number)| Signal::try_from(number)) {
-                Some(Ok(Signal::SIGINT)) => Command::Interrupt,
-                Some(Ok(Signal::SIGTERM)) => Command::Stop,
-                Some(Ok(signal)) => Command::Signal(signal),
-                Some(Err(_)) => continue,
+            order = orders.recv() => match order {
+                Some(Order::Signal(Signal::SIGINT)) => Command::Interrupt,
+                Some(Order::Signal(Signal::SIGTERM)) => Command::Stop,
+                Some(Order::Signal(signal)) => Command::Signal(signal),
                 None => {
                     tracing::warn!("the process that started these engines is gone");
                     Command::Stop

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// The first line that it gets.
@@ -26,8 +27,9 @@ pub struct Greeting {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// By its number on the machine there.
-    Signal(i32),
+    /// By its name: systems number them differently. One that the other side does not have is no order for it.
+    #[serde(with = "by_name")]
+    Signal(Signal),
 }
 
 /// A line for the other side.
@@ -35,4 +37,36 @@ pub fn line(document: &impl Serialize) -> String {
     let mut line = serde_json::to_string(document).expect("text and numbers are JSON");
     line.push('\n');
     line
+}
+
+mod by_name {
+    use std::borrow::Cow;
+
+    use nix::sys::signal::Signal;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(signal: &Signal, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(signal.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Signal, D::Error> {
+        let name = Cow::<str>::deserialize(from)?;
+        name.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_go_by_their_names() {
+        let order = Order::Signal(Signal::SIGUSR1);
+        assert_eq!(line(&order), "{\"signal\":\"SIGUSR1\"}\n");
+        let read = |text: &str| serde_json::from_str::<Order>(text).ok();
+        assert_eq!(read(&line(&order)), Some(order));
+        // Of a system that is none of ours.
+        assert_eq!(read("{\"signal\":\"SIGTHAW\"}"), None);
+    }
 }

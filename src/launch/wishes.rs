@@ -50,8 +50,8 @@ impl Wishes {
             () = self.hang_up.recv() => Wish::Stop(StopReason::HungUp),
             _ = self.user1.recv() => Wish::Relay(Signal::SIGUSR1),
             _ = self.user2.recv() => Wish::Relay(Signal::SIGUSR2),
-            order = ordered => match order.map(|Order::Signal(number)| Signal::try_from(number)) {
-                Some(Ok(signal)) if signal != Signal::SIGTERM => Wish::Relay(signal),
+            order = ordered => match order {
+                Some(Order::Signal(signal)) if signal != Signal::SIGTERM => Wish::Relay(signal),
                 // That it is to end, or nobody is there any more.
                 _ => {
                     self.orders = None;

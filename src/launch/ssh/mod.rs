@@ -274,7 +274,7 @@ impl Launcher for SshLauncher {
             // The end of what is said is the request to end.
             Ok(Signal::SIGTERM) => {
                 if let Some(orders) = remote.orders.take() {
-                    let _ = orders.send(Order::Signal(signal));
+                    let _ = orders.send(Order::Signal(Signal::SIGTERM));
                 }
             }
             Ok(Signal::SIGKILL) => {
@@ -283,7 +283,7 @@ impl Launcher for SshLauncher {
                     tracing::debug!("ssh to {member} got no SIGKILL: {error}");
                 }
             }
-            Ok(_) => {
+            Ok(signal) => {
                 if let Some(orders) = &remote.orders {
                     let _ = orders.send(Order::Signal(signal));
                 }
