@@ -7,14 +7,28 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
 use crate::profile::ConnectionFiles;
 use crate::profile::connection::ClientFile;
 
-/// File systems that machines share tell nobody of what others write.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// File systems that machines share tell nobody of what others write, so that the file is looked at: often when it is to be
+/// expected, more seldom the longer it takes.
+const SOON: Duration = Duration::from_millis(100);
+const SELDOM: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub(super) struct Arrival {
+    file: Awaited,
+    pause: Duration,
+    next: Instant,
+    /// One that goes on. A file server that does not answer holds it up, and nothing else.
+    look: Option<oneshot::Receiver<bool>>,
+}
 
 #[derive(Clone, Debug)]
-pub(super) struct Arrival {
+struct Awaited {
     /// The one that is written last.
     path: PathBuf,
     /// What was there before: of a controller that has ended, whose files are to be used again or were left behind.
@@ -32,15 +46,51 @@ struct Stamp {
 impl Arrival {
     /// To be called before the controller is started.
     pub(super) fn expect(files: &ConnectionFiles) -> Self {
-        let path = files.client.clone();
         Self {
-            before: read(&path).map(|(stamp, _)| stamp),
-            path,
+            file: Awaited::new(files.client.clone()),
+            pause: SOON,
+            next: Instant::now(),
+            look: None,
         }
     }
 
     pub(super) fn path(&self) -> &PathBuf {
-        &self.path
+        &self.file.path
+    }
+
+    /// The controller runs: look soon, and often.
+    pub(super) fn hurry(&mut self) {
+        self.pause = SOON;
+        self.next = self.next.min(Instant::now() + SOON);
+    }
+
+    /// Resolves when the file is there. A call that is given up loses nothing.
+    pub(super) async fn wait(&mut self) {
+        loop {
+            let look = match &mut self.look {
+                Some(look) => look,
+                None => {
+                    tokio::time::sleep_until(self.next).await;
+                    self.look.insert(self.file.look())
+                }
+            };
+            let has_come = look.await.unwrap_or(false);
+            self.look = None;
+            if has_come {
+                return;
+            }
+            self.next = Instant::now() + self.pause;
+            self.pause = (self.pause * 3 / 2).min(SELDOM);
+        }
+    }
+}
+
+impl Awaited {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            before: read(&path).map(|(stamp, _)| stamp),
+            path,
+        }
     }
 
     fn has_come(&self) -> bool {
@@ -50,11 +100,17 @@ impl Arrival {
         Some(stamp) != self.before && ClientFile::from_text(&text).is_ok()
     }
 
-    /// Resolves when the file is there.
-    pub(super) async fn wait(&self) {
-        while !self.has_come() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+    /// In a thread of its own: the runtime would wait for its threads at the end.
+    fn look(&self) -> oneshot::Receiver<bool> {
+        let (tell, answer) = oneshot::channel();
+        let file = self.clone();
+        let look = std::thread::Builder::new().name("file-look".to_owned());
+        // Without a thread there is no answer, and another try later.
+        let _ = look.spawn(move || {
+            // Nobody hears it when it is given up.
+            let _ = tell.send(file.has_come());
+        });
+        answer
     }
 }
 
@@ -87,16 +143,33 @@ mod tests {
         let write = |text: &str| {
             crate::os::files::write_private(&files.client, text.as_bytes()).unwrap();
         };
-        let first = Arrival::expect(&files);
+        let first = Awaited::new(files.client.clone());
         assert!(!first.has_come());
         write("{");
         assert!(!first.has_come(), "it is no whole file");
         write(CLIENT);
         assert!(first.has_come());
-        let second = Arrival::expect(&files);
+        let second = Awaited::new(files.client.clone());
         assert!(!second.has_come());
         // The same content, as with --reuse.
         write(CLIENT);
         assert!(second.has_come());
+    }
+
+    #[tokio::test]
+    async fn it_is_waited_for_though_others_are_heard_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ConnectionFiles::paths(folder.path(), &ClusterId::default());
+        let mut arrival = Arrival::expect(&files);
+        for _ in 0..3 {
+            let moment = tokio::time::sleep(SOON / 2);
+            tokio::select! {
+                () = arrival.wait() => panic!("it is not there"),
+                () = moment => {}
+            }
+        }
+        crate::os::files::write_private(&files.client, CLIENT.as_bytes()).unwrap();
+        arrival.hurry();
+        arrival.wait().await;
     }
 }

@@ -166,25 +166,28 @@ impl LocalLauncher {
 
 /// mpiexec hands no pipe on through which a controller could tell that it is ready.
 async fn await_files(
-    arrival: Arrival,
+    mut arrival: Arrival,
     within: Option<Duration>,
     member: Member,
     events: UnboundedSender<LaunchEvent>,
 ) {
-    let event = match within {
-        None => {
-            arrival.wait().await;
-            LaunchEvent::Said(member, News::Ready)
+    let late = async {
+        match within {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                limit
+            }
+            None => std::future::pending().await,
         }
-        Some(limit) => match tokio::time::timeout(limit, arrival.wait()).await {
-            Ok(()) => LaunchEvent::Said(member, News::Ready),
-            Err(_) => LaunchEvent::NotReached(format!(
-                "the controller's connection file {} is not there after {:.0} s; \
-                 MPIControllerLauncher.connection_info_timeout allows more time",
-                arrival.path().display(),
-                limit.as_secs_f64()
-            )),
-        },
+    };
+    let event = tokio::select! {
+        () = arrival.wait() => LaunchEvent::Said(member, News::Ready),
+        limit = late => LaunchEvent::NotReached(format!(
+            "the controller's connection file {} is not there after {:.0} s; \
+             MPIControllerLauncher.connection_info_timeout allows more time",
+            arrival.path().display(),
+            limit.as_secs_f64()
+        )),
     };
     // Nobody hears it when this process is about to end.
     let _ = events.send(event);

@@ -252,7 +252,8 @@ impl Life {
                         watch.hurry(now);
                     }
                     match &news {
-                        Some(JobNews::Runs(_)) if self.arrival.is_some() => {
+                        Some(JobNews::Runs(_)) => if let Some(arrival) = &mut self.arrival {
+                            arrival.hurry();
                             ready_by = self.settings.connection_info_timeout.and_then(|limit| now.checked_add(limit));
                         }
                         Some(JobNews::Requeued(_)) if self.member == Member::Controller => {
@@ -276,7 +277,7 @@ impl Life {
                         return JobEnd::Cancelled;
                     }
                 }
-                () = come(self.arrival.as_ref()) => {
+                () = come(self.arrival.as_mut()) => {
                     (self.arrival, ready_by) = (None, None);
                     self.tell(LaunchEvent::Said(self.member, News::Ready));
                 }
@@ -364,7 +365,7 @@ impl Life {
 }
 
 /// Resolves when the files of a controller are there that is to write some.
-async fn come(arrival: Option<&Arrival>) {
+async fn come(arrival: Option<&mut Arrival>) {
     match arrival {
         Some(arrival) => arrival.wait().await,
         None => std::future::pending().await,
