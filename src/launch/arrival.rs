@@ -58,6 +58,12 @@ impl Arrival {
         &self.file.path
     }
 
+    /// The controller was stopped before it was seen to be ready, and begins anew: what it has left behind does not count.
+    pub(super) fn begin_anew(&mut self) {
+        self.file = Awaited::new(self.file.path.clone());
+        self.look = None;
+    }
+
     /// The controller runs: look soon, and often.
     pub(super) fn hurry(&mut self) {
         self.pause = SOON;

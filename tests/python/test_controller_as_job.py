@@ -95,6 +95,34 @@ def test_a_controller_that_does_not_get_ready_is_given_up(clusters, tmp_path):
     clusters.assert_nothing_left()
 
 
+def test_a_controller_that_is_put_back_before_it_is_ready_may_run_later(clusters, tmp_path):
+    system = System("pbs", clusters, tmp_path / "batch")
+    begins, template = tmp_path / "begins", tmp_path / "template"
+    template.write_text(
+        f"#!/bin/sh\n#PBS -o {{output_file}}\nwhile ! test -e {begins}; do sleep 0.1; done\nexec {{program_and_args}}\n"
+    )
+
+    def becomes(state):
+        (tmp_path / "state").write_text(state)
+        os.replace(tmp_path / "state", task)
+
+    running = clusters.spawn(
+        "start", "-n", "1", "--controller=pbs", f"--PBSControllerLauncher.batch_template_file={template}"
+    )
+    running.wait_for_line("the controller: running on")
+    task = system.folder / "jobs" / "1" / "1"
+    pid = task.read_text()
+    becomes("held")
+    running.wait_for_line("put back into the queue")
+    becomes(pid)
+    begins.touch()
+    running.wait_for_line("the cluster is up with 1 engine")
+    assert not system.calls("qdel")
+    clusters.ok("stop")
+    assert running.wait() == 0
+    clusters.assert_nothing_left()
+
+
 def test_a_template_of_one_s_own_needs_to_know_nothing_of_us(clusters, tmp_path):
     System("pbs", clusters, tmp_path / "batch")
     template = tmp_path / "template"

@@ -256,6 +256,11 @@ impl Life {
                             arrival.hurry();
                             ready_by = self.settings.connection_info_timeout.and_then(|limit| now.checked_add(limit));
                         }
+                        // No engine has been started.
+                        Some(JobNews::Requeued(_)) if self.arrival.is_some() => {
+                            self.arrival.iter_mut().for_each(Arrival::begin_anew);
+                            ready_by = None;
+                        }
                         Some(JobNews::Requeued(_)) if self.member == Member::Controller => {
                             self.warn(format!("{job} is taken back: a controller that begins anew knows no engines"));
                             give_up.get_or_insert(now + ENDING);
