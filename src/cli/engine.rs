@@ -15,13 +15,13 @@ use crate::cli::curve::engine_security;
 use crate::cli::exit_code::KERNELS_DIED;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::setup::{ProfileMust, Setup, edit, raise_limits, set_up};
-use crate::cli::tunnel::{Server, lead};
 use crate::engine::{
     Command, Config, Ended, EngineHost, KernelConfig, KernelPlaces, KernelProgram, KernelSpec,
     MemoryLimits, OwnKernel, RestartMode, RestartPolicy, StartMethod, Tidings, mpi_rank,
 };
 use crate::launch::News;
 use crate::launch::channel::Order;
+use crate::launch::ssh::tunnel::{Server, lead};
 use crate::os::hang_up::HangUp;
 use crate::os::python::{Python, Surroundings};
 use crate::os::{appear, files};
@@ -216,6 +216,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
             None
         } else {
             Server::of(&engine.ssh_server, engine.ssh_key.as_deref(), &connection)
+                .map_err(|error| Failure::usage(error.to_string()))?
         };
         let is_led = server.is_some();
         if let Some(server) = server {

@@ -33,7 +33,6 @@ mod supervise;
 mod target;
 mod tasks;
 mod top;
-mod tunnel;
 mod watched;
 mod written_files;
 

@@ -136,6 +136,20 @@ impl ClientFile {
     }
 
     /// All that clients connect to.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        [
+            self.registration,
+            self.control,
+            self.mux,
+            self.task,
+            self.iopub,
+            self.notification,
+        ]
+        .into_iter()
+        .chain(self.broadcast)
+    }
+
+    /// The same, to be changed.
     pub fn ports_mut(&mut self) -> impl Iterator<Item = &mut u16> {
         [
             &mut self.registration,
@@ -198,6 +212,21 @@ impl EngineFile {
     }
 
     /// All that engines connect to.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        [
+            self.registration,
+            self.control,
+            self.mux,
+            self.task,
+            self.iopub,
+            self.hb_ping,
+            self.hb_pong,
+        ]
+        .into_iter()
+        .chain(self.broadcast.iter().copied())
+    }
+
+    /// The same, to be changed.
     pub fn ports_mut(&mut self) -> impl Iterator<Item = &mut u16> {
         [
             &mut self.registration,

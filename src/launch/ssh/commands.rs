@@ -1,10 +1,27 @@
 //! The commands by which a machine's ssh is used. Pure.
 
-use std::collections::BTreeMap;
-
 use super::hosts::Host;
+use super::ways::Ways;
 use crate::launch::batch::script::shell_words;
 use crate::launch::batch::system::Role;
+
+/// Nobody could answer a question; a host that is gone is noticed; a tunnel that cannot be had is an error.
+pub(super) const OPTIONS: &[&str] = &[
+    "BatchMode=yes",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+    "ExitOnForwardFailure=yes",
+];
+
+/// A connection that others share ends with them, and keeps its ports when this ssh has ended.
+pub(super) const ALONE: &[&str] = &["ControlMaster=no", "ControlPath=none"];
+
+/// As ssh is told options.
+pub(super) fn option_words(options: &[&str]) -> impl Iterator<Item = String> {
+    options
+        .iter()
+        .flat_map(|option| ["-o".to_owned(), (*option).to_owned()])
+}
 
 /// A port of the controller that is led to the engines' machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,13 +94,12 @@ pub fn command(
 
 /// The command that leads ports of this machine to addresses that the other one reaches. It says a line when all of them
 /// are led there, and ends with the process `pid` there: nothing else would tell the other side of an end here of which
-/// the network carries no word.
-pub fn forwarding(host: &Host, ports: &BTreeMap<String, u16>, pid: u32) -> Vec<String> {
+/// the network carries no word. Its connection is its own, unless the settings' arguments of ssh name one to share.
+pub(super) fn forwarding(host: &Host, ways: &Ways, pid: u32) -> Vec<String> {
     let mut argv = host.ssh.clone();
     let destination = argv.pop().expect("a host is named last");
-    for (there, here) in ports {
-        argv.extend(["-L".to_owned(), format!("127.0.0.1:{here}:{there}")]);
-    }
+    argv.extend(option_words(ALONE));
+    argv.extend(ways.words());
     let line = format!("echo; while kill -0 {pid} 2>/dev/null; do sleep 1; done");
     argv.extend([destination, "--".to_owned(), line]);
     argv
@@ -131,9 +147,15 @@ mod tests {
             argv.last().unwrap(),
             "exec ipcluster controller --over-stdin --profile-dir=p --hwm=2 --cluster-id=x"
         );
-        let ports = BTreeMap::from([("127.0.0.1:7".to_owned(), 8)]);
-        let argv = forwarding(&host, &ports, 99);
-        let end = ["-L", "127.0.0.1:8:127.0.0.1:7", "a", "--"];
+        let ways = Ways([("127.0.0.1:7".to_owned(), 8)].into());
+        let argv = forwarding(&host, &ways, 99);
+        let end = [
+            "ControlPath=none",
+            "-L",
+            "127.0.0.1:8:127.0.0.1:7",
+            "a",
+            "--",
+        ];
         assert!(
             argv[..argv.len() - 1].ends_with(&end.map(str::to_owned)),
             "{argv:?}"

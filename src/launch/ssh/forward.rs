@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// It ends when this is dropped.
-pub struct Forward {
+pub(super) struct Forward {
     argv: Vec<OsString>,
     ssh: Child,
 }
@@ -24,19 +24,19 @@ impl Forward {
     ///
     /// # Errors
     /// In words: what ssh has said, or how it ended.
-    pub async fn open(argv: Vec<OsString>) -> Result<Self, String> {
+    pub(super) async fn open(argv: Vec<OsString>) -> Result<Self, String> {
         let ssh = run(&argv).await?;
         Ok(Self { argv, ssh })
     }
 
-    pub fn process(&self) -> ProcessRef {
+    pub(super) fn process(&self) -> ProcessRef {
         let pid = self.ssh.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.unwrap_or_default();
         ProcessRef::of(pid).unwrap_or_else(|| ProcessRef::gone(pid))
     }
 
     /// Resolves when it has broken and been opened again. `way` is said in the log: "to …", "through …".
-    pub async fn mended(&mut self, way: &str) {
+    pub(super) async fn mended(&mut self, way: &str) {
         let ended = self.ssh.wait().await;
         let why = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
         tracing::warn!("the tunnel {way} has ended ({why})");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::commands::{OPTIONS, option_words};
 use crate::launch::batch::system::Role;
 use crate::profile::dir::similar;
 use crate::profile::settings::Traits;
@@ -347,15 +348,7 @@ fn host(
         return Err(no_command("ssh_cmd"));
     }
     ssh.extend(words("ssh_args", &[]));
-    // Nobody could answer a question; a host that is gone is noticed; a tunnel that cannot be had is an error.
-    for option in [
-        "BatchMode=yes",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=4",
-        "ExitOnForwardFailure=yes",
-    ] {
-        ssh.extend(["-o".to_owned(), option.to_owned()]);
-    }
+    ssh.extend(option_words(OPTIONS));
     ssh.push("-T".to_owned());
     if let Some(port) = port {
         ssh.extend(["-p".to_owned(), port.to_string()]);
@@ -406,7 +399,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// `[user@]host[:port]`. What begins with a dash would be an option of ssh.
-fn parts(name: &str) -> Option<(Option<&str>, &str, Option<u16>)> {
+pub(super) fn parts(name: &str) -> Option<(Option<&str>, &str, Option<u16>)> {
     let (user, rest) = match name.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
         None => (None, name),

@@ -10,12 +10,16 @@
 //! | `hosts` \[p\] | settings of the machines |
 //! | `commands` \[p\] | what ssh is called with |
 //! | `forward` | an ssh that leads ports, and is kept |
+//! | `ways` | which ports of this machine lead where |
 //! | `reach` | the way from here to a controller there |
+//! | `tunnel` | the way of engines here to a controller behind a server |
 
 pub mod commands;
-pub mod forward;
+mod forward;
 pub mod hosts;
 mod reach;
+pub mod tunnel;
+mod ways;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -197,7 +201,7 @@ fn connection(host: &Host, job: &Job) -> Result<(String, Vec<Tunnel>), LaunchErr
     };
     // A socket that only this user can open, under a name that nobody knows before.
     let base = format!("/tmp/ipcluster-{}", Uuid::new_v4().simple());
-    let ports: BTreeSet<u16> = file.ports_mut().map(|port| *port).collect();
+    let ports: BTreeSet<u16> = file.ports().collect();
     let tunnels = ports
         .into_iter()
         .map(|port| Tunnel {

@@ -1,7 +1,6 @@
 //! How a controller on another machine is reached from here: by the address that its files name, or, where it listens on its
 //! loopback address alone, through a tunnel that a second ssh makes. The files that are written here lead there.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use thiserror::Error;
@@ -12,10 +11,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::commands::forwarding;
 use super::forward::Forward;
 use super::hosts::Host;
+use super::ways::{self, Ways, ends};
 use crate::launch::child::Sayings;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
-use crate::os::ports::free_ports;
 use crate::os::{ProcessRef, host};
 use crate::profile::connection::{ClientFile, ConnectionError, EngineFile};
 use crate::profile::settings::is_local_interface;
@@ -143,75 +142,51 @@ async fn reach(
     {
         return Err(ReachError::NotTcp(host.name.clone()));
     }
-    let addresses = addresses(&client, &engine);
-    let ports = free_ports(addresses.values().copied()).map_err(|error| ReachError::NoPort {
+    let ways = Ways::to(all_ends(&client, &engine)).map_err(|error| ReachError::NoPort {
         host: host.name.clone(),
         error,
     })?;
-    let ports = addresses.into_keys().zip(ports).collect();
-    let mut reached = led_here(client, engine, &ports, &host::hostname());
+    let mut reached = led_here(client, engine, &ways, &host::hostname());
     let no_tunnel = |why| ReachError::NoTunnel {
         host: host.name.clone(),
         why,
     };
-    let argv = forwarding(host, &ports, pid);
+    let argv = forwarding(host, &ways, pid);
     let argv = argv.into_iter().map(OsString::from).collect();
     let tunnel = Forward::open(argv).await.map_err(no_tunnel)?;
     reached.tunnel = Some(tunnel.process());
     Ok((reached, Some(tunnel)))
 }
 
-/// Where the controller's own machine reaches this port of its.
-fn address(interface: &str, port: u16) -> String {
-    let address = interface.strip_prefix("tcp://").unwrap_or(interface);
-    let address = if matches!(address, "*" | "0.0.0.0") {
-        "127.0.0.1"
-    } else {
-        address
-    };
-    format!("{address}:{port}")
+/// Where the controller's own machine reaches what listens on this interface of its.
+fn address(interface: &str) -> String {
+    match interface.strip_prefix("tcp://").unwrap_or(interface) {
+        "*" | "0.0.0.0" => host::LOOPBACK.to_string(),
+        address => address.to_owned(),
+    }
 }
 
 /// All that clients and engines connect to, with its port.
-fn addresses(client: &ClientFile, engine: &EngineFile) -> BTreeMap<String, u16> {
-    let (mut of_clients, mut of_engines) = (client.clone(), engine.clone());
-    let of_clients = of_clients
-        .ports_mut()
-        .map(|port| (address(&client.interface, *port), *port));
-    let of_engines = of_engines
-        .ports_mut()
-        .map(|port| (address(&engine.interface, *port), *port));
-    of_clients.chain(of_engines).collect()
+fn all_ends<'a>(
+    client: &'a ClientFile,
+    engine: &'a EngineFile,
+) -> impl Iterator<Item = (String, u16)> {
+    ends(address(&client.interface), client.ports())
+        .chain(ends(address(&engine.interface), engine.ports()))
 }
 
 /// The files for this machine, whose ports lead to those of the controller. Whoever carries them further learns from them
 /// that this machine is the one to ask.
-fn led_here(
-    client: ClientFile,
-    engine: EngineFile,
-    ports: &BTreeMap<String, u16>,
-    this_host: &str,
-) -> Reached {
+fn led_here(client: ClientFile, engine: EngineFile, ways: &Ways, this_host: &str) -> Reached {
     let (client_elsewhere, engine_elsewhere) = (client.clone(), engine.clone());
     let (mut client, mut engine) = (client, engine);
-    let of_clients = client.interface.clone();
-    let of_engines = engine.interface.clone();
-    let lead = |port: &mut u16, interface: &str| {
-        if let Some(here) = ports.get(&address(interface, *port)) {
-            *port = *here;
-        }
-    };
-    for port in client.ports_mut() {
-        lead(port, &of_clients);
-    }
-    for port in engine.ports_mut() {
-        lead(port, &of_engines);
-    }
+    ways.lead(&address(&client_elsewhere.interface), client.ports_mut());
+    ways.lead(&address(&engine_elsewhere.interface), engine.ports_mut());
     for (interface, ssh, common) in [
         (&mut client.interface, &mut client.ssh, &mut client.common),
         (&mut engine.interface, &mut engine.ssh, &mut engine.common),
     ] {
-        "tcp://127.0.0.1".clone_into(interface);
+        *interface = ways::interface();
         ssh.clear();
         this_host.clone_into(&mut common.location);
     }
@@ -226,6 +201,8 @@ fn led_here(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn files(interface: &str) -> (ClientFile, EngineFile) {
@@ -245,14 +222,12 @@ mod tests {
     #[test]
     fn files_that_are_led_here_name_this_machine_and_its_ports() {
         let (client, engine) = files("tcp://*");
-        let ports = addresses(&client, &engine);
-        assert_eq!(ports.len(), 15);
-        assert_eq!(ports["127.0.0.1:19"], 19);
-        let elsewhere: BTreeMap<String, u16> = ports
-            .into_iter()
-            .map(|(address, port)| (address, port + 100))
-            .collect();
-        let reached = led_here(client, engine.clone(), &elsewhere, "here");
+        let ends: BTreeMap<String, u16> = all_ends(&client, &engine).collect();
+        assert_eq!(ends.len(), 15);
+        assert_eq!(ends["127.0.0.1:19"], 19);
+        let ways = ends.into_iter().map(|(there, port)| (there, port + 100));
+        let ways = Ways(ways.collect());
+        let reached = led_here(client, engine.clone(), &ways, "here");
         assert_eq!(reached.client.interface, "tcp://127.0.0.1");
         assert_eq!(
             (reached.client.registration, reached.engine.registration),

@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::launch::ssh::forward::Forward;
+use super::commands::{ALONE, OPTIONS, option_words};
+use super::forward::Forward;
+use super::hosts::parts;
+use super::ways::{self, Ways, ends};
 use crate::os::host::{self, Host};
-use crate::os::ports::free_ports;
 use crate::profile::connection::{EngineFile, connectable_interface};
 
 #[derive(Debug, Error)]
-pub(super) enum TunnelError {
+pub enum TunnelError {
+    #[error("the server of ssh to tunnel through, {0:?}, is no [user@]host[:port]")]
+    NoServer(String),
     #[error("no port of this machine can be had for a tunnel: {0}")]
     NoPort(io::Error),
     #[error(
@@ -24,7 +28,7 @@ pub(super) enum TunnelError {
 
 /// A server of ssh, and what to tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
+pub struct Server {
     /// `[user@]host`.
     name: String,
     port: Option<u16>,
@@ -33,32 +37,42 @@ pub(super) struct Server {
 
 impl Server {
     /// `[user@]host[:port]`.
-    pub(super) fn new(text: &str, key: Option<&Path>) -> Self {
-        let split = text.rsplit_once(':');
-        let (name, port) = match split.and_then(|(name, port)| Some((name, port.parse().ok()?))) {
-            Some((name, port)) => (name, Some(port)),
-            None => (text, None),
-        };
-        Self {
-            name: name.to_owned(),
+    fn new(text: &str, key: Option<&Path>) -> Result<Self, TunnelError> {
+        let found = parts(text).ok_or_else(|| TunnelError::NoServer(text.to_owned()))?;
+        let (user, address, port) = found;
+        Ok(Self {
+            name: user.map_or_else(|| address.to_owned(), |user| format!("{user}@{address}")),
             port,
             key: key.map(Path::to_owned),
-        }
+        })
     }
 
     /// What is given, or else what the connection file names: but not on the controller's own machine, which needs no
     /// tunnel. A key alone is for the controller's machine.
-    pub(super) fn of(given: &str, key: Option<&Path>, connection: &EngineFile) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When what is given is no server.
+    pub fn of(
+        given: &str,
+        key: Option<&Path>,
+        connection: &EngineFile,
+    ) -> Result<Option<Self>, TunnelError> {
         if !given.is_empty() {
-            return Some(Self::new(given, key));
+            return Self::new(given, key).map(Some);
         }
         if !connection.ssh.is_empty() {
             let location = &connection.common.location;
             let reached = connectable_interface("tcp://*", location, &Host::this());
             let is_here = reached == format!("tcp://{}", host::LOOPBACK);
-            return (!is_here).then(|| Self::new(&connection.ssh, key));
+            return (!is_here)
+                .then(|| Self::new(&connection.ssh, key))
+                .transpose();
         }
-        key.map(|_| Self::new(address_of(connection), key))
+        Ok(key.map(|key| Self {
+            name: address_of(connection).to_owned(),
+            port: None,
+            key: Some(key.to_owned()),
+        }))
     }
 }
 
@@ -75,11 +89,10 @@ fn address_of(connection: &EngineFile) -> &str {
 ///
 /// # Errors
 /// When ssh cannot be run, or ends before the tunnel is open.
-pub(super) async fn lead(
-    server: Server,
-    connection: EngineFile,
-) -> Result<EngineFile, TunnelError> {
-    let (connection, ways) = through(connection, free_ports)?;
+pub async fn lead(server: Server, connection: EngineFile) -> Result<EngineFile, TunnelError> {
+    let ways = Ways::to(ends(address_of(&connection).to_owned(), connection.ports()));
+    let ways = ways.map_err(TunnelError::NoPort)?;
+    let connection = through(connection, &ways);
     let tunnel = Forward::open(arguments(&server, &ways)).await;
     let tunnel = tunnel.map_err(|why| TunnelError::NotOpen {
         server: server.name.clone(),
@@ -90,47 +103,20 @@ pub(super) async fn lead(
     Ok(connection)
 }
 
-/// A port of this machine, and where it leads to from the server.
-type Way = (u16, String);
-
-/// The connection information for an engine behind a tunnel, and what the tunnel has to do.
-fn through(
-    mut connection: EngineFile,
-    free_ports: impl FnOnce(Vec<u16>) -> io::Result<Vec<u16>>,
-) -> Result<(EngineFile, Vec<Way>), TunnelError> {
-    let destination = address_of(&connection).to_owned();
-    let there = connection.ports_mut().map(|port| *port).collect();
-    let here = free_ports(there).map_err(TunnelError::NoPort)?;
-    let ways = connection
-        .ports_mut()
-        .zip(here)
-        .map(|(port, here)| {
-            let way = (here, format!("{destination}:{port}"));
-            *port = here;
-            way
-        })
-        .collect();
-    connection.interface = format!("tcp://{}", host::LOOPBACK);
-    Ok((connection, ways))
+/// The connection information for an engine behind a tunnel.
+fn through(mut connection: EngineFile, ways: &Ways) -> EngineFile {
+    let there = address_of(&connection).to_owned();
+    ways.lead(&there, connection.ports_mut());
+    connection.interface = ways::interface();
+    connection
 }
 
 /// What ssh is told. It writes a line when all ports are open.
-fn arguments(server: &Server, ways: &[Way]) -> Vec<OsString> {
-    let options = [
-        "ExitOnForwardFailure=yes",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=4",
-        // A connection that others share ends with them, and says nothing.
-        "ControlMaster=no",
-        "ControlPath=none",
-        "PermitLocalCommand=yes",
-        "LocalCommand=echo open",
-        // Nobody sits there to be asked.
-        "BatchMode=yes",
-    ];
+fn arguments(server: &Server, ways: &Ways) -> Vec<OsString> {
+    const TELLING: &[&str] = &["PermitLocalCommand=yes", "LocalCommand=echo open"];
     let mut arguments: Vec<OsString> = vec!["ssh".into(), "-N".into(), "-T".into()];
-    for option in options {
-        arguments.extend(["-o".into(), option.into()]);
+    for options in [OPTIONS, ALONE, TELLING] {
+        arguments.extend(option_words(options).map(OsString::from));
     }
     if let Some(key) = &server.key {
         arguments.extend(["-i".into(), key.into()]);
@@ -138,10 +124,7 @@ fn arguments(server: &Server, ways: &[Way]) -> Vec<OsString> {
     if let Some(port) = server.port {
         arguments.extend(["-p".into(), port.to_string().into()]);
     }
-    for (here, there) in ways {
-        let way = format!("{}:{here}:{there}", host::LOOPBACK);
-        arguments.extend(["-L".into(), way.into()]);
-    }
+    arguments.extend(ways.words().map(OsString::from));
     arguments.extend(["--".into(), server.name.clone().into()]);
     arguments
 }
@@ -171,16 +154,24 @@ mod tests {
 
     #[test]
     fn servers_have_users_and_ports() {
-        let server = Server::new("me@login.example.org:2222", None);
-        assert_eq!(server.name, "me@login.example.org");
-        assert_eq!(server.port, Some(2222));
-        assert_eq!(Server::new("login", None).port, None);
+        let server = |text| Server::new(text, None).map(|server| (server.name, server.port));
+        let found = server("me@login.example.org:2222").unwrap();
+        assert_eq!(found, ("me@login.example.org".to_owned(), Some(2222)));
+        assert_eq!(server("login").unwrap(), ("login".to_owned(), None));
+        assert_eq!(
+            server("2001:db8::7").unwrap(),
+            ("2001:db8::7".to_owned(), None)
+        );
+        for wrong in ["login:abc", "login:", "me@", "-oProxyCommand=x"] {
+            assert!(server(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
     fn a_server_is_the_given_one_or_that_of_the_file_or_the_controller_s_machine() {
         let name = |given: &str, key: Option<&str>, file: &EngineFile| {
-            Server::of(given, key.map(Path::new), file).map(|server| server.name)
+            let server = Server::of(given, key.map(Path::new), file).unwrap();
+            server.map(|server| server.name)
         };
         let far = connection("tcp://192.0.2.7", "far.invalid", "login");
         assert_eq!(name("other", None, &far).as_deref(), Some("other"));
@@ -196,15 +187,15 @@ mod tests {
     #[test]
     fn every_channel_goes_through() {
         let file = connection("tcp://192.0.2.7", "far.invalid", "login");
-        let ports = |wanted: Vec<u16>| Ok(wanted.into_iter().map(|port| 99 + port).collect());
-        let (led, ways) = through(file, ports).unwrap();
+        let ends = ends("192.0.2.7".into(), file.ports()).map(|(there, port)| (there, port + 99));
+        let ways = Ways(ends.collect());
+        assert_eq!(ways.0.len(), 9);
+        let led = through(file, &ways);
         assert_eq!(led.interface, "tcp://127.0.0.1");
         assert_eq!((led.registration, led.hb_pong), (100, 106));
         assert_eq!(led.broadcast, [107, 108]);
-        assert_eq!(ways.len(), 9);
-        assert_eq!(ways[8], (108, "192.0.2.7:9".to_owned()));
 
-        let server = Server::new("me@login:2222", Some(Path::new("/key")));
+        let server = Server::new("me@login:2222", Some(Path::new("/key"))).unwrap();
         let arguments = arguments(&server, &ways).join(std::ffi::OsStr::new(" "));
         let arguments = arguments.to_str().unwrap();
         assert!(arguments.contains(" -i /key -p 2222 -L 127.0.0.1:100:192.0.2.7:1 "));
