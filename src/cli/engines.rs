@@ -14,10 +14,10 @@ use crate::cli::supervise::{
 use crate::cli::written_files::WrittenFiles;
 use crate::cli::{Failure, exit_code, lifeline};
 use crate::launch::LAUNCHERS;
-use crate::launch::batch::system::Role;
 use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::found::Found;
 use crate::launch::ledger::Ledger;
+use crate::launch::role::Role;
 use crate::os::ProcessRef;
 use crate::profile::connection::{ClientFile, ConnectionFiles, EngineFile};
 use crate::profile::traitlets::Program;

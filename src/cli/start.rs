@@ -18,9 +18,9 @@ use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
 };
-use crate::launch::batch::system::Role;
 use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::ledger::{Launchers, Ledger};
+use crate::launch::role::Role;
 use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 use crate::profile::settings::{Database, Edit};
 use crate::profile::traitlets::Program;

@@ -7,11 +7,27 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::profile::ConnectionFiles;
 use crate::profile::connection::ClientFile;
+use crate::profile::settings::Traits;
+
+/// ipyparallel's `ControllerLauncher.connection_info_timeout`.
+const CONNECTION_INFO_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// In which a controller's files have to be there; nothing is for ever, as a negative number is in ipyparallel.
+pub fn connection_info_timeout(traits: &Traits) -> Option<Duration> {
+    match traits
+        .get("connection_info_timeout")
+        .and_then(Value::as_f64)
+    {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => Some(CONNECTION_INFO_TIMEOUT),
+    }
+}
 
 /// File systems that machines share tell nobody of what others write, so that the file is looked at: often when it is to be
 /// expected, more seldom the longer it takes.

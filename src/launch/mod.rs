@@ -8,8 +8,10 @@
 //! | `cluster` | what a cluster is made of, and which launcher starts each part |
 //! | `conduct` | one tokio thread that hears of events and performs actions |
 //! | `local` | processes of this machine, and those that mpiexec starts |
+//! | `role` \[p\] | the two parts that launchers start |
 //! | `ssh` | engines and controllers on other machines |
 //! | `batch` | jobs of batch systems |
+//! | `shell` \[p\] | words for a shell |
 //! | `wishes` | signals to the supervisor |
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
@@ -24,7 +26,7 @@
 //! | `background` | the two ends of `--daemonize` |
 
 mod announce;
-mod arrival;
+pub mod arrival;
 pub mod background;
 pub mod batch;
 pub mod channel;
@@ -41,6 +43,8 @@ pub mod logs;
 mod look;
 pub mod lost;
 pub mod report;
+pub mod role;
+mod shell;
 pub mod ssh;
 pub mod stop;
 pub mod supervisor;

@@ -7,8 +7,8 @@ use super::machine::on_path;
 use crate::cli::launchers::{controller_by, engines_by, name_of};
 use crate::cli::setup::Setup;
 use crate::launch::LAUNCHERS;
-use crate::launch::batch::system::Role;
 use crate::launch::cluster::By;
+use crate::launch::role::Role;
 
 pub(super) fn launcher(setup: &Setup, role: Role) -> Vec<Finding> {
     let name = name_of(setup, role);

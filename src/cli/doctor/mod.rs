@@ -16,7 +16,7 @@ use crate::cli::args::{CommonArgs, Environment, Rewritten};
 use crate::cli::output::{FormatArgs, say, say_json};
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, exit_code};
-use crate::launch::batch::system::Role;
+use crate::launch::role::Role;
 use crate::profile::ProfileDir;
 use crate::profile::dir::checked_cluster_id;
 use crate::profile::settings::{Settings, load};

@@ -9,9 +9,12 @@ use regex::Regex;
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use super::system::{Role, Setting, System};
+use super::system::{Setting, System};
 use super::template::{self, Namespace, TemplateError, Value};
 use crate::launch::Job;
+use crate::launch::arrival::connection_info_timeout;
+use crate::launch::role::Role;
+use crate::launch::shell::shell_words;
 use crate::profile::settings::Traits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -61,9 +64,6 @@ pub struct Settings {
     /// In which the connection files of a controller whose job runs have to be there; for ever without it.
     pub connection_info_timeout: Option<Duration>,
 }
-
-/// ipyparallel's `ControllerLauncher.connection_info_timeout`.
-const CONNECTION_INFO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings that have a meaning for a batch system's launcher.
 const HEEDED: &[&str] = &[
@@ -327,14 +327,6 @@ impl Settings {
     }
 }
 
-/// A negative one is for ever, as in ipyparallel.
-pub fn connection_info_timeout(traits: &Traits) -> Option<Duration> {
-    match traits.get("connection_info_timeout").and_then(Json::as_f64) {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        None => Some(CONNECTION_INFO_TIMEOUT),
-    }
-}
-
 /// A script that is ready to be submitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -364,20 +356,6 @@ fn text_of(word: &OsStr) -> Result<String, ScriptError> {
     word.to_str()
         .map(str::to_owned)
         .ok_or_else(|| ScriptError::NotText(word.to_owned()))
-}
-
-/// Words for a POSIX shell, as Python's `shlex.join` writes them.
-pub fn shell_words(words: &[impl AsRef<str>]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| shell_word(word.as_ref())).collect();
-    quoted.join(" ")
-}
-
-fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\"'\"'"))
 }
 
 #[cfg(test)]
@@ -610,13 +588,5 @@ mod tests {
             assert_eq!(traits["job_id_regexp"], regexp, "{class}");
             assert_eq!(traits["job_id_regexp_group"], json!(group), "{class}");
         }
-    }
-
-    #[test]
-    fn words_are_quoted_as_shlex_does() {
-        assert_eq!(
-            shell_words(&["a", "", "b c", "it's", "$x"]),
-            "a '' 'b c' 'it'\"'\"'s' '$x'"
-        );
     }
 }

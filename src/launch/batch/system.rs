@@ -1,6 +1,8 @@
 //! What batch systems have in common, and how each says it. Pure. Commands, templates and directives are ipyparallel's,
 //! where those work.
 
+use crate::launch::role::Role;
+
 /// A batch system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
@@ -9,13 +11,6 @@ pub enum System {
     Sge,
     Lsf,
     HtCondor,
-}
-
-/// What a job is to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Controller,
-    Engines,
 }
 
 impl System {

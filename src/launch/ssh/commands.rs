@@ -2,8 +2,8 @@
 
 use super::hosts::Host;
 use super::ways::Ways;
-use crate::launch::batch::script::shell_words;
-use crate::launch::batch::system::Role;
+use crate::launch::role::Role;
+use crate::launch::shell::shell_words;
 
 /// Nobody could answer a question; a host that is gone is noticed; a tunnel that cannot be had is an error.
 pub(super) const OPTIONS: &[&str] = &[

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::commands::{OPTIONS, option_words};
-use crate::launch::batch::system::Role;
+use crate::launch::role::Role;
 use crate::profile::dir::similar;
 use crate::profile::settings::Traits;
 

@@ -34,9 +34,9 @@ use tokio::process::{ChildStdin, Command};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use uuid::Uuid;
 
-use super::batch::system::Role;
 use super::channel::{Greeting, Order, line};
 use super::child::{Logs, await_end, hear, keep};
+use super::role::Role;
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
