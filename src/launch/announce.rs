@@ -1,6 +1,5 @@
 //! A thread that tells the hub which engines are to come. What it cannot tell is not shown, and harms nothing.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -17,13 +16,13 @@ const REPEAT: Duration = Duration::from_secs(20);
 /// A hub that runs answers within milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Starts telling what comes by `expected`, always all of it. The thread ends with the other end of that.
-/// `is_here`: the controller is on this machine.
-pub(super) fn announce(path: PathBuf, is_here: bool, expected: Receiver<Vec<ExpectedSet>>) {
+/// Starts telling. Each message on `expected` is the whole list; the thread ends when its sender is dropped, or nobody is to
+/// see it.
+pub(super) fn announce(file: ClientFile, expected: Receiver<Vec<ExpectedSet>>) {
     let started = std::thread::Builder::new()
         .name("hub-announce".to_owned())
         .spawn(move || {
-            if let Err(error) = go_on(&path, is_here, &expected) {
+            if let Err(error) = go_on(file, &expected) {
                 tracing::debug!("the hub is not told which engines are to come: {error}");
             }
         });
@@ -32,17 +31,7 @@ pub(super) fn announce(path: PathBuf, is_here: bool, expected: Receiver<Vec<Expe
     }
 }
 
-fn go_on(
-    path: &std::path::Path,
-    is_here: bool,
-    expected: &Receiver<Vec<ExpectedSet>>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let file = ClientFile::read(path)?;
-    let file = if is_here {
-        file.on_this_machine()
-    } else {
-        file
-    };
+fn go_on(file: ClientFile, expected: &Receiver<Vec<ExpectedSet>>) -> Result<(), HubError> {
     let mut hub = HubClient::connect(file)?;
     let by = Uuid::new_v4().to_string();
     let mut sets = Vec::new();
@@ -64,7 +53,7 @@ fn go_on(
             // It may be away for a while, or very busy.
             Ok(_) | Err(HubError::TimedOut { .. }) => {}
             // ipyparallel's hub knows no such request.
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
 }

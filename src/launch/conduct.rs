@@ -13,6 +13,7 @@ use super::background::{Link, Told};
 use super::cluster::{By, Cluster, Controller, Starter};
 use super::control::{Wish as Asked, Wished};
 use super::elastic::{Look, Seen};
+use super::hub_file::HubFile;
 use super::ledger::Ledger;
 use super::look::look;
 use super::report::{Report, Severity};
@@ -326,9 +327,11 @@ impl Conductor {
         )
     }
 
-    /// Is the controller on this machine, whatever its files say?
-    fn is_here(&self) -> bool {
-        matches!(self.cluster.controller, Controller::Start(_, By::Local))
+    fn hub_file(&self) -> HubFile {
+        HubFile {
+            path: self.files().client,
+            is_here: matches!(self.cluster.controller, Controller::Start(_, By::Local)),
+        }
     }
 
     /// Does another `ipcluster` start the engines, in sets of its own?
@@ -340,13 +343,15 @@ impl Conductor {
     }
 
     fn watch_hub(&mut self) -> Result<(), String> {
-        watch(self.files().client, self.is_here(), self.hub.clone())?;
+        let source = self.hub_file();
+        let file = source.read().map_err(|error| error.to_string())?;
+        watch(source, file.clone(), self.hub.clone())?;
         // Another `ipcluster` tells of its own sets.
         if self.by_another() {
             return Ok(());
         }
         let (teller, expected) = std::sync::mpsc::channel();
-        announce(self.files().client, self.is_here(), expected);
+        announce(file, expected);
         self.announced = Some((teller, Vec::new()));
         Ok(())
     }
@@ -356,9 +361,10 @@ impl Conductor {
         if self.cluster.plan.elastic.is_none() {
             return Ok(());
         }
+        let file = self.hub_file().read().map_err(|error| error.to_string())?;
         let (leaving, leave) = std::sync::mpsc::channel();
         self.leaving = Some(leaving);
-        look(self.files().client, self.is_here(), leave, self.hub.clone())
+        look(file, leave, self.hub.clone())
     }
 
     fn retire(&self, engines: Vec<EngineId>) {

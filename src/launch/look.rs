@@ -1,6 +1,5 @@
 //! A thread that looks at the queue of an elastic cluster, again and again, and asks engines to end that are not needed.
 
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -17,17 +16,13 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// A hub that runs answers within milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Starts looking, at a controller that is on this machine if `is_here`; who is to end comes by `leave`. The thread ends when nobody hears it any more, or with the process.
+/// Starts looking. Each message on `leave` names engines that are to end. The thread ends when its sender is dropped, or
+/// nobody hears it any more.
 pub(super) fn look(
-    path: PathBuf,
-    is_here: bool,
+    file: ClientFile,
     leave: Receiver<Vec<EngineId>>,
     events: UnboundedSender<HubEvent>,
 ) -> Result<(), String> {
-    let mut file = ClientFile::read(&path).map_err(|error| error.to_string())?;
-    if is_here {
-        file = file.on_this_machine();
-    }
     std::thread::Builder::new()
         .name("hub-look".to_owned())
         .spawn(move || {

@@ -16,6 +16,7 @@
 //! | `child` | logs, news and ends of processes of this machine |
 //! | `channel` \[p\] | what launcher and engines say through standard input and output |
 //! | `watch`, `look`, `announce` | threads that listen to the hub, look at its queue, and tell it which engines are to come |
+//! | `hub_file` | how those threads find the hub |
 //! | `ledger` | the files that say what runs |
 //! | `arrival` | the connection files of a controller that cannot say when it is ready |
 //! | `condition` | how a cluster is, by its files and processes |
@@ -37,6 +38,7 @@ pub mod conduct;
 pub mod control;
 pub mod elastic;
 pub mod found;
+mod hub_file;
 pub mod ledger;
 pub mod local;
 pub mod logs;

@@ -1,11 +1,11 @@
 //! A thread that listens to the hub: ZeroMQ's sockets belong to one thread each, and tokio never polls them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::hub_file::HubFile;
 use crate::hubclient::{HubClient, HubError, Notification, Status};
 use crate::profile::ClientFile;
 use crate::protocol::EngineId;
@@ -32,17 +32,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// While the controller is away: so long is it waited for before a look at its connection file.
 const RETURN: Duration = Duration::from_millis(500);
 
-/// Starts listening. The thread ends when nobody hears it any more, or with the process.
-/// `is_here`: the controller is on this machine, whatever its files say.
+/// Starts listening to the hub of `file`, which is what was read from `source`. The thread ends when nobody hears it any more,
+/// or with the process.
 pub(super) fn watch(
-    path: PathBuf,
-    is_here: bool,
+    source: HubFile,
+    file: ClientFile,
     events: UnboundedSender<HubEvent>,
 ) -> Result<(), String> {
-    let file = ClientFile::read(&path).map_err(|error| error.to_string())?;
     let watch = Watch {
-        path,
-        is_here,
+        source,
         file,
         known: BTreeSet::new(),
         events,
@@ -55,8 +53,7 @@ pub(super) fn watch(
 }
 
 struct Watch {
-    path: PathBuf,
-    is_here: bool,
+    source: HubFile,
     file: ClientFile,
     known: BTreeSet<EngineId>,
     events: UnboundedSender<HubEvent>,
@@ -75,12 +72,7 @@ impl Watch {
     }
 
     fn listen(&mut self) -> Result<(), HubError> {
-        let file = self.file.clone();
-        let mut hub = HubClient::connect(if self.is_here {
-            file.on_this_machine()
-        } else {
-            file
-        })?;
+        let mut hub = HubClient::connect(self.file.clone())?;
         let there = hub.engines(ANSWER)?;
         self.known = there.iter().copied().collect();
         let mut open = self.tell(HubEvent::There(there));
@@ -112,7 +104,7 @@ impl Watch {
             if let Ok(there) = hub.engines(RETURN) {
                 return self.compare(there);
             }
-            if !ClientFile::read(&self.path).is_ok_and(|file| file == self.file) {
+            if !self.source.read().is_ok_and(|file| file == self.file) {
                 return self.tell(HubEvent::Ended);
             }
             if self.events.is_closed() {
