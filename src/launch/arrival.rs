@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
+use super::sleep_until;
 use crate::profile::ConnectionFiles;
 use crate::profile::connection::ClientFile;
 use crate::profile::settings::Traits;
@@ -34,9 +34,21 @@ pub fn connection_info_timeout(traits: &Traits) -> Option<Duration> {
 const SOON: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(3);
 
+/// What a controller has to write before it counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaitedFiles {
+    pub files: ConnectionFiles,
+    /// So long after the controller began to run; for ever without it.
+    pub within: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub(super) struct Arrival {
     file: Awaited,
+    within: Option<Duration>,
+    /// Whose settings say so.
+    launcher: &'static str,
+    late_at: Option<Instant>,
     pause: Duration,
     next: Instant,
     /// One that goes on. A file server that does not answer holds it up, and nothing else.
@@ -61,38 +73,51 @@ struct Stamp {
 
 impl Arrival {
     /// To be called before the controller is started.
-    pub(super) fn expect(files: &ConnectionFiles) -> Self {
+    pub(super) fn expect(awaited: &AwaitedFiles, launcher: &'static str) -> Self {
         Self {
-            file: Awaited::new(files.client.clone()),
+            file: Awaited::new(awaited.files.client.clone()),
+            within: awaited.within,
+            launcher,
+            late_at: None,
             pause: SOON,
             next: Instant::now(),
             look: None,
         }
     }
 
-    pub(super) fn path(&self) -> &PathBuf {
-        &self.file.path
+    /// The controller runs: its time begins.
+    pub(super) fn on_runs(&mut self) {
+        let now = Instant::now();
+        self.late_at = self.within.and_then(|within| now.checked_add(within));
+        self.pause = SOON;
+        self.next = self.next.min(now + SOON);
     }
 
-    /// The controller was stopped before it was seen to be ready, and begins anew: what it has left behind does not count.
-    pub(super) fn begin_anew(&mut self) {
+    /// The controller was stopped before it was seen to be ready, and will begin anew: what it has left behind does not count.
+    pub(super) fn on_requeued(&mut self) {
         self.file = Awaited::new(self.file.path.clone());
+        self.late_at = None;
         self.look = None;
     }
 
-    /// The controller runs: look soon, and often.
-    pub(super) fn hurry(&mut self) {
-        self.pause = SOON;
-        self.next = self.next.min(Instant::now() + SOON);
+    /// Resolves when the file is there, or once with an error when it is late. A call that is given up loses nothing.
+    pub(super) async fn wait(&mut self) -> Result<(), String> {
+        let late_at = self.late_at;
+        tokio::select! {
+            () = self.file_is_there() => Ok(()),
+            () = sleep_until(late_at) => {
+                self.late_at = None;
+                Err(self.late())
+            }
+        }
     }
 
-    /// Resolves when the file is there. A call that is given up loses nothing.
-    pub(super) async fn wait(&mut self) {
+    async fn file_is_there(&mut self) {
         loop {
             let look = match &mut self.look {
                 Some(look) => look,
                 None => {
-                    tokio::time::sleep_until(self.next).await;
+                    sleep_until(Some(self.next)).await;
                     self.look.insert(self.file.look())
                 }
             };
@@ -104,6 +129,16 @@ impl Arrival {
             self.next = Instant::now() + self.pause;
             self.pause = (self.pause * 3 / 2).min(SELDOM);
         }
+    }
+
+    fn late(&self) -> String {
+        format!(
+            "the controller runs, but its connection file {} is not there after {:.0} s: the profile's folder has to be on a \
+             file system that the nodes share; {}.connection_info_timeout allows more time",
+            self.file.path.display(),
+            self.within.unwrap_or_default().as_secs_f64(),
+            self.launcher
+        )
     }
 }
 
@@ -178,20 +213,44 @@ mod tests {
         assert!(second.has_come());
     }
 
+    fn arrival(files: ConnectionFiles, within: Option<Duration>) -> Arrival {
+        Arrival::expect(&AwaitedFiles { files, within }, "XLauncher")
+    }
+
     #[tokio::test]
     async fn it_is_waited_for_though_others_are_heard_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
         let files = ConnectionFiles::paths(folder.path(), &ClusterId::default());
-        let mut arrival = Arrival::expect(&files);
+        let mut arrival = arrival(files.clone(), None);
         for _ in 0..3 {
             let moment = tokio::time::sleep(SOON / 2);
             tokio::select! {
-                () = arrival.wait() => panic!("it is not there"),
+                _ = arrival.wait() => panic!("it is not there"),
                 () = moment => {}
             }
         }
         crate::os::files::write_private(&files.client, CLIENT.as_bytes()).unwrap();
-        arrival.hurry();
-        arrival.wait().await;
+        arrival.on_runs();
+        assert_eq!(arrival.wait().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn it_is_late_only_while_the_controller_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ConnectionFiles::paths(folder.path(), &ClusterId::default());
+        let mut arrival = arrival(files.clone(), Some(Duration::ZERO));
+        arrival.on_runs();
+        let late = arrival.wait().await.unwrap_err();
+        assert!(late.contains("XLauncher.connection_info_timeout"), "{late}");
+        arrival.on_runs();
+        // What it wrote before it was stopped is that of a controller that is gone.
+        crate::os::files::write_private(&files.client, CLIENT.as_bytes()).unwrap();
+        arrival.on_requeued();
+        tokio::select! {
+            _ = arrival.wait() => panic!("it waits in the queue"),
+            () = tokio::time::sleep(2 * SOON) => {}
+        }
+        crate::os::files::write_private(&files.client, CLIENT.as_bytes()).unwrap();
+        assert_eq!(arrival.wait().await, Ok(()));
     }
 }

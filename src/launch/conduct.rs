@@ -22,7 +22,7 @@ use super::supervisor::{Action, Member, Outcome, SetNo, StopReason, Supervisor};
 use super::tail::tail;
 use super::watch::{HubEvent, watch};
 use super::wishes::{Wish, Wishes};
-use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started};
+use super::{Connection, Job, LaunchError, LaunchEvent, Launcher, News, Started, sleep_until};
 use crate::hubclient::{EngineState, Status};
 use crate::os::process::wait_until_gone;
 use crate::os::progress;
@@ -600,12 +600,5 @@ pub fn say(severity: Severity, text: &str) {
         Severity::Info => tracing::info!("{text}"),
         Severity::Warning => tracing::warn!("{text}"),
         Severity::Error => tracing::error!("{text}"),
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

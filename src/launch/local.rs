@@ -12,20 +12,19 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, AwaitedFiles};
 use super::child::{Logs, await_end, hear};
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, News, Place, Started};
 use crate::os::ProcessRef;
 use crate::os::log::ROTATED_VARIABLE;
-use crate::profile::connection::{CONNECTION_INFO_VARIABLE, ConnectionFiles};
+use crate::profile::connection::CONNECTION_INFO_VARIABLE;
 use crate::protocol::ClusterId;
 
 /// Holds the number of a pipe that ends with the process that started this one.
@@ -43,14 +42,6 @@ pub struct Mpi {
     pub arguments: Vec<String>,
     /// Of a controller.
     pub files: Option<AwaitedFiles>,
-}
-
-/// What a controller has to write before it counts as ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AwaitedFiles {
-    pub files: ConnectionFiles,
-    /// For ever without it.
-    pub within: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -152,8 +143,8 @@ impl LocalLauncher {
             argv.push("--mpi".into());
         }
         let arrival = mpi.files.as_ref().map(|awaited| {
-            let arrival = Arrival::expect(&awaited.files);
-            await_files(arrival, awaited.within, member, self.events.clone())
+            let arrival = Arrival::expect(awaited, "MPIControllerLauncher");
+            await_files(arrival, member, self.events.clone())
         });
         let mut command = command(&argv, job, log, &self.logs.folder)?;
         // SAFETY: between fork and exec only system calls are made, which may be.
@@ -165,29 +156,11 @@ impl LocalLauncher {
 }
 
 /// mpiexec hands no pipe on through which a controller could tell that it is ready.
-async fn await_files(
-    mut arrival: Arrival,
-    within: Option<Duration>,
-    member: Member,
-    events: UnboundedSender<LaunchEvent>,
-) {
-    let late = async {
-        match within {
-            Some(limit) => {
-                tokio::time::sleep(limit).await;
-                limit
-            }
-            None => std::future::pending().await,
-        }
-    };
-    let event = tokio::select! {
-        () = arrival.wait() => LaunchEvent::Said(member, News::Ready),
-        limit = late => LaunchEvent::NotReached(format!(
-            "the controller's connection file {} is not there after {:.0} s; \
-             MPIControllerLauncher.connection_info_timeout allows more time",
-            arrival.path().display(),
-            limit.as_secs_f64()
-        )),
+async fn await_files(mut arrival: Arrival, member: Member, events: UnboundedSender<LaunchEvent>) {
+    arrival.on_runs();
+    let event = match arrival.wait().await {
+        Ok(()) => LaunchEvent::Said(member, News::Ready),
+        Err(why) => LaunchEvent::NotReached(why),
     };
     // Nobody hears it when this process is about to end.
     let _ = events.send(event);

@@ -58,6 +58,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -237,4 +238,12 @@ pub trait Launcher {
 
     /// Something seems to have happened to what it has started.
     fn look(&mut self) {}
+}
+
+/// Never resolves without an instant.
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -6,6 +6,7 @@
 //! | `template` \[p\] | fills in `{n}`, `{n//4}` |
 //! | `script` \[p\] | settings, and the script that is made of them |
 //! | `status` \[p\] | understands what the systems say of a job |
+//! | `life` | one job, from its script to its end |
 //! | `job` \[p\] | when a job is looked at, and what of its state is news |
 //! | `command` | runs the commands |
 //!
@@ -15,6 +16,7 @@
 
 pub mod command;
 pub mod job;
+mod life;
 pub mod script;
 pub mod status;
 pub mod system;
@@ -22,22 +24,22 @@ pub mod template;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::sys::signal::Signal;
 use thiserror::Error;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedSender};
 
-use super::arrival::Arrival;
-use super::supervisor::{JobEnd, Member, SetNo, Status};
-use super::{Job, LaunchError, LaunchEvent, Launcher, News, Place, Started};
-use crate::os::files::{self, FileError};
+use super::arrival::{Arrival, AwaitedFiles};
+use super::supervisor::{Member, SetNo};
+use super::{Job, LaunchEvent, Launcher};
+use crate::os::files::FileError;
 use crate::os::log;
 use crate::profile::cluster_file::JobRef;
 use crate::profile::{ConnectionFiles, ProfileDir};
 use crate::protocol::ClusterId;
 use command::{CommandError, run};
-use job::{JobNews, JobWatch};
+use job::JobWatch;
+use life::{ENDING, Life, Wish};
 use script::{Script, ScriptError, Settings};
 use status::JobState;
 use system::System;
@@ -57,9 +59,6 @@ pub enum BatchError {
         said: String,
     },
 }
-
-/// A job that was told to end is given up after this time: the batch system does not answer, or cannot end it.
-const ENDING: Duration = Duration::from_secs(60);
 
 pub struct BatchLauncher {
     settings: Settings,
@@ -93,11 +92,6 @@ impl Where {
     }
 }
 
-enum Wish {
-    Signal(i32),
-    Look,
-}
-
 impl BatchLauncher {
     pub fn new(settings: Settings, cluster: Where, events: UnboundedSender<LaunchEvent>) -> Self {
         Self {
@@ -117,12 +111,18 @@ impl Launcher for BatchLauncher {
     fn start(&mut self, member: Member, job: Job) {
         let (sender, wishes) = mpsc::unbounded_channel();
         self.jobs.insert(member, sender);
-        let files = ConnectionFiles::paths(
-            &self.cluster.profile.security_dir(),
-            &self.cluster.cluster_id,
-        );
+        let arrival = (member == Member::Controller).then(|| {
+            let files = AwaitedFiles {
+                files: ConnectionFiles::paths(
+                    &self.cluster.profile.security_dir(),
+                    &self.cluster.cluster_id,
+                ),
+                within: self.settings.connection_info_timeout,
+            };
+            Arrival::expect(&files, self.settings.launcher())
+        });
         let life = Life {
-            arrival: (member == Member::Controller).then(|| Arrival::expect(&files)),
+            arrival,
             settings: self.settings.clone(),
             cluster: self.cluster.clone(),
             member,
@@ -153,235 +153,6 @@ pub fn script(
     job: &Job,
 ) -> Result<Script, BatchError> {
     Ok(settings.script(job, &cluster.place(member, job.name))?)
-}
-
-/// One job, from its script to its end.
-struct Life {
-    settings: Settings,
-    cluster: Where,
-    member: Member,
-    events: UnboundedSender<LaunchEvent>,
-    /// The files of a controller that is not ready yet.
-    arrival: Option<Arrival>,
-}
-
-impl Life {
-    async fn run(mut self, job: Job, wishes: UnboundedReceiver<Wish>) {
-        match self.submit(&job).await {
-            Ok(started) => {
-                let job = started.place.job().expect("a job was submitted").clone();
-                self.tell(LaunchEvent::Started(self.member, started));
-                let end = self.watch(&job, wishes).await;
-                self.tell(LaunchEvent::Exited(self.member, Status::Job(end)));
-            }
-            Err(error) => {
-                let error = LaunchError::Batch(error);
-                self.tell(LaunchEvent::NotStarted(self.member, error));
-            }
-        }
-    }
-
-    fn tell(&self, event: LaunchEvent) {
-        // Nobody hears it when this process is about to end.
-        let _ = self.events.send(event);
-    }
-
-    fn warn(&self, text: String) {
-        self.tell(LaunchEvent::Said(self.member, News::Warning(text)));
-    }
-
-    async fn submit(&self, job: &Job) -> Result<Started, BatchError> {
-        let settings = &self.settings;
-        let script = script(settings, &self.cluster, self.member, job)?;
-        let path = self
-            .cluster
-            .profile
-            .log_dir()
-            .join(&settings.batch_file_name);
-        files::write_private(&path, script.text.as_bytes())?;
-        tracing::debug!("the script {}:\n{}", path.display(), script.text);
-        let mut command = settings.submit_command.clone();
-        let input = if settings.system.submits_by_input() {
-            Some(script.text)
-        } else {
-            command.push(path.to_string_lossy().into_owned());
-            None
-        };
-        let mut environment = job.environment.clone();
-        let needed = settings.system.environment().iter();
-        environment.extend(needed.map(|(name, value)| (name.into(), value.into())));
-        // Where the system writes into the file itself, the job rotates it.
-        let logs = self.cluster.profile.log_dir();
-        environment.push((log::ROTATED_VARIABLE.into(), logs.into()));
-        let answer = run(&command, &environment, input.as_deref()).await?;
-        if !answer.succeeded {
-            let said = [answer.stderr.trim(), answer.stdout.trim()];
-            return Err(BatchError::Refused {
-                system: settings.system.title(),
-                script: path,
-                said: said.join(" ").trim().to_owned(),
-            });
-        }
-        let id = settings.job_id(&answer.stdout)?;
-        Ok(Started {
-            place: Place::Job(JobRef {
-                launcher: settings.system.name().to_owned(),
-                id,
-                delete_command: settings.delete_command.clone(),
-                status_command: settings.status_command.clone(),
-            }),
-            log: PathBuf::from(script.output),
-        })
-    }
-
-    async fn watch(&mut self, job: &JobRef, mut wishes: UnboundedReceiver<Wish>) -> JobEnd {
-        let mut watch = JobWatch::new(Instant::now());
-        let mut give_up: Option<Instant> = None;
-        // In which a controller that runs has to be ready.
-        let mut ready_by: Option<Instant> = None;
-        while let Some(next) = watch.next_look() {
-            tokio::select! {
-                () = tokio::time::sleep_until(next.into()) => {
-                    let state = state(job).await;
-                    let now = Instant::now();
-                    let news = match state {
-                        Ok(state) => watch.on_state(now, state),
-                        Err(why) => watch.on_mute(now, why),
-                    };
-                    if give_up.is_some() {
-                        watch.hurry(now);
-                    }
-                    match &news {
-                        Some(JobNews::Runs(_)) => if let Some(arrival) = &mut self.arrival {
-                            arrival.hurry();
-                            ready_by = self.settings.connection_info_timeout.and_then(|limit| now.checked_add(limit));
-                        }
-                        // No engine has been started.
-                        Some(JobNews::Requeued(_)) if self.arrival.is_some() => {
-                            self.arrival.iter_mut().for_each(Arrival::begin_anew);
-                            ready_by = None;
-                        }
-                        Some(JobNews::Requeued(_)) if self.member == Member::Controller => {
-                            self.warn(format!("{job} is taken back: a controller that begins anew knows no engines"));
-                            give_up.get_or_insert(now + ENDING);
-                            watch.hurry(now);
-                            self.order(&job.delete_command, &[&job.id]).await;
-                        }
-                        _ => {}
-                    }
-                    if let Some(end) = news.and_then(|news| self.pass_on(job, news)) {
-                        return end;
-                    }
-                    if give_up.is_some_and(|at| at <= now) {
-                        self.warn(format!(
-                            "{job} was told to end, but {} still has it: look after it with `{} {}`",
-                            self.settings.system.title(),
-                            job.delete_command.join(" "),
-                            job.id
-                        ));
-                        return JobEnd::Cancelled;
-                    }
-                }
-                () = come(self.arrival.as_mut()) => {
-                    (self.arrival, ready_by) = (None, None);
-                    self.tell(LaunchEvent::Said(self.member, News::Ready));
-                }
-                () = until(ready_by) => {
-                    ready_by = None;
-                    self.tell(LaunchEvent::NotReached(self.not_ready(job)));
-                }
-                Some(wish) = wishes.recv() => {
-                    watch.hurry(Instant::now());
-                    if let Wish::Signal(signal) = wish {
-                        let ends = matches!(Signal::try_from(signal), Ok(Signal::SIGTERM | Signal::SIGKILL));
-                        if ends {
-                            give_up.get_or_insert_with(|| Instant::now() + ENDING);
-                            self.order(&job.delete_command, &[&job.id]).await;
-                        } else if self.settings.signal_command.is_empty() {
-                            self.warn(format!(
-                                "{} has no command for signals to jobs: signal {signal} is not passed on",
-                                self.settings.system.title()
-                            ));
-                        } else {
-                            self.order(&self.settings.signal_command, &[&signal.to_string(), &job.id]).await;
-                        }
-                    }
-                }
-            }
-        }
-        JobEnd::Gone
-    }
-
-    fn not_ready(&self, job: &JobRef) -> String {
-        let path = self.arrival.as_ref().map(Arrival::path);
-        let seconds = self.settings.connection_info_timeout.unwrap_or_default();
-        format!(
-            "{job} runs, but the controller's connection file {} is not there after {:.0} s: the profile's folder has to be on \
-             a file system that the nodes share; {}.connection_info_timeout allows more time",
-            path.map(|path| path.display().to_string())
-                .unwrap_or_default(),
-            seconds.as_secs_f64(),
-            self.settings.launcher()
-        )
-    }
-
-    /// Tells what has become of the job; its end is returned.
-    fn pass_on(&self, job: &JobRef, news: JobNews) -> Option<JobEnd> {
-        match news {
-            JobNews::Queued(why) => self.tell(LaunchEvent::Queued(self.member, why)),
-            JobNews::Requeued(why) => {
-                self.warn(format!(
-                    "{job} was stopped by {} and put back into the queue ({why})",
-                    self.settings.system.title()
-                ));
-                self.tell(LaunchEvent::Queued(self.member, why));
-            }
-            JobNews::Runs(place) => {
-                let place = if place.is_empty() {
-                    job.to_string()
-                } else {
-                    format!("{place} ({job})")
-                };
-                self.tell(LaunchEvent::Runs(self.member, place));
-            }
-            JobNews::Mute(why) => self.warn(format!(
-                "what becomes of {job} cannot be learned at the moment: {why}"
-            )),
-            JobNews::Ended(end) => return Some(end),
-        }
-        None
-    }
-
-    /// What it cannot do shows when the job goes on.
-    async fn order(&self, command: &[String], arguments: &[&str]) {
-        let whole: Vec<String> = command
-            .iter()
-            .map(String::as_str)
-            .chain(arguments.iter().copied())
-            .map(str::to_owned)
-            .collect();
-        let said = match run(&whole, &[], None).await {
-            Ok(answer) if answer.succeeded => return,
-            Ok(answer) => answer.stderr.trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        self.warn(format!("`{}` has failed: {said}", whole.join(" ")));
-    }
-}
-
-/// Resolves when the files of a controller are there that is to write some.
-async fn come(arrival: Option<&mut Arrival>) {
-    match arrival {
-        Some(arrival) => arrival.wait().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What becomes of a job; an error when the batch system cannot be asked.
