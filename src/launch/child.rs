@@ -53,14 +53,14 @@ impl Logs {
 }
 
 impl NewLog<'_> {
-    /// Names it after its process.
-    pub(super) fn settle(self, process: &ProcessRef) -> PathBuf {
+    /// Names it after its process; gives the file, and where it is now.
+    pub(super) fn settle(self, process: &ProcessRef) -> (File, PathBuf) {
         let pid = process.pid.unsigned_abs();
         let name = log::file_name(self.name, &self.logs.cluster_id.0, pid);
         let path = self.logs.folder.join(name);
         match fs::rename(&self.path, &path) {
-            Ok(()) => path,
-            Err(_) => self.path,
+            Ok(()) => (self.file, path),
+            Err(_) => (self.file, self.path),
         }
     }
 

@@ -94,7 +94,7 @@ impl LocalLauncher {
                 return Err(error);
             }
         };
-        let log = log.settle(&process);
+        let (_, log) = log.settle(&process);
         self.running.insert(member, process.clone());
         Ok(Started {
             place: Place::Process(process),

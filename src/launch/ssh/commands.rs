@@ -1,8 +1,7 @@
 //! The commands by which a machine's ssh is used. Pure.
 
-use super::hosts::Host;
+use super::hosts::{Host, Kind};
 use super::ways::Ways;
-use crate::launch::role::Role;
 use crate::launch::shell::shell_words;
 
 /// Nobody could answer a question; a host that is gone is noticed; a tunnel that cannot be had is an error.
@@ -54,14 +53,14 @@ pub fn command(
             "d=$(mktemp -d) && head -c {size} > \"$d/ipcluster\" && chmod 700 \"$d/ipcluster\" || exit 1; "
         );
         after.push_str("; r=$?; rm -rf \"$d\"");
-        program = vec![host.verb.to_owned()];
+        program = vec![host.kind.verb().to_owned()];
     }
     let mut words = program;
     words.push("--over-stdin".to_owned());
     if let Some(folder) = &host.profile_dir {
         words.push(format!("--profile-dir={folder}"));
     }
-    if host.role == Role::Engines {
+    if host.kind != Kind::Controller {
         words.push(format!("--n={}", host.engines));
     }
     words.extend(host.arguments.iter().cloned());

@@ -56,41 +56,101 @@ fn hint(near: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
+/// What is started on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Engines,
+    Controller,
+    /// An `ipcluster`, which starts engines in its own way.
+    Proxy,
+}
+
 /// ipyparallel's class, followed by those that it derives from.
 pub fn lineage(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Controller => &[
-            "SSHControllerLauncher",
-            "SSHLauncher",
-            "ControllerLauncher",
-            "BaseLauncher",
-        ],
-        Role::Engines => &[
-            "SSHEngineSetLauncher",
-            "SSHEngineLauncher",
-            "SSHLauncher",
-            "EngineLauncher",
-            "BaseLauncher",
-        ],
+        Role::Controller => Kind::Controller.lineage(),
+        Role::Engines => Kind::Engines.lineage(),
     }
 }
 
-/// The same for an `ipcluster` of another machine, which starts the engines in its own way.
-pub const PROXY_LINEAGE: &[&str] = &[
-    "SSHProxyEngineSetLauncher",
-    "SSHLauncher",
-    "EngineLauncher",
-    "BaseLauncher",
-];
+/// The same for an `ipcluster` of another machine.
+pub const PROXY_LINEAGE: &[&str] = Kind::Proxy.lineage();
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Engines, Self::Controller, Self::Proxy];
+
+    const fn lineage(self) -> &'static [&'static str] {
+        match self {
+            Self::Engines => &[
+                "SSHEngineSetLauncher",
+                "SSHEngineLauncher",
+                "SSHLauncher",
+                "EngineLauncher",
+                "BaseLauncher",
+            ],
+            Self::Controller => &[
+                "SSHControllerLauncher",
+                "SSHLauncher",
+                "ControllerLauncher",
+                "BaseLauncher",
+            ],
+            Self::Proxy => &[
+                "SSHProxyEngineSetLauncher",
+                "SSHLauncher",
+                "EngineLauncher",
+                "BaseLauncher",
+            ],
+        }
+    }
+
+    fn launcher(self) -> &'static str {
+        self.lineage()[0]
+    }
+
+    /// What this program is told to do there.
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Engines => "engine",
+            Self::Controller => "controller",
+            Self::Proxy => "engines",
+        }
+    }
+
+    /// The setting with the command, and what that is without it.
+    fn command(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Engines => ("engine_cmd", &["ipcluster", "engine"]),
+            Self::Controller => ("controller_cmd", &["ipcluster", "controller"]),
+            // The verb is no part of it.
+            Self::Proxy => ("ipcluster_cmd", &["ipcluster"]),
+        }
+    }
+
+    fn arguments(self) -> &'static str {
+        match self {
+            Self::Engines => "engine_args",
+            Self::Controller => "controller_args",
+            Self::Proxy => "ipcluster_args",
+        }
+    }
+
+    /// Has a setting of the launcher a meaning?
+    fn heeds(self, name: &str) -> bool {
+        let own = match self {
+            Self::Engines => [OF_ENGINES, OF_ALL_ENGINES],
+            Self::Controller => [OF_ONE_MACHINE, OF_CONTROLLER],
+            Self::Proxy => [OF_ONE_MACHINE, OF_PROXY],
+        };
+        OF_MACHINES.contains(&name) || own.iter().any(|names| names.contains(&name))
+    }
+}
 
 /// A machine, and how engines or a controller are started on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// As the settings name it.
     pub name: String,
-    pub role: Role,
-    /// What this program is told to do there, where it is copied over.
-    pub verb: &'static str,
+    pub kind: Kind,
     /// None for a controller.
     pub engines: u32,
     /// ssh with its arguments and the host, before the command.
@@ -117,59 +177,38 @@ impl Host {
 
     /// Does another `ipcluster` start the engines there, in its own way?
     pub fn is_proxy(&self) -> bool {
-        self.verb == PROXY.verb
+        self.kind == Kind::Proxy
     }
 }
 
-/// What can be set for all machines, and for each.
-const SETTINGS: &[&str] = &[
-    "engine_args",
-    "engine_cmd",
+/// What can be set for each machine.
+const OF_MACHINES: &[&str] = &[
     "environment",
     "remote_profile_dir",
     "remote_python",
     "send_program",
     "ssh_args",
     "ssh_cmd",
-    "tunnel",
     "user",
 ];
 
-/// Settings that have a meaning for all machines together.
-const COMMON: &[&str] = &["engines", "stop_seconds_until_kill"];
+/// Beside that, for each machine with engines.
+const OF_ENGINES: &[&str] = &["engine_args", "engine_cmd", "tunnel"];
 
-const OF_CONTROLLER: &[&str] = &[
-    "controller_args",
-    "controller_cmd",
-    "environment",
+/// For the machines with engines together.
+const OF_ALL_ENGINES: &[&str] = &["engines", "stop_seconds_until_kill"];
+
+/// Where there is only one.
+const OF_ONE_MACHINE: &[&str] = &[
     "hostname",
     "location",
-    "remote_profile_dir",
-    "remote_python",
-    "send_program",
     "silence_timeout",
-    "ssh_args",
-    "ssh_cmd",
     "stop_seconds_until_kill",
-    "tunnel",
-    "user",
 ];
 
-const OF_PROXY: &[&str] = &[
-    "environment",
-    "hostname",
-    "ipcluster_args",
-    "ipcluster_cmd",
-    "location",
-    "remote_profile_dir",
-    "remote_python",
-    "send_program",
-    "silence_timeout",
-    "ssh_args",
-    "ssh_cmd",
-    "stop_seconds_until_kill",
-    "user",
-];
+const OF_CONTROLLER: &[&str] = &["controller_args", "controller_cmd", "tunnel"];
+
+const OF_PROXY: &[&str] = &["ipcluster_args", "ipcluster_cmd"];
 
 /// A machine that vanishes without a word takes the controller that it has started with it after this time: longer than
 /// ssh waits here for a sign of the other side.
@@ -177,14 +216,12 @@ const SILENCE: Duration = Duration::from_secs(180);
 
 /// Names of traits of this class that are set and change nothing.
 pub fn without_effect(traits: &Traits, launcher: &str) -> Vec<String> {
-    let heeded = |name: &str| match launcher {
-        "SSHControllerLauncher" => OF_CONTROLLER.contains(&name),
-        "SSHProxyEngineSetLauncher" => OF_PROXY.contains(&name),
-        _ => SETTINGS.contains(&name) || COMMON.contains(&name),
-    };
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.launcher() == launcher);
     traits
         .keys()
-        .filter(|name| !heeded(name))
+        .filter(|name| !kind.is_some_and(|kind| kind.heeds(name)))
         .cloned()
         .collect()
 }
@@ -210,12 +247,12 @@ pub fn hosts(traits: &Traits, limit: Option<u32>) -> Result<Vec<Host>, HostsErro
 
 /// The machine of the controller.
 pub fn controller_host(traits: &Traits) -> Result<Host, HostsError> {
-    only_host(traits, &CONTROLLER)
+    only_host(traits, Kind::Controller)
 }
 
 /// The machine whose own `ipcluster` starts so many engines.
 pub fn proxy_host(traits: &Traits, engines: u32) -> Result<Host, HostsError> {
-    let host = only_host(traits, &PROXY)?;
+    let host = only_host(traits, Kind::Proxy)?;
     Ok(Host {
         engines,
         // Its engines may be on further machines.
@@ -224,8 +261,8 @@ pub fn proxy_host(traits: &Traits, engines: u32) -> Result<Host, HostsError> {
     })
 }
 
-fn only_host(traits: &Traits, kind: &Kind) -> Result<Host, HostsError> {
-    let launcher = kind.launcher;
+fn only_host(traits: &Traits, kind: Kind) -> Result<Host, HostsError> {
+    let launcher = kind.launcher();
     let text = |key: &str| traits.get(key).and_then(Value::as_str).unwrap_or_default();
     let name = match text("location") {
         "" => text("hostname"),
@@ -264,71 +301,34 @@ fn engines_host(traits: &Traits, name: &str, value: &Value) -> Result<Host, Host
     };
     let count = count.and_then(|count| u32::try_from(count).ok());
     let engines = count.ok_or_else(wrong_count)?;
+    let settings = || OF_MACHINES.iter().chain(OF_ENGINES).copied();
     if let Some(unknown) = own
         .keys()
-        .find(|key| *key != "n" && !SETTINGS.contains(&key.as_str()))
+        .find(|key| *key != "n" && !settings().any(|name| name == *key))
     {
         return Err(HostsError::Unknown {
             host: name.to_owned(),
             name: unknown.clone(),
-            near: similar(unknown, SETTINGS.iter().copied())
-                .into_iter()
-                .next(),
+            near: similar(unknown, settings()).into_iter().next(),
         });
     }
     let wrong = || HostsError::WrongHost {
         host: name.to_owned(),
     };
-    let host = host(traits, name, own, &ENGINES, wrong)?;
+    let host = host(traits, name, own, Kind::Engines, wrong)?;
     Ok(Host { engines, ..host })
 }
-
-/// What is started on a machine, and how the settings call that.
-struct Kind {
-    launcher: &'static str,
-    role: Role,
-    verb: &'static str,
-    /// The setting with the command, and whether the verb is a part of it.
-    command: &'static str,
-    with_verb: bool,
-    arguments: &'static str,
-}
-
-const ENGINES: Kind = Kind {
-    launcher: "SSHEngineSetLauncher",
-    role: Role::Engines,
-    verb: "engine",
-    command: "engine_cmd",
-    with_verb: true,
-    arguments: "engine_args",
-};
-const CONTROLLER: Kind = Kind {
-    launcher: "SSHControllerLauncher",
-    role: Role::Controller,
-    verb: "controller",
-    command: "controller_cmd",
-    with_verb: true,
-    arguments: "controller_args",
-};
-const PROXY: Kind = Kind {
-    launcher: "SSHProxyEngineSetLauncher",
-    role: Role::Engines,
-    verb: "engines",
-    command: "ipcluster_cmd",
-    with_verb: false,
-    arguments: "ipcluster_args",
-};
 
 /// With settings of its own, which go before those of all.
 fn host(
     traits: &Traits,
     name: &str,
     own: &Map<String, Value>,
-    kind: &Kind,
+    kind: Kind,
     wrong_name: impl FnOnce() -> HostsError,
 ) -> Result<Host, HostsError> {
     let no_command = |name: &'static str| HostsError::NoCommand {
-        launcher: kind.launcher,
+        launcher: kind.launcher(),
         name,
     };
     let setting = |key: &str| own.get(key).or_else(|| traits.get(key));
@@ -357,25 +357,21 @@ fn host(
         ssh.extend(["-l".to_owned(), user]);
     }
     ssh.push(address.to_owned());
-    let mut program = if kind.with_verb {
-        words(kind.command, &["ipcluster", kind.verb])
-    } else {
-        words(kind.command, &["ipcluster"])
-    };
+    let (command, usual) = kind.command();
+    let mut program = words(command, usual);
     if program.is_empty() {
-        return Err(no_command(kind.command));
+        return Err(no_command(command));
     }
-    if !kind.with_verb {
-        program.push(kind.verb.to_owned());
+    if kind == Kind::Proxy {
+        program.push(kind.verb().to_owned());
     }
-    let mut arguments = words(kind.arguments, &[]);
+    let mut arguments = words(kind.arguments(), &[]);
     arguments.extend(text("remote_python").map(|python| format!("--python={python}")));
     let flag = |key: &str| setting(key).and_then(Value::as_bool).unwrap_or(false);
     let environment = setting("environment").and_then(Value::as_object);
     Ok(Host {
         name: name.to_owned(),
-        role: kind.role,
-        verb: kind.verb,
+        kind,
         engines: 0,
         ssh,
         program,

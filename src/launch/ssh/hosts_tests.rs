@@ -136,3 +136,22 @@ fn a_controller_has_one_machine() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn settings_without_a_meaning_are_found_for_each_kind() {
+    let set = json!({"user": "me", "tunnel": true, "engine_args": [], "controller_args": [], "location": "a", "engines": {}});
+    let set: Traits = serde_json::from_value(set).unwrap();
+    let found = |launcher| without_effect(&set, launcher);
+    assert_eq!(
+        found(lineage(Role::Engines)[0]),
+        ["controller_args", "location"]
+    );
+    assert_eq!(
+        found(lineage(Role::Controller)[0]),
+        ["engine_args", "engines"]
+    );
+    assert_eq!(
+        found(PROXY_LINEAGE[0]),
+        ["controller_args", "engine_args", "engines", "tunnel"]
+    );
+}

@@ -30,13 +30,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStdin, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use uuid::Uuid;
 
 use super::channel::{Greeting, Order, line};
 use super::child::{Logs, await_end, hear, keep};
-use super::role::Role;
 use super::supervisor::Member;
 use super::{Job, LaunchError, LaunchEvent, Launcher, Place, Started};
 use crate::os::ProcessRef;
@@ -44,7 +43,7 @@ use crate::os::log::{RotatedFile, Rotation};
 use crate::profile::connection::{ConnectionError, EngineFile};
 use crate::protocol::ClusterId;
 use commands::{Tunnel, command};
-use hosts::Host;
+use hosts::{Host, Kind};
 
 pub struct SshLauncher {
     hosts: Vec<Host>,
@@ -90,95 +89,91 @@ impl SshLauncher {
     fn start_now(&mut self, member: Member, job: &Job) -> Result<Started, LaunchError> {
         let mut host = self.host(job).clone();
         host.engines = job.engines.unwrap_or(host.engines);
-        let program = if host.send_program {
-            let path = std::env::current_exe();
-            Some(
-                path.and_then(std::fs::read)
-                    .map_err(|source| LaunchError::Program {
-                        program: "this program".into(),
-                        source,
-                    })?,
-            )
-        } else {
-            None
-        };
-        let (connection, tunnels) = connection(&host, job)?;
-        // Behind the program, its verb and the profile's folder, which are others there.
-        let common: Vec<String> = job
-            .argv
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect();
+        let program = host.send_program.then(this_program).transpose()?;
         let size = program
             .as_ref()
             .and_then(|program| u64::try_from(program.len()).ok());
+        let (connection, tunnels) = connection(&host, job)?;
+        // Behind the program, its verb and the profile's folder, which are others there.
+        let common: Vec<String> = job.argv.iter().map(|word| text(word)).collect();
         let argv = command(&host, &common, &tunnels, size);
         let log = self.logs.open(job.name)?;
-        let failed = |source| LaunchError::Program {
-            program: argv[0].clone().into(),
-            source,
-        };
-        let mut ssh = Command::new(&argv[0]);
-        ssh.args(&argv[1..])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        // SAFETY: between fork and exec only system calls are made, which may be.
-        unsafe { ssh.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
-        let mut child = match ssh.spawn() {
+        let mut child = match spawn(&argv) {
             Ok(child) => child,
-            Err(source) => {
+            Err(error) => {
                 log.discard();
-                return Err(failed(source));
+                return Err(error);
             }
         };
+        let stdin = child.stdin.take().expect("it was asked for");
         let stdout = child.stdout.take().expect("it was asked for");
-        match host.role {
-            Role::Engines => hear(stdout, member, &self.events),
-            Role::Controller => {
-                tokio::spawn(reach::hear(
-                    stdout,
-                    host.clone(),
-                    member,
-                    self.events.clone(),
-                ));
+        let stderr = child.stderr.take().expect("it was asked for");
+        let process = await_end(child, member, &self.events);
+        let (file, log) = log.settle(&process);
+        keep(stderr, RotatedFile::new(file, log.clone(), self.rotation));
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let greeting = greeting(&host, job, connection);
+        tokio::spawn(speak(stdin, program, greeting, receiver, host.silence));
+        let place = Place::Host {
+            host: host.name.clone(),
+            process: process.clone(),
+        };
+        match host.kind {
+            Kind::Engines | Kind::Proxy => hear(stdout, member, &self.events),
+            Kind::Controller => {
+                tokio::spawn(reach::hear(stdout, host, member, self.events.clone()));
             }
         }
-        let stdin = child.stdin.take().expect("it was asked for");
-        let stderr = child.stderr.take().expect("it was asked for");
-        let (orders, receiver) = mpsc::unbounded_channel();
-        let mut environment = host.environment.clone();
-        environment.extend(job.environment.iter().map(|(name, value)| {
-            let text = |text: &OsStr| text.to_string_lossy().into_owned();
-            (text(name), text(value))
-        }));
-        let greeting = line(&Greeting {
-            connection,
-            client: match &job.connection {
-                Some(connection) if host.is_proxy() => connection.client_elsewhere.clone(),
-                _ => String::new(),
-            },
-            environment,
-            silence: host.silence.map(|silence| silence.as_secs_f64()),
-        });
-        tokio::spawn(speak(stdin, program, greeting, receiver, host.silence));
-        let process = await_end(child, member, &self.events);
-        let file = log.file.try_clone().map_err(failed)?;
-        let log = log.settle(&process);
-        keep(stderr, RotatedFile::new(file, log.clone(), self.rotation));
         let remote = Remote {
-            process: process.clone(),
+            process,
             orders: Some(orders),
         };
         self.running.insert(member, remote);
-        Ok(Started {
-            place: Place::Host {
-                host: host.name,
-                process,
-            },
-            log,
-        })
+        Ok(Started { place, log })
     }
+}
+
+/// What is copied to other machines.
+fn this_program() -> Result<Vec<u8>, LaunchError> {
+    let program = std::env::current_exe().and_then(std::fs::read);
+    program.map_err(|source| LaunchError::Program {
+        program: "this program".into(),
+        source,
+    })
+}
+
+fn spawn(argv: &[String]) -> Result<Child, LaunchError> {
+    let mut ssh = Command::new(&argv[0]);
+    ssh.args(&argv[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: between fork and exec only system calls are made, which may be.
+    unsafe { ssh.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
+    ssh.spawn().map_err(|source| LaunchError::Program {
+        program: argv[0].clone().into(),
+        source,
+    })
+}
+
+/// The first line for the other side.
+fn greeting(host: &Host, job: &Job, connection: String) -> String {
+    let mut environment = host.environment.clone();
+    let more = job.environment.iter();
+    environment.extend(more.map(|(name, value)| (text(name), text(value))));
+    line(&Greeting {
+        connection,
+        client: match &job.connection {
+            Some(connection) if host.is_proxy() => connection.client_elsewhere.clone(),
+            _ => String::new(),
+        },
+        environment,
+        silence: host.silence.map(|silence| silence.as_secs_f64()),
+    })
+}
+
+fn text(text: &OsStr) -> String {
+    text.to_string_lossy().into_owned()
 }
 
 /// The connection information as that machine has to have it, and the tunnels that it takes.
