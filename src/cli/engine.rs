@@ -167,16 +167,11 @@ impl EngineArgs {
 }
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (lifeline, mut starter) = if args.over_stdin {
-        let (greeting, lifeline, starter) = lifeline::take_standard_streams()
-            .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
+    let (greeting, lifeline, mut starter) = lifeline::take(args.over_stdin)?;
+    if let Some(greeting) = greeting {
         // SAFETY: no other thread reads or writes the environment yet.
         unsafe { std::env::set_var(CONNECTION_INFO_VARIABLE, greeting.connection) };
-        (lifeline, starter)
-    } else {
-        let lifeline = Lifeline::Pipe(lifeline::take());
-        (lifeline, lifeline::Starter::take())
-    };
+    }
     // The file may be named, or its content be handed down: then the profile need not be there.
     let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
     let must = if needs_profile {
@@ -194,7 +189,7 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     )?;
     let open_files = raise_limits();
     setup.enter_work_dir()?;
-    refuse_what_is_missing(&setup)?;
+    refuse_registration_url(&setup)?;
     if args.n == 0 {
         return Err(Failure::usage("-n 0 would run no engine"));
     }
@@ -248,8 +243,8 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     }
 }
 
-/// Options that are known, but for which there is nothing here yet.
-fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
+/// ipyparallel's engines can be told where to register by themselves.
+fn refuse_registration_url(setup: &Setup) -> Result<(), Failure> {
     let engine = &setup.settings.engine;
     if engine.registration_url.is_none() {
         return Ok(());
