@@ -103,7 +103,7 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
 
-    /// Where to register, in place of what the connection file says
+    /// Of ipyparallel's engines, which register where the connection file says as well
     #[arg(long, value_name = "URL", hide = true)]
     url: Option<String>,
 
@@ -189,7 +189,10 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     )?;
     let open_files = raise_limits();
     setup.enter_work_dir()?;
-    refuse_registration_url(&setup)?;
+    if setup.settings.engine.registration_url.is_some() {
+        // As in ipyparallel (`IPEngine.load_connection_file`), which says nothing.
+        tracing::warn!("--url has no effect: the connection file says where to register");
+    }
     if args.n == 0 {
         return Err(Failure::usage("-n 0 would run no engine"));
     }
@@ -241,18 +244,6 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         Ended::KernelsDied(why) => Err(Failure::new(KERNELS_DIED, why)),
         Ended::Failed(why) => Err(Failure::failed(why)),
     }
-}
-
-/// ipyparallel's engines can be told where to register by themselves.
-fn refuse_registration_url(setup: &Setup) -> Result<(), Failure> {
-    let engine = &setup.settings.engine;
-    if engine.registration_url.is_none() {
-        return Ok(());
-    }
-    Err(Failure::usage(
-        "--url: a registration at another place than the connection file says is not available in this version; name \
-         the machine with --location, or another file with --file",
-    ))
 }
 
 /// The rank of this process in an MPI job, if it is in one.
