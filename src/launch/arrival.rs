@@ -222,13 +222,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = ConnectionFiles::paths(folder.path(), &ClusterId::default());
         let mut arrival = arrival(files.clone(), None);
+        // Whoever opens it waits, as for a file server that does not answer.
+        nix::unistd::mkfifo(&files.client, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for _ in 0..3 {
-            let moment = tokio::time::sleep(SOON / 2);
+            let moment = tokio::time::sleep(2 * SOON);
             tokio::select! {
                 _ = arrival.wait() => panic!("it is not there"),
                 () = moment => {}
             }
         }
+        // It answers that there is nothing.
+        drop(File::options().write(true).open(&files.client).unwrap());
         crate::os::files::write_private(&files.client, CLIENT.as_bytes()).unwrap();
         arrival.on_runs();
         assert_eq!(arrival.wait().await, Ok(()));
