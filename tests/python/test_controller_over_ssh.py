@@ -59,6 +59,15 @@ def test_a_controller_that_others_can_reach_needs_no_tunnel(there):
     there.assert_nothing_left()
 
 
+def test_what_a_shell_there_says_is_passed_over(there):
+    # As a greeting of somebody's shell, which need not be UTF-8.
+    greeting = ["sh", "-c", "printf 'd\\351j\\340 vu\\n'; exec \"$0\" \"$@\"", BINARY, "controller"]
+    there.clusters.ok("start", "-n", "1", "--daemonize", *there.controller(controller_cmd=[str(word) for word in greeting]))
+    assert there.tunnels()
+    there.clusters.ok("stop")
+    there.assert_nothing_left()
+
+
 def test_engines_of_the_controller_s_machine_go_there_and_others_through_this_one(there):
     machines = {"there": 1, "elsewhere": {"n": 1, "tunnel": True}}
     running = there.start(*there.controller(), *there.engines(machines))

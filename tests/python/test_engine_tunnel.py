@@ -13,7 +13,7 @@ from programs import BINARY, wait_until
 
 pytestmark = ssh_server.needed
 
-FAILED = 1
+FAILED, USAGE = 1, 2
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,10 @@ def test_a_server_that_lets_nobody_in_is_said(place, path):
     engine = place.start([BINARY, "engine", "--ssh=nobody"], {"PATH": path})
     assert engine.wait() == FAILED
     assert "no tunnel through nobody: " in engine.output
+
+
+def test_what_is_no_server_is_refused(place, path):
+    place.controller()
+    engine = place.start([BINARY, "engine", "--ssh=login:abc"], {"PATH": path})
+    assert engine.wait() == USAGE
+    assert '"login:abc", is no [user@]host[:port]' in engine.output
