@@ -62,7 +62,7 @@ def test_a_controller_that_others_can_reach_needs_no_tunnel(there):
 def test_what_a_shell_there_says_is_passed_over(there):
     # As a greeting of somebody's shell, which need not be UTF-8.
     greeting = ["sh", "-c", "printf 'd\\351j\\340 vu\\n'; exec \"$0\" \"$@\"", BINARY, "controller"]
-    there.clusters.ok("start", "-n", "1", "--daemonize", *there.controller(controller_cmd=[str(word) for word in greeting]))
+    there.clusters.ok("start", "-n", "1", "--daemonize", *there.controller(controller_cmd=greeting))
     assert there.tunnels()
     there.clusters.ok("stop")
     there.assert_nothing_left()
@@ -142,6 +142,19 @@ def test_a_tunnel_that_breaks_is_made_again(there):
         wait_for_answers(client, 1)
     there.clusters.ok("stop")
     assert running.wait() == 0
+    there.assert_nothing_left()
+
+
+def test_a_tunnel_shares_no_connection_with_others(there, configuration, tmp_path):
+    # Ports of a connection that is shared belong to whichever ssh was the first, and stay when the tunnel's ends.
+    shared = tmp_path / "config"
+    path = tmp_path.parent / "s"  # No longer than a socket's may be.
+    shared.write_text(f"{configuration.read_text()}\nHost *\nControlMaster auto\nControlPath {path}\n")
+    there.clusters.ok("start", "-n", "0", "--daemonize", *there.controller(ssh_args=["-F", str(shared)]))
+    (tunnel,) = there.tunnels()
+    listens = {one.laddr.port for one in tunnel.net_connections("tcp") if one.status == "LISTEN"}
+    assert there.connection()["mux"] in listens
+    there.clusters.ok("stop")
     there.assert_nothing_left()
 
 
