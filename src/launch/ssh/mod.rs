@@ -10,7 +10,7 @@
 //! | `hosts` \[p\] | settings of the machines |
 //! | `commands` \[p\] | what ssh is called with |
 //! | `forward` | an ssh that leads ports, and is kept |
-//! | `ways` | which ports of this machine lead where |
+//! | `ways` \[p\] | which ports of this machine lead where |
 //! | `reach` | the way from here to a controller there |
 //! | `tunnel` | the way of engines here to a controller behind a server |
 

@@ -15,6 +15,7 @@ use super::ways::{self, Ways, ends};
 use crate::launch::child::Sayings;
 use crate::launch::supervisor::Member;
 use crate::launch::{LaunchEvent, News, Reached};
+use crate::os::ports::free_ports;
 use crate::os::{ProcessRef, host};
 use crate::profile::connection::{ClientFile, ConnectionError, EngineFile};
 use crate::profile::settings::is_local_interface;
@@ -142,10 +143,11 @@ async fn reach(
     {
         return Err(ReachError::NotTcp(host.name.clone()));
     }
-    let ways = Ways::to(all_ends(&client, &engine)).map_err(|error| ReachError::NoPort {
-        host: host.name.clone(),
-        error,
-    })?;
+    let ways =
+        Ways::to(all_ends(&client, &engine), free_ports).map_err(|error| ReachError::NoPort {
+            host: host.name.clone(),
+            error,
+        })?;
     let mut reached = led_here(client, engine, &ways, &host::hostname());
     let no_tunnel = |why| ReachError::NoTunnel {
         host: host.name.clone(),
@@ -201,8 +203,6 @@ fn led_here(client: ClientFile, engine: EngineFile, ways: &Ways, this_host: &str
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn files(interface: &str) -> (ClientFile, EngineFile) {
@@ -222,11 +222,10 @@ mod tests {
     #[test]
     fn files_that_are_led_here_name_this_machine_and_its_ports() {
         let (client, engine) = files("tcp://*");
-        let ends: BTreeMap<String, u16> = all_ends(&client, &engine).collect();
-        assert_eq!(ends.len(), 15);
-        assert_eq!(ends["127.0.0.1:19"], 19);
-        let ways = ends.into_iter().map(|(there, port)| (there, port + 100));
-        let ways = Ways(ways.collect());
+        let higher = |ports: Vec<u16>| Ok(ports.iter().map(|port| port + 100).collect());
+        let ways = Ways::to(all_ends(&client, &engine), higher).unwrap();
+        assert_eq!(ways.0.len(), 15);
+        assert_eq!(ways.0["127.0.0.1:19"], 119);
         let reached = led_here(client, engine.clone(), &ways, "here");
         assert_eq!(reached.client.interface, "tcp://127.0.0.1");
         assert_eq!(

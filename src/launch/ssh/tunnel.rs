@@ -12,6 +12,7 @@ use super::forward::Forward;
 use super::hosts::parts;
 use super::ways::{self, Ways, ends};
 use crate::os::host::{self, Host};
+use crate::os::ports::free_ports;
 use crate::profile::connection::{EngineFile, connectable_interface};
 
 #[derive(Debug, Error)]
@@ -90,7 +91,8 @@ fn address_of(connection: &EngineFile) -> &str {
 /// # Errors
 /// When ssh cannot be run, or ends before the tunnel is open.
 pub async fn lead(server: Server, connection: EngineFile) -> Result<EngineFile, TunnelError> {
-    let ways = Ways::to(ends(address_of(&connection).to_owned(), connection.ports()));
+    let there = ends(address_of(&connection).to_owned(), connection.ports());
+    let ways = Ways::to(there, free_ports);
     let ways = ways.map_err(TunnelError::NoPort)?;
     let connection = through(connection, &ways);
     let tunnel = Forward::open(arguments(&server, &ways)).await;
@@ -187,8 +189,8 @@ mod tests {
     #[test]
     fn every_channel_goes_through() {
         let file = connection("tcp://192.0.2.7", "far.invalid", "login");
-        let ends = ends("192.0.2.7".into(), file.ports()).map(|(there, port)| (there, port + 99));
-        let ways = Ways(ends.collect());
+        let higher = |ports: Vec<u16>| Ok(ports.iter().map(|port| port + 99).collect());
+        let ways = Ways::to(ends("192.0.2.7".into(), file.ports()), higher).unwrap();
         assert_eq!(ways.0.len(), 9);
         let led = through(file, &ways);
         assert_eq!(led.interface, "tcp://127.0.0.1");

@@ -1,10 +1,9 @@
-//! Ports of this machine that an ssh leads to addresses elsewhere.
+//! Ports of this machine that an ssh leads to addresses elsewhere. Pure.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use crate::os::host::LOOPBACK;
-use crate::os::ports::free_ports;
 
 /// The interface of a connection file whose ports are led.
 pub(super) fn interface() -> String {
@@ -26,10 +25,13 @@ pub(super) fn ends(
 pub(super) struct Ways(pub(super) BTreeMap<String, u16>);
 
 impl Ways {
-    /// Takes ports that are free, the same ones where that can be.
-    pub(super) fn to(ends: impl IntoIterator<Item = (String, u16)>) -> io::Result<Self> {
+    /// `free`: as many ports of this machine, the same ones where that can be.
+    pub(super) fn to(
+        ends: impl IntoIterator<Item = (String, u16)>,
+        free: impl FnOnce(Vec<u16>) -> io::Result<Vec<u16>>,
+    ) -> io::Result<Self> {
         let ends: BTreeMap<String, u16> = ends.into_iter().collect();
-        let here = free_ports(ends.values().copied())?;
+        let here = free(ends.values().copied().collect())?;
         Ok(Self(ends.into_keys().zip(here).collect()))
     }
 
