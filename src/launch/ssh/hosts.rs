@@ -394,15 +394,21 @@ fn plain(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// `[user@]host[:port]`. What begins with a dash would be an option of ssh.
+/// `[user@]host[:port]`; an address of IPv6 stands in brackets if a port follows. What begins with a dash would be an option
+/// of ssh.
 pub(super) fn parts(name: &str) -> Option<(Option<&str>, &str, Option<u16>)> {
     let (user, rest) = match name.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
         None => (None, name),
     };
-    let (address, port) = match rest.rsplit_once(':') {
-        Some((address, port)) if !address.contains(':') => (address, Some(port.parse().ok()?)),
-        _ => (rest, None),
+    let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (address, port) = match (bracketed, rest.rsplit_once(':')) {
+        (Some((address, "")), _) => (address, None),
+        (Some((address, port)), _) => (address, Some(port.strip_prefix(':')?.parse().ok()?)),
+        (None, Some((address, port))) if !address.contains(':') => {
+            (address, Some(port.parse().ok()?))
+        }
+        (None, _) => (rest, None),
     };
     let usable = |part: &str| !part.is_empty() && !part.starts_with('-');
     (usable(address) && user.is_none_or(usable)).then_some((user, address, port))

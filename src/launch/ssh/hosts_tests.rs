@@ -155,3 +155,25 @@ fn settings_without_a_meaning_are_found_for_each_kind() {
         ["controller_args", "engine_args", "engines", "tunnel"]
     );
 }
+
+#[test]
+fn a_host_s_name_has_up_to_three_parts() {
+    for (name, expected) in [
+        ("a", Some((None, "a", None))),
+        ("me@a:2222", Some((Some("me"), "a", Some(2222)))),
+        ("2001:db8::7", Some((None, "2001:db8::7", None))),
+        ("[2001:db8::7]", Some((None, "2001:db8::7", None))),
+        (
+            "me@[2001:db8::7]:2222",
+            Some((Some("me"), "2001:db8::7", Some(2222))),
+        ),
+        ("[2001:db8::7]2222", None),
+        ("[2001:db8::7]:x", None),
+        ("[]", None),
+        ("a:x", None),
+        ("-a", None),
+        ("", None),
+    ] {
+        assert_eq!(parts(name), expected, "{name}");
+    }
+}
