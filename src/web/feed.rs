@@ -202,7 +202,7 @@ impl Feed {
     }
 
     /// Everything that is shown. `stream`: ended requests at most.
-    pub(super) fn state(&mut self, stream: Option<usize>) -> Map<String, Value> {
+    pub(super) fn state(&self, stream: Option<usize>) -> Map<String, Value> {
         let mut state = self.board.state(Instant::now(), stream);
         let about = json!({
             "profile": self.about.profile,

@@ -120,7 +120,7 @@ impl Routes {
             EVENTS => self.events(),
             "/api/state" => {
                 let stream = parameter(&query, "stream").and_then(|count| count.parse().ok());
-                let state = self.feed.borrow_mut().state(stream);
+                let state = self.feed.borrow().state(stream);
                 answer::json(StatusCode::OK, &state.into())
             }
             "/api/tasks" => self.tasks(&query).await,
