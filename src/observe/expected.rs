@@ -10,8 +10,8 @@ use crate::protocol::{ExpectedSet, ExpectedState};
 /// What is not repeated for so long is forgotten: whoever announced it is gone. Microseconds.
 const PATIENCE: i64 = 60_000_000;
 
-/// Engines of before a set's start that have not been found out to be gone after so long are those that were meant: the
-/// announcement has come late.
+/// Engines older than a set's announcement count for it after this time: then the announcement was late, and they are
+/// not left over from the set's former start.
 const SETTLED: i64 = 5_000_000;
 
 /// Those who may announce something at once.
