@@ -250,6 +250,29 @@ def test_an_engine_that_starts_again_shows(clusters, page):  # noqa: F811
     assert states[0] == "idle" and set(states) <= {"idle", "restarting", "starting"}, states
 
 
+def test_another_controller_s_clients_are_not_shown(clusters, page):  # noqa: F811
+    nobody = "No client has submitted anything yet."
+    assert page.text("clients") == nobody
+    with clusters.client() as client:
+        client.load_balanced_view().map_sync(work, range(10))
+        page.wait_for("return document.querySelectorAll('#clients .client').length === 1", "the client")
+        assert nobody not in page.text("clients")
+    # As a page that was left open hears it of the next controller at the same address.
+    shown = page.run(
+        """
+        const page = window.ipcluster;
+        const state = { kind: "state", started: page.started + 1e6, about: page.about, now: 0, ended: 0, stream: [], engines: [], clients: [], samples: [], log: [] };
+        page.onMessage(state);
+        page.tick();
+        const nobody = document.getElementById("clients").innerText;
+        page.onChanges({ kind: "changes", clients: [{ client: "next", total: 5, done: 1, failed: 0, blocked: 0, ready: 4, left: 1, name: "f", at: 0 }] });
+        page.tick();
+        return [nobody, document.title, [...document.querySelectorAll("#clients .client")].map((row) => row.dataset.client)];
+        """
+    )
+    assert shown[0] == nobody and shown[1].startswith("20% · ") and shown[2] == ["next"]
+
+
 def wait_for(event):
     """Works until the file is there."""
     import os
