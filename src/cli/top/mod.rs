@@ -21,7 +21,6 @@ use crate::hubclient::{HubClient, Notification};
 use crate::profile::traitlets::Program;
 use crate::web::{Events, VisitError};
 
-pub(super) use line::visible;
 use terminal::Terminal;
 
 #[derive(Args, Clone, Debug)]
