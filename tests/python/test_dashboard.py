@@ -498,6 +498,16 @@ def test_top_ends_with_the_cluster(clusters, flags):  # noqa: F811
     top.end()
 
 
+def test_top_ends_with_a_controller_that_says_no_farewell(clusters):  # noqa: F811
+    cluster = clusters.start(1)
+    top = Terminal(clusters)
+    top.wait_for(b"WORKS ON")
+    psutil.Process(clusters.pid("controller")).kill()
+    top.wait_for(b"the cluster has ended")
+    top.end()
+    assert cluster.wait() != 0
+
+
 def test_top_writes_once_where_there_is_no_terminal(clusters, dashboard):  # noqa: F811
     shown = clusters.ok("top")
     assert "engines 2" in shown and "WORKS ON" in shown and "\x1b" not in shown
