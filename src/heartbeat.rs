@@ -8,8 +8,8 @@
 //!   engine that is only slow or stopped by a signal keeps its connection, and has until the limit of missed beats;
 //! - an engine behind a tunnel has twice as long: when the way has been interrupted, ssh's connection hears so only at the
 //!   system's next attempt, and each comes after twice the time of the one before it;
-//! - any other on another machine has [`RETURN`] longer, for it connects anew itself: so a silence of as many beats as may be
-//!   missed is outlived for certain, and not only if the rest goes quickly.
+//! - any other on another machine has [`RETURN`] longer, though never more than half as long again, for it connects anew
+//!   itself: a silence of as many beats as may be missed is outlived, and not only if the rest goes quickly.
 
 use std::time::{Duration, Instant};
 

@@ -34,14 +34,7 @@ use crate::protocol::signature::SCHEME;
 use crate::scheduler::TaskConfig;
 
 pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (lifeline, mut starter) = if args.over_stdin {
-        let (_, lifeline, starter) = lifeline::take_standard_streams()
-            .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
-        (lifeline, starter)
-    } else {
-        let lifeline = Lifeline::Pipe(lifeline::take());
-        (lifeline, lifeline::Starter::take())
-    };
+    let (_, lifeline, mut starter) = lifeline::take(args.over_stdin)?;
     let setup = set_up(
         Program::Controller,
         "ipcontroller",
@@ -59,6 +52,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
     let files = ConnectionFiles::paths(&security, &setup.cluster_id);
     let mut plan = Plan::new(&setup, &files)?;
     if args.over_stdin
+        && plan.reused.is_none()
         && setup.settings.controller.location.is_none()
         && let Some(address) = reached_by()
     {

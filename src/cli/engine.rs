@@ -103,7 +103,7 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "HOST")]
     location: Option<String>,
 
-    /// Where to register, in place of what the connection file says
+    /// Of ipyparallel's engines, which register where the connection file says as well
     #[arg(long, value_name = "URL", hide = true)]
     url: Option<String>,
 
@@ -167,16 +167,11 @@ impl EngineArgs {
 }
 
 pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (lifeline, mut starter) = if args.over_stdin {
-        let (greeting, lifeline, starter) = lifeline::take_standard_streams()
-            .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
+    let (greeting, lifeline, mut starter) = lifeline::take(args.over_stdin)?;
+    if let Some(greeting) = greeting {
         // SAFETY: no other thread reads or writes the environment yet.
         unsafe { std::env::set_var(CONNECTION_INFO_VARIABLE, greeting.connection) };
-        (lifeline, starter)
-    } else {
-        let lifeline = Lifeline::Pipe(lifeline::take());
-        (lifeline, lifeline::Starter::take())
-    };
+    }
     // The file may be named, or its content be handed down: then the profile need not be there.
     let needs_profile = args.file.is_none() && std::env::var_os(CONNECTION_INFO_VARIABLE).is_none();
     let must = if needs_profile {
@@ -194,7 +189,10 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
     )?;
     let open_files = raise_limits();
     setup.enter_work_dir()?;
-    refuse_what_is_missing(&setup)?;
+    if setup.settings.engine.registration_url.is_some() {
+        // As in ipyparallel (`IPEngine.load_connection_file`), which says nothing.
+        tracing::warn!("--url has no effect: the connection file says where to register");
+    }
     if args.n == 0 {
         return Err(Failure::usage("-n 0 would run no engine"));
     }
@@ -246,18 +244,6 @@ pub(super) fn run(args: &EngineArgs, rewritten: Rewritten) -> Result<(), Failure
         Ended::KernelsDied(why) => Err(Failure::new(KERNELS_DIED, why)),
         Ended::Failed(why) => Err(Failure::failed(why)),
     }
-}
-
-/// Options that are known, but for which there is nothing here yet.
-fn refuse_what_is_missing(setup: &Setup) -> Result<(), Failure> {
-    let engine = &setup.settings.engine;
-    if engine.registration_url.is_none() {
-        return Ok(());
-    }
-    Err(Failure::usage(
-        "--url: a registration at another place than the connection file says is not available in this version; name \
-         the machine with --location, or another file with --file",
-    ))
 }
 
 /// The rank of this process in an MPI job, if it is in one.

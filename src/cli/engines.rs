@@ -49,8 +49,7 @@ pub(super) fn run(args: &EnginesArgs, rewritten: Rewritten) -> Result<(), Failur
 
 /// An `ipcluster` on another machine has the controller's files, and wants engines to be started from here.
 fn add_for_another(args: &EnginesArgs, rewritten: Rewritten) -> Result<(), Failure> {
-    let (greeting, lifeline, starter) = lifeline::take_standard_streams()
-        .map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))?;
+    let (greeting, lifeline, starter) = lifeline::take_standard_streams()?;
     let background = Background::take();
     let setup = set_up(
         Program::Cluster,

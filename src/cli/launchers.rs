@@ -1,21 +1,20 @@
 //! How the parts of a cluster are started: what settings and command line say of launchers.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::cli::Failure;
-use crate::cli::parts::texts;
-use crate::cli::setup::Setup;
-use crate::cli::supervise::engine_count;
+use crate::cli::setup::{Setup, engine_count};
 use crate::launch::batch::script::{self as batch, connection_info_timeout};
 use crate::launch::batch::system::{Role, System};
 use crate::launch::cluster::By;
 use crate::launch::local::{AwaitedFiles, Mpi};
 use crate::launch::ssh::hosts::{self, Host};
-use crate::os::{files, host};
+use crate::os::files;
 use crate::profile::ConnectionFiles;
-use crate::profile::settings::Traits;
+use crate::profile::settings::{ControllerSettings, Traits, is_local_interface};
 
 /// Traits of ipyparallel's local launchers, each before what it derives from.
 const MPI_ENGINES: &[&str] = &[
@@ -170,17 +169,13 @@ fn warn_of_ssh_traits(traits: &Traits, class: &str) {
 
 /// How mpiexec is called.
 fn mpi(traits: &Traits) -> Mpi {
-    let words = |name: &str| -> Vec<String> {
-        let words = texts(traits, name).into_iter();
-        words.filter_map(|word| word.into_string().ok()).collect()
-    };
-    let mut command = words("mpi_cmd");
+    let mut command = texts(traits, "mpi_cmd");
     if command.is_empty() {
         command.push("mpiexec".to_owned());
     }
     Mpi {
         command,
-        arguments: words("mpi_args"),
+        arguments: texts(traits, "mpi_args"),
         files: None,
     }
 }
@@ -196,40 +191,27 @@ fn profile_there(setup: &Setup) -> Option<String> {
 
 /// Says which settings of launchers the local ones do not heed.
 pub(super) fn warn_of_launcher_traits(setup: &Setup) {
-    for role in [Role::Controller, Role::Engines] {
-        if !matches!(name_of(setup, role), "local" | "mpi") {
-            continue;
-        }
-        for class in &lineage(setup, role)[..2] {
-            let Some(traits) = setup.settings.launcher.get(*class) else {
-                continue;
-            };
-            let unheeded = traits
-                .keys()
-                .filter(|name| !HEEDED.contains(&name.as_str()));
-            for name in unheeded {
-                tracing::warn!(
-                    "{class}.{name} has no effect: the local launcher has no such setting here"
-                );
-            }
+    let classes: BTreeSet<&str> = [Role::Controller, Role::Engines]
+        .into_iter()
+        .filter(|role| matches!(name_of(setup, *role), "local" | "mpi"))
+        .flat_map(|role| lineage(setup, role))
+        .copied()
+        .collect();
+    for class in classes {
+        let traits = setup.settings.launcher.get(class);
+        let names = traits.into_iter().flat_map(Traits::keys);
+        for name in names.filter(|name| !HEEDED.contains(&name.as_str())) {
+            tracing::warn!("{class}.{name} has no effect: this launcher has no such setting here");
         }
     }
 }
 
 /// Engines elsewhere cannot reach a controller that listens on its machine alone.
-pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &By) {
-    if matches!(controller_by, By::Batch(_)) && !setup.names_address {
-        // It listens on all addresses.
-        return;
-    }
-    let address = setup.settings.cluster.controller_ip.as_ref();
-    let address = address.unwrap_or(&setup.settings.controller.ip);
-    let listens_here = setup
-        .settings
-        .controller
-        .engine_ip
-        .as_ref()
-        .unwrap_or(address);
+pub(super) fn warn_of_loopback(
+    controller: &ControllerSettings,
+    controller_by: &By,
+    engines_by: &By,
+) {
     let of_controller = match controller_by {
         By::Ssh(hosts) => hosts.first().map(Host::address),
         _ => None,
@@ -242,9 +224,17 @@ pub(super) fn warn_of_loopback(setup: &Setup, controller_by: &By, engines_by: &B
             .any(|host| !host.tunnel && Some(host.address()) != of_controller),
         By::Batch(_) => true,
     };
-    if host::is_loopback(listens_here) && elsewhere {
+    let interface = controller.engine_interface();
+    if elsewhere && is_local_interface(&interface) {
         tracing::warn!(
-            "the controller listens on {listens_here}: engines on other machines cannot reach it; --ip='*' lets them"
+            "the controller listens on {interface}: engines on other machines cannot reach it; --ip='*' lets them"
         );
     }
+}
+
+/// The texts of a list.
+pub(super) fn texts(traits: &Traits, name: &str) -> Vec<String> {
+    let items = traits.get(name).and_then(Value::as_array);
+    let items = items.into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
 }

@@ -12,17 +12,24 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use crate::cli::Failure;
 use crate::launch::News;
 use crate::launch::channel::{Greeting, Order};
 pub(super) use crate::launch::local::LIFELINE_VARIABLE as VARIABLE;
 use crate::launch::local::NEWS_VARIABLE;
 
-/// The pipe that this process was given, if it was. To be called once, before there are threads: the variable must not
-/// reach the processes that this one starts.
-pub(super) fn take() -> Option<OwnedFd> {
-    take_fd(VARIABLE)
+/// What this process was started with: over standard input a greeting comes first. To be called once, before there are
+/// threads: what is in the environment must not reach the processes that this one starts.
+pub(super) fn take(over_stdin: bool) -> Result<(Option<Greeting>, Lifeline, Starter), Failure> {
+    if over_stdin {
+        let (greeting, lifeline, starter) = take_standard_streams()?;
+        return Ok((Some(greeting), lifeline, starter));
+    }
+    let news = take_fd(NEWS_VARIABLE).map(File::from);
+    Ok((None, Lifeline::Pipe(take_fd(VARIABLE)), Starter(news)))
 }
 
+/// The pipe that this process was given, if it was.
 fn take_fd(variable: &str) -> Option<OwnedFd> {
     let fd: RawFd = std::env::var(variable).ok()?.parse().ok()?;
     // SAFETY: no other thread reads or writes the environment yet.
@@ -98,7 +105,11 @@ async fn within<T>(limit: Option<Duration>, coming: impl Future<Output = Option<
 /// Takes standard input and output for the starter: the first line is its greeting, then come orders, and news go out.
 /// What anything else writes goes to standard error. To be called once, before there are threads: the greeting's
 /// variables are set in this process.
-pub(super) fn take_standard_streams() -> io::Result<(Greeting, Lifeline, Starter)> {
+pub(super) fn take_standard_streams() -> Result<(Greeting, Lifeline, Starter), Failure> {
+    greeted().map_err(|error| Failure::failed(format!("no greeting on standard input: {error}")))
+}
+
+fn greeted() -> io::Result<(Greeting, Lifeline, Starter)> {
     let (input, output) = (
         io::stdin().as_fd().try_clone_to_owned()?,
         io::stdout().as_fd().try_clone_to_owned()?,
@@ -124,11 +135,6 @@ pub(super) fn take_standard_streams() -> io::Result<(Greeting, Lifeline, Starter
 pub(super) struct Starter(Option<File>);
 
 impl Starter {
-    /// To be called once, before there are threads.
-    pub(super) fn take() -> Self {
-        Self(take_fd(NEWS_VARIABLE).map(File::from))
-    }
-
     /// A starter that is gone is noticed elsewhere.
     pub(super) fn tell(&mut self, news: &News) {
         if let Some(pipe) = &mut self.0 {

@@ -7,6 +7,7 @@ mod clean;
 mod completions;
 mod controller;
 mod controller_args;
+mod controller_part;
 mod curve;
 mod dashboard;
 mod database;
@@ -145,6 +146,27 @@ fn run(argv: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     }
 }
 
+/// What `ipcluster controller` will make of these arguments.
+fn controller_args(
+    arguments: &[OsString],
+) -> Result<(controller::ControllerArgs, Rewritten), Failure> {
+    let program = CalledAs::Ipcluster;
+    let command = program.command();
+    let before = ["ipcluster", "controller"].map(OsString::from);
+    let argv = before.into_iter().chain(arguments.iter().cloned());
+    let rewritten = rewrite(&command, argv).map_err(|error| Failure::usage(error.to_string()))?;
+    let parsed = command.clone().try_get_matches_from(&rewritten.args);
+    match parsed.and_then(|matches| program.verb(&matches)) {
+        Ok(Verb::Controller(args)) => Ok((args, rewritten)),
+        Ok(_) => unreachable!("the first word is the verb"),
+        Err(error) => {
+            show(&command, &rewritten.args, &error)?;
+            // Help is no reason to start anything.
+            Err(Failure::silent(0))
+        }
+    }
+}
+
 impl Verb {
     fn run(self, rewritten: Rewritten) -> Result<(), Failure> {
         match self {
@@ -224,6 +246,14 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
     format!("`{path}` knows no {unknown}{near}; `{path} --help` shows what it knows")
 }
 
+/// Of an option that is given twice, as Python's programs have it: what settings have for a part goes before what the
+/// command line says.
+fn last_word_counts(command: clap::Command) -> clap::Command {
+    command
+        .args_override_self(true)
+        .mut_subcommands(last_word_counts)
+}
+
 impl CalledAs {
     /// All but the usual one.
     const OTHERS: [Self; 2] = [Self::Ipcontroller, Self::Ipengine];
@@ -264,7 +294,7 @@ impl CalledAs {
 
     /// What it takes.
     fn command(self) -> clap::Command {
-        let ipcluster = Cli::command();
+        let ipcluster = last_word_counts(Cli::command());
         let Some(verb) = self.subcommand() else {
             return ipcluster;
         };

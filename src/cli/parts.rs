@@ -7,9 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::Failure;
-use crate::cli::launchers::{controller_by, engines_by, name_of, traits};
-use crate::cli::setup::Setup;
-use crate::cli::supervise::{engine_count, this_program};
+use crate::cli::launchers::{controller_by, engines_by, name_of, texts, traits};
+use crate::cli::setup::{Setup, engine_count, this_program};
 use crate::launch::Job;
 use crate::launch::batch::script as batch;
 use crate::launch::batch::system::{Role, System};
@@ -44,7 +43,7 @@ pub(super) struct KernelArgs {
 }
 
 impl KernelArgs {
-    fn python(&self) -> Option<OsString> {
+    pub(super) fn python(&self) -> Option<OsString> {
         Some(format!("--python={}", self.python.as_ref()?).into())
     }
 
@@ -60,64 +59,8 @@ impl KernelArgs {
     }
 }
 
-/// The controller, and the arguments that are its user's own.
-pub(super) fn controller_job(
-    setup: &Setup,
-    kernels: &KernelArgs,
-    rest: Vec<OsString>,
-) -> Result<(Job, Vec<OsString>), Failure> {
-    let settings = &setup.settings.cluster;
-    let traits = traits(setup, Role::Controller);
-    let mut arguments: Vec<OsString> = Vec::new();
-    for (name, value) in [
-        ("--ip", &settings.controller_ip),
-        ("--location", &settings.controller_location),
-    ] {
-        arguments.extend(value.as_ref().map(|value| format!("{name}={value}").into()));
-    }
-    let over_ssh = name_of(setup, Role::Controller) == "ssh";
-    if !over_ssh {
-        arguments.extend(kernels.python());
-    }
-    let mut own: Vec<OsString> = settings
-        .controller_args
-        .iter()
-        .map(OsString::from)
-        .collect();
-    if !over_ssh {
-        own.extend(texts(&traits, "controller_args"));
-    }
-    own.extend(handed_on(setup, Program::Controller));
-    own.extend(rest);
-    let is_job = System::named(name_of(setup, Role::Controller)).is_some();
-    if is_job && !setup.names_address && !own.iter().any(names_address) {
-        // On whichever node it runs: nobody would reach it at a loopback address.
-        arguments.push("--ip=*".into());
-    }
-    arguments.extend(own.iter().cloned());
-    let mut job = if over_ssh {
-        let levels = log_arguments(&setup.settings.log);
-        over_ssh_job(setup, "ipcontroller", levels.chain(arguments))
-    } else {
-        let mut job = job(setup, "ipcontroller", "controller", arguments)?;
-        job.environment.extend(environment(&traits));
-        job
-    };
-    job.environment
-        .extend(secrets(setup, Program::Controller, is_job)?);
-    Ok((job, own))
-}
-
-/// Does this argument say where a controller is to listen?
-fn names_address(argument: &OsString) -> bool {
-    let argument = argument.to_string_lossy();
-    let name = argument.trim_start_matches('-').split('=').next();
-    matches!(name, Some("ip" | "reuse" | "restore"))
-        || name.is_some_and(|name| name.ends_with("_ip") || name.ends_with(".ip"))
-}
-
 /// What is run on another machine, where the rest is that machine's own affair.
-fn over_ssh_job(
+pub(super) fn over_ssh_job(
     setup: &Setup,
     name: &'static str,
     arguments: impl IntoIterator<Item = OsString>,
@@ -149,7 +92,8 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     if setup.settings.cluster.engines == "ssh" {
         return Ok(over_ssh_job(setup, "ipengine", arguments));
     }
-    arguments.extend(texts(&traits, "engine_args"));
+    let more = texts(&traits, "engine_args");
+    arguments.extend(more.into_iter().map(OsString::from));
     let mut job = job(setup, "ipengine", "engine", arguments)?;
     job.environment.extend(environment(&traits));
     let is_job = System::named(name_of(setup, Role::Engines)).is_some();
@@ -158,11 +102,11 @@ pub(super) fn engines_job(setup: &Setup, kernels: &KernelArgs) -> Result<Job, Fa
     Ok(job)
 }
 
-/// Prints what would be submitted: for the controller, if it is one of the parts, and for the engines.
+/// Prints what would be submitted: for the controller, if it is to be started, and for the engines.
 pub(super) fn dry_run(
     setup: &Setup,
     kernels: &KernelArgs,
-    controller: Option<Vec<OsString>>,
+    controller: Option<&Job>,
 ) -> Result<(), Failure> {
     let cluster = Where {
         profile: setup.profile.clone(),
@@ -175,11 +119,10 @@ pub(super) fn dry_run(
         scripts.push(script.text);
         Ok(())
     };
-    if let Some(rest) = controller
+    if let Some(job) = controller
         && let By::Batch(settings) = controller_by(setup)?
     {
-        let (job, _) = controller_job(setup, kernels, rest)?;
-        add(&settings, Member::Controller, &job)?;
+        add(&settings, Member::Controller, job)?;
     }
     if let By::Batch(settings) = engines_by(setup)? {
         let mut job = engines_job(setup, kernels)?;
@@ -232,7 +175,7 @@ pub(super) fn warn_of_controller_traits(setup: &Setup) {
 }
 
 /// A part of the cluster: this program, with this verb and these arguments.
-fn job(
+pub(super) fn job(
     setup: &Setup,
     name: &'static str,
     verb: &str,
@@ -270,7 +213,7 @@ fn job(
 }
 
 /// How the parts log, as far as it is not the default.
-fn log_arguments(log: &LogSettings) -> impl Iterator<Item = OsString> {
+pub(super) fn log_arguments(log: &LogSettings) -> impl Iterator<Item = OsString> {
     let common = (log.level != LogLevel::default()).then(|| log.level.to_string());
     let components = log.components.iter();
     let components = components.map(|(name, level)| format!("{name}={level}"));
@@ -282,7 +225,7 @@ fn log_arguments(log: &LogSettings) -> impl Iterator<Item = OsString> {
 }
 
 /// `--Class.trait=value` of the cluster's command line that this part understands. A key is not shown a second time.
-fn handed_on(setup: &Setup, program: Program) -> Vec<OsString> {
+pub(super) fn handed_on(setup: &Setup, program: Program) -> Vec<OsString> {
     let meant = |one: &&Assignment| is_for(program, one) && secret_of(one).is_none();
     setup
         .traits
@@ -312,7 +255,7 @@ fn secret_of(assignment: &Assignment) -> Option<&'static str> {
 
 /// Keys of the cluster's command line that this part understands. A job must not have them in its environment, which others
 /// can ask the batch system for.
-fn secrets(
+pub(super) fn secrets(
     setup: &Setup,
     program: Program,
     is_job: bool,
@@ -346,16 +289,7 @@ fn secrets_of(meant: &[&Assignment]) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-pub(super) fn texts(traits: &Traits, name: &str) -> Vec<OsString> {
-    let items = traits.get(name).and_then(Value::as_array);
-    let items = items.into_iter().flatten();
-    items
-        .filter_map(Value::as_str)
-        .map(OsString::from)
-        .collect()
-}
-
-fn environment(traits: &Traits) -> Vec<(OsString, OsString)> {
+pub(super) fn environment(traits: &Traits) -> Vec<(OsString, OsString)> {
     let variables = traits.get("environment").and_then(Value::as_object);
     variables
         .into_iter()

@@ -1,5 +1,8 @@
 //! What every program does before its work: settings, log, working folder, limits.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
+
 use crate::cli::Failure;
 use crate::cli::args::{Environment, ResolvedCommon, Rewritten};
 use crate::os::log::{self, LogOptions, Rotation};
@@ -17,8 +20,6 @@ pub(super) struct Setup {
     pub(super) common: ResolvedCommon,
     /// `--Class.trait=value` of the command line.
     pub(super) traits: Vec<Assignment>,
-    /// Some layer of the settings says where a controller is to listen.
-    pub(super) names_address: bool,
 }
 
 /// Is the profile made when it is not there?
@@ -46,15 +47,6 @@ pub(super) fn set_up(
     let sources = common.sources(program, Some(&profile), rewritten.traits.clone());
     let resolved = load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
     let cluster_id = cluster_id(&common, &resolved)?;
-    let addresses = [
-        "controller.ip",
-        "controller.client_ip",
-        "controller.engine_ip",
-        "cluster.controller_ip",
-    ];
-    let names_address = addresses
-        .iter()
-        .any(|key| resolved.origin(*key) != Origin::Default);
     start_log(name, &profile, &cluster_id, &resolved.settings)?;
     if is_new {
         tracing::info!("created profile {}", profile.location().display());
@@ -71,7 +63,6 @@ pub(super) fn set_up(
         settings: resolved.settings,
         common,
         traits: rewritten.traits,
-        names_address,
     })
 }
 
@@ -162,4 +153,23 @@ pub(super) fn edit(
         value?.into(),
         Origin::CommandLine(argument.to_owned()),
     ))
+}
+
+/// The executable that runs now.
+pub(super) fn this_program() -> Result<OsString, Failure> {
+    std::env::current_exe()
+        .map(PathBuf::into_os_string)
+        .map_err(|error| Failure::failed(format!("this program cannot find itself: {error}")))
+}
+
+/// How many engines are wanted.
+pub(super) fn engine_count(setup: &Setup) -> u32 {
+    let cluster = &setup.settings.cluster;
+    let least = cluster.min.or_else(|| cluster.max.map(|_| 1));
+    cluster.n.or(least).unwrap_or_else(processors)
+}
+
+pub(super) fn processors() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cpus).unwrap_or(u32::MAX)
 }

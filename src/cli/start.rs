@@ -1,6 +1,5 @@
 //! `ipcluster start`.
 
-use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,12 +7,13 @@ use clap::Args;
 use crate::cli::Failure;
 use crate::cli::args::levels::boolean;
 use crate::cli::args::{CommonArgs, Rewritten};
+use crate::cli::controller_part::ControllerPart;
 use crate::cli::dashboard::parse_place;
 use crate::cli::launch_args::{LaunchArgs, launcher};
 use crate::cli::launchers::{controller_by, engines_by, warn_of_launcher_traits, warn_of_loopback};
 use crate::cli::output::FormatArgs;
-use crate::cli::parts::{controller_job, dry_run, engines_job};
-use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
+use crate::cli::parts::{dry_run, engines_job};
+use crate::cli::setup::{ProfileMust, edit, set_up};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
@@ -22,7 +22,7 @@ use crate::launch::batch::system::Role;
 use crate::launch::cluster::{Cluster, Controller};
 use crate::launch::ledger::{Launchers, Ledger};
 use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
-use crate::profile::settings::{Database, Edit};
+use crate::profile::settings::Edit;
 use crate::profile::traitlets::Program;
 use crate::web::Place;
 
@@ -118,7 +118,7 @@ fn start(
     background: &Background,
 ) -> Result<(), Failure> {
     let mut rest = rewritten.rest.take().unwrap_or_default();
-    // What stands behind -- goes before it.
+    // Flags of `start` that are the controller's, before its own.
     let curve = args.enable_curve;
     let dashboard = args.dashboard.as_ref();
     let own = [
@@ -143,10 +143,15 @@ fn start(
     let settings = &setup.settings.cluster;
     check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;
+    let controller = ControllerPart::new(&setup, &args.launch.kernels, rest)?;
     if args.launch.dry_run {
-        return dry_run(&setup, &args.launch.kernels, Some(rest));
+        return dry_run(&setup, &args.launch.kernels, Some(&controller.job));
     }
+    // Said here, it reaches whoever starts a cluster in the background, too.
     warn_of_launcher_traits(&setup);
+    let engines_by = engines_by(&setup)?;
+    let controller_by = controller_by(&setup)?;
+    warn_of_loopback(&controller.settings, &controller_by, &engines_by);
     if settings.daemonize && !background.is_some() {
         return in_background(&setup, &args.format);
     }
@@ -159,21 +164,17 @@ fn start(
     setup.enter_work_dir()?;
     clean_logs(&setup);
 
-    let (controller, own) = controller_job(&setup, &args.launch.kernels, rest)?;
     let engines = engines_job(&setup, &args.launch.kernels)?;
+    let own = controller.own.iter();
     let own = own
-        .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let info = cluster_info(&setup, own);
-    let engines_by = engines_by(&setup)?;
-    let controller_by = controller_by(&setup)?;
-    warn_of_loopback(&setup, &controller_by, &engines_by);
     let mut plan = plan(&setup, &engines_by, true)?;
-    if writes_records(&setup, &controller.argv) {
+    if controller.writes_records() {
         plan.grace = plan.grace.max(GRACE_OF_RECORDS);
     }
-    let reuse = keeps_connection_files(&setup, &controller.argv);
+    let reuse = controller.keeps_connection_files();
     let launchers = Launchers {
         controller: launcher_of(&setup, Role::Controller),
         engines: launcher_of(&setup, Role::Engines),
@@ -186,7 +187,7 @@ fn start(
         engines,
         engines_by,
         send_connection_info: settings.send_connection_info,
-        controller: Controller::Start(Box::new(controller), controller_by),
+        controller: Controller::Start(Box::new(controller.job), controller_by),
         profile: setup.profile.clone(),
         cluster_id: setup.cluster_id.clone(),
         rotation: setup.rotation(),
@@ -196,33 +197,3 @@ fn start(
 
 /// A controller whose database was slow has much to write before it can end.
 const GRACE_OF_RECORDS: Duration = Duration::from_secs(20);
-
-/// Whether the controller keeps records that outlive it.
-fn writes_records(setup: &Setup, arguments: &[OsString]) -> bool {
-    let is_real = |db: Database| matches!(db, Database::Sqlite | Database::Mongodb);
-    let says = |argument: &OsString| {
-        let text = argument.to_string_lossy();
-        let name = text.trim_start_matches('-');
-        match name.split_once('=') {
-            Some((name, value)) => {
-                name.ends_with("db_class") && Database::named(value).is_some_and(is_real)
-            }
-            None => matches!(name, "sqlitedb" | "mongodb"),
-        }
-    };
-    is_real(setup.settings.controller.db) || arguments.iter().any(says)
-}
-
-/// With `--reuse` the files outlive the controller.
-fn keeps_connection_files(setup: &Setup, arguments: &[OsString]) -> bool {
-    let controller = &setup.settings.controller;
-    let says = |argument: &OsString| {
-        let text = argument.to_string_lossy();
-        let name = text.trim_start_matches('-');
-        name.starts_with("reuse")
-            || name.starts_with("restore")
-            || name.contains(".reuse_files")
-            || name.contains(".restore_engines")
-    };
-    controller.reuse || controller.restore || arguments.iter().any(says)
-}

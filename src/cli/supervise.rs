@@ -1,8 +1,9 @@
 //! What `start` and `engines` share: the plan of what is to run, and staying in the foreground or the background.
 
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,7 +12,7 @@ use crate::cli::launchers::name_of;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
-use crate::cli::setup::Setup;
+use crate::cli::setup::{Setup, engine_count, processors, this_program};
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
@@ -45,22 +46,28 @@ pub(super) struct Over {
 }
 
 impl Over {
-    /// Must be called within a tokio runtime.
-    fn connect(self) -> Starter {
+    /// Must be called within a tokio runtime. The receiver is disconnected when everything has been told.
+    fn connect(self) -> (Starter, Receiver<()>) {
         let (news, told) = std::sync::mpsc::channel();
+        let (telling, is_told) = std::sync::mpsc::channel();
         let mut starter = self.starter;
         // Whoever does not read makes nobody else wait. The thread ends with the other end of the channel.
         std::thread::spawn(move || {
             while let Ok(news) = told.recv() {
                 starter.tell(&news);
             }
+            drop(telling);
         });
-        Starter {
+        let starter = Starter {
             orders: self.lifeline.orders(),
             news,
-        }
+        };
+        (starter, is_told)
     }
 }
+
+/// As long as the starter has for the last news, before this process ends.
+const LAST_NEWS: Duration = Duration::from_secs(1);
 
 /// How this process was called. The program's own path and the folder are not to be found out later: the file may be
 /// replaced, and the process goes elsewhere.
@@ -120,8 +127,13 @@ impl Background {
         let runtime = runtime()?;
         let (ended, again) = runtime.block_on(async {
             let link = fd.map(Link::new).transpose()?;
-            let starter = starter.map(Over::connect);
-            let mut ended = conduct(cluster, link, starter).await?;
+            let (starter, is_told) = starter.map(Over::connect).unzip();
+            let ended = conduct(cluster, link, starter).await;
+            if let Some(is_told) = is_told {
+                // The last of it says why this was the end.
+                let _ = is_told.recv_timeout(LAST_NEWS);
+            }
+            let mut ended = ended?;
             let again = ended.again.take().map(Link::into_fd).transpose()?;
             Ok::<(Ended, Option<OwnedFd>), Failure>((ended, again))
         })?;
@@ -257,13 +269,6 @@ fn started(setup: &Setup, pid: u32) -> Value {
     })
 }
 
-/// The executable that runs now.
-pub(super) fn this_program() -> Result<OsString, Failure> {
-    std::env::current_exe()
-        .map(PathBuf::into_os_string)
-        .map_err(|error| Failure::failed(format!("this program cannot find itself: {error}")))
-}
-
 /// Refuses launchers that there are not.
 pub(super) fn check_launcher(argument: &str, name: &str, there: &[&str]) -> Result<(), Failure> {
     if there.contains(&name) {
@@ -280,18 +285,6 @@ pub(super) fn launcher_of(setup: &Setup, role: Role) -> &'static str {
     let name = name_of(setup, role);
     let known = LAUNCHERS.iter().find(|known| **known == name);
     known.copied().expect("it was checked")
-}
-
-/// How many engines are wanted.
-pub(super) fn engine_count(setup: &Setup) -> u32 {
-    let cluster = &setup.settings.cluster;
-    let least = cluster.min.or_else(|| cluster.max.map(|_| 1));
-    cluster.n.or(least).unwrap_or_else(processors)
-}
-
-fn processors() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    u32::try_from(cpus).unwrap_or(u32::MAX)
 }
 
 /// What is run, and for how long it is waited for.

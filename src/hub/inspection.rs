@@ -305,8 +305,7 @@ fn result_status(msg_ids: &[MsgId], known: &BTreeMap<MsgId, ReportedStatus>) -> 
             Some(ReportedStatus::Pending) => pending.push(id),
             Some(ReportedStatus::Finished) => completed.push(id),
             None => {
-                return RemoteError::new("KeyError", format!("'No such message: {id}'"))
-                    .to_content();
+                return RemoteError::key_error(&format!("No such message: {id}")).to_content();
             }
         }
     }

@@ -3,6 +3,7 @@
 //! What the schedulers know (queues, loads, which task is where) stays with them: a query about it asks each of them for
 //! an answer and puts the answers together. So the hub is never behind, and costs nothing per task.
 
+mod content;
 mod dask;
 mod inspection;
 mod queries;

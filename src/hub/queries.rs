@@ -5,11 +5,12 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::content::parse;
 use super::inspection::Purpose;
 use super::registry::{Exit, Origin};
 use super::{Action, Database, Event, Hub, Request};
+use crate::protocol::python::repr;
 use crate::protocol::{EngineId, EngineUuid, ExpectedSet, Identity, Leaving, MsgId, RemoteError};
-use crate::taskdb::python::repr;
 
 /// `KeyError` of every access to records with NoDB, in ipyparallel's words.
 const NO_DATABASE: &str = "NoDB backend doesn't store any data. Start the Controller with a DB backend to enable \
@@ -40,7 +41,10 @@ impl Hub {
                 self.dask.on_stop(&request, out);
                 Ok(())
             }
-            other => Err(key_error(&format!("Bad Message Type: {}", repr(other)))),
+            other => Err(RemoteError::key_error(&format!(
+                "Bad Message Type: {}",
+                repr(other)
+            ))),
         };
         if let Err(error) = answered {
             out.push(Action::Log(Event::BadRequest {
@@ -74,7 +78,7 @@ impl Hub {
             }));
             reply(request, "registration_reply", error.to_content(), out);
         };
-        let Content { uuid, id, host } = match parse(request) {
+        let Content { uuid, id, host } = match parse(&request.content) {
             Ok(content) => content,
             Err(error) => {
                 refused("", &error, out);
@@ -119,7 +123,7 @@ impl Hub {
                 reply(request, "registration_reply", content, out);
             }
             None => {
-                let error = key_error(&format!("uuid {} in use", repr(uuid.as_str())));
+                let error = RemoteError::key_error(&format!("uuid {} in use", repr(uuid.as_str())));
                 refused(uuid.as_str(), &error, out);
                 out.push(Action::ExpectHeart(uuid));
             }
@@ -147,7 +151,7 @@ impl Hub {
             #[serde(default)]
             farewell: bool,
         }
-        let content: Content = parse(request)?;
+        let content: Content = parse(&request.content)?;
         // An id may have been given to another engine since; the uuid, where it is told, is not mistaken.
         if let Some(uuid) = &content.uuid
             && self.registry.id_of(&Identity::from(uuid)) != Some(content.id)
@@ -169,7 +173,7 @@ impl Hub {
         struct Content {
             uuid: EngineUuid,
         }
-        let Content { uuid } = parse(request)?;
+        let Content { uuid } = parse(&request.content)?;
         if self.registry.id_of(&Identity::from(&uuid)).is_some() {
             let content = request.content.clone();
             out.push(Action::Usage { uuid, content });
@@ -186,7 +190,7 @@ impl Hub {
             by: String,
             sets: Vec<ExpectedSet>,
         }
-        let Content { by, mut sets } = parse(request)?;
+        let Content { by, mut sets } = parse(&request.content)?;
         sets.truncate(SETS);
         out.push(Action::Expected { by, sets });
         reply(
@@ -229,7 +233,7 @@ impl Hub {
             #[serde(default)]
             verbose: Value,
         }
-        let content: Content = parse(request)?;
+        let content: Content = parse(&request.content)?;
         let targets = self.targets(&content.targets)?;
         let token = self.token();
         let purpose = Purpose::QueueStatus {
@@ -247,7 +251,7 @@ impl Hub {
             #[serde(default)]
             targets: Value,
         }
-        let targets = self.targets(&parse::<Content>(request)?.targets)?;
+        let targets = self.targets(&parse::<Content>(&request.content)?.targets)?;
         let token = self.token();
         self.inspections
             .begin(token, request, Purpose::Load { targets }, out);
@@ -274,7 +278,7 @@ impl Hub {
         if self.config.database == Database::Recorder {
             return self.records(request, out);
         }
-        let content: Content = parse(request)?;
+        let content: Content = parse(&request.content)?;
         if !is_true(&content.status_only) {
             reply(request, "result_reply", no_database().to_content(), out);
             return Ok(());
@@ -302,7 +306,7 @@ impl Hub {
         if self.config.database == Database::Recorder {
             return self.records(request, out);
         }
-        let content: Content = parse(request)?;
+        let content: Content = parse(&request.content)?;
         let known = self.registry.published();
         if let Some(id) = content
             .engine_ids
@@ -326,7 +330,7 @@ impl Hub {
             #[serde(default)]
             scheduler_args: Option<serde_json::Map<String, Value>>,
         }
-        let content: Content = parse(request)?;
+        let content: Content = parse(&request.content)?;
         let arguments = content.scheduler_args.unwrap_or_default();
         self.dask.on_become(request, arguments, out);
         Ok(())
@@ -399,15 +403,6 @@ fn shutdown(request: &Request, out: &mut Vec<Action>) -> Result<(), RemoteError>
     Ok(())
 }
 
-fn parse<'a, T: Deserialize<'a>>(request: &'a Request) -> Result<T, RemoteError> {
-    serde_json::from_slice(&request.content).map_err(|error| {
-        RemoteError::new(
-            "ValueError",
-            format!("bad content of a {}: {error}", request.msg_type),
-        )
-    })
-}
-
 pub(super) fn reply(request: &Request, msg_type: &str, content: Value, out: &mut Vec<Action>) {
     out.push(Action::Reply {
         to: request.from.clone(),
@@ -418,12 +413,7 @@ pub(super) fn reply(request: &Request, msg_type: &str, content: Value, out: &mut
 }
 
 fn no_database() -> RemoteError {
-    key_error(NO_DATABASE)
-}
-
-/// Python shows a KeyError's message in quotes.
-fn key_error(message: &str) -> RemoteError {
-    RemoteError::new("KeyError", repr(message))
+    RemoteError::key_error(NO_DATABASE)
 }
 
 fn no_such_engines(bad: &[Value]) -> RemoteError {

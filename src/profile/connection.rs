@@ -348,7 +348,7 @@ impl std::fmt::Display for Source {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Variable(name) => write!(f, "${name}"),
-            Self::Told => f.write_str("what it has told"),
+            Self::Told => f.write_str("the connection file that came over ssh"),
         }
     }
 }

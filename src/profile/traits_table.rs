@@ -514,7 +514,7 @@ pub(super) const LAUNCHER_TRAITS: &[(&str, Kind)] = &[
 
 /// Launchers that a set of engines or a controller can have, by ipyparallel's abbreviations.
 pub const LAUNCHERS: &[&str] = &[
-    "local", "ssh", "sshproxy", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor", "batch",
+    "local", "ssh", "sshproxy", "mpi", "slurm", "pbs", "sge", "lsf", "htcondor",
 ];
 
 /// Classes that live in the kernel. Any other that is not known is taken for one as well: users bring their own.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::engine_info::EngineInfo;
+use super::python::repr;
 
 /// An exception that happened on the other side of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,11 @@ impl RemoteError {
             traceback,
             engine_info: None,
         }
+    }
+
+    /// Python shows a KeyError's message as its `repr`.
+    pub fn key_error(message: &str) -> Self {
+        Self::new("KeyError", repr(message))
     }
 
     pub fn with_engine(mut self, info: EngineInfo) -> Self {

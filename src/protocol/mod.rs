@@ -10,6 +10,7 @@ pub mod header;
 pub mod ids;
 pub mod message;
 pub mod metadata;
+pub mod python;
 pub mod signature;
 pub mod text;
 pub mod time;

@@ -15,7 +15,6 @@ pub mod memory;
 #[cfg(feature = "mongodb")]
 pub mod mongo;
 pub mod none;
-pub mod python;
 pub mod query;
 pub mod record;
 mod retention;

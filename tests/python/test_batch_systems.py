@@ -199,3 +199,25 @@ def test_engines_that_wait_in_a_queue_are_on_the_status_page(system):
     clusters.ok("stop")
     assert running.wait() == 130
     clusters.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("said", "is_warned"),
+    [
+        ([], True),
+        (["--ip=*"], False),
+        (["--", "--ip=*"], False),
+        (["--IPController.engine_ip=*"], False),
+        (["--LocalControllerLauncher.controller_args=['--ip=*']"], False),
+        (["--ip=*", "--", "--ip=127.0.0.1"], True),
+        (["--controller=pbs"], False),
+        (["--controller=pbs", "--", "--ip=127.0.0.1"], True),
+    ],
+)
+def test_a_controller_that_they_cannot_reach_is_warned_of(clusters, tmp_path, said, is_warned):
+    system = System("pbs", clusters, tmp_path / "batch")
+    told = clusters.ok("start", "-n", "1", "--engines=pbs", "--daemonize", *said)
+    assert ("engines on other machines cannot reach it" in told) == is_warned, told
+    clusters.ok("stop")
+    assert system.calls("qsub")
+    clusters.assert_nothing_left()

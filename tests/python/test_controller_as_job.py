@@ -124,6 +124,16 @@ def test_old_connection_files_are_not_taken_for_new_ones(clusters, tmp_path):
     assert sorted(path.name for path in security.glob("ipcontroller*.json"))
 
 
+def test_files_that_are_to_be_kept_are_made_for_everybody(clusters, tmp_path):
+    System("pbs", clusters, tmp_path / "batch")
+    clusters.ok("start", "-n", "1", "--daemonize", "--controller=pbs", "--reuse")
+    file = json.loads((clusters.profile_dir / "security" / "ipcontroller-client.json").read_text())
+    assert file["interface"] == "tcp://*"
+    clusters.ok("stop")
+    clusters.wait_until_gone()
+    assert list((clusters.profile_dir / "security").glob("ipcontroller*.json"))
+
+
 def test_the_job_of_a_supervisor_that_was_killed_is_cancelled_later(clusters, tmp_path):
     system = System("lsf", clusters, tmp_path / "batch")
     running = clusters.start(1, "--controller=lsf")

@@ -86,6 +86,15 @@ def test_connection_information_that_is_none(place):
     assert "IPP_CONNECTION_INFO" in program.output and "nonsense" not in program.output
 
 
+def test_the_connection_file_says_where_to_register(place):
+    place.controller()
+    # As in ipyparallel, whose job files may have it.
+    engine = place.start([BINARY, "engine", "--url=tcp://127.0.0.1:1"])
+    place.client(1)
+    assert "--url has no effect" in engine.output
+    assert engine.stop() == 0
+
+
 def test_a_controller_that_is_gone(place):
     place.controller("--reuse").kill()
     code, output = place.run("engine", "--timeout=0.5")

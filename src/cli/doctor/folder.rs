@@ -229,7 +229,6 @@ fn answers(setup: &Setup, found: &Found, name: &str) -> Finding {
         settings: setup.settings.clone(),
         common: setup.common.clone(),
         traits: Vec::new(),
-        names_address: false,
     };
     let status = hub(&of_cluster).and_then(|mut hub| Ok(hub.status(ANSWER)?));
     match status {

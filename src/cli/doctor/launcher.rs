@@ -6,9 +6,9 @@ use super::Finding;
 use super::machine::on_path;
 use crate::cli::launchers::{controller_by, engines_by, name_of};
 use crate::cli::setup::Setup;
-use crate::launch::LAUNCHERS;
 use crate::launch::batch::system::Role;
 use crate::launch::cluster::By;
+use crate::launch::{CONTROLLER_LAUNCHERS, LAUNCHERS};
 
 pub(super) fn launcher(setup: &Setup, role: Role) -> Vec<Finding> {
     let name = name_of(setup, role);
@@ -20,14 +20,15 @@ pub(super) fn launcher(setup: &Setup, role: Role) -> Vec<Finding> {
     if role == Role::Controller && name == "local" {
         return Vec::new();
     }
-    if !LAUNCHERS.contains(&name) {
+    let there = match role {
+        Role::Controller => CONTROLLER_LAUNCHERS,
+        Role::Engines => LAUNCHERS,
+    };
+    if !there.contains(&name) {
         return vec![Finding::problem(
             check,
             format!("there is no launcher {name:?}"),
-            format!(
-                "`{part}` of [cluster] takes one of {}",
-                LAUNCHERS.join(", ")
-            ),
+            format!("`{part}` of [cluster] takes one of {}", there.join(", ")),
         )];
     }
     let by = match role {

@@ -153,7 +153,6 @@ fn examine(args: &DoctorArgs, rewritten: Rewritten) -> Result<Vec<Finding>, Fail
         settings,
         common,
         traits: rewritten.traits,
-        names_address: false,
     };
     let asked = args.python.clone().or_else(|| {
         let python = setup.settings.engine.python.as_ref();

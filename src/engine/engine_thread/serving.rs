@@ -94,13 +94,13 @@ enum State {
     Ended(Ending),
 }
 
-/// Where an engine whose connections were down is with asking for its registration again. What is said to the first
-/// question may be true no longer a moment after.
+/// Where an engine whose connections were down is with asking for its registration again. A refusal says that the controller
+/// still has it, which may be over in a moment, because its connection was closed: after [`SETTLED`] it asks once more.
 #[derive(Debug, PartialEq, Eq)]
 enum Asking {
     No,
-    Asked,
-    OnceMore { at: Instant },
+    First,
+    Last { at: Instant },
 }
 
 struct Kernel {
@@ -249,8 +249,8 @@ impl Serving {
         };
         let retries = [self.shell_out.next_retry(), self.control_out.next_retry()];
         let asking = match self.asking {
-            Asking::OnceMore { at } => Some(at),
-            Asking::No | Asking::Asked => None,
+            Asking::Last { at } => Some(at),
+            Asking::No | Asking::First => None,
         };
         let outputs = self.outputs.next_deadline();
         time_left([state, outputs, asking, retries[0], retries[1]])
@@ -268,9 +268,8 @@ impl Serving {
         self.shell_out.retry(&mut self.sockets.shell, now);
         self.control_out.retry(&mut self.sockets.control, now);
         self.enter_when_ready();
-        if matches!(self.asking, Asking::OnceMore { at } if at <= now) {
-            self.register_again();
-            self.asking = Asking::No;
+        if matches!(self.asking, Asking::Last { at } if at <= now) {
+            self.register_again(Asking::No);
         }
         match self.state {
             State::KernelLost { until } if until <= now => {
@@ -314,7 +313,7 @@ impl Serving {
                 let why = "no heartbeat of the controller for too long".to_owned();
                 self.end(Ending::Failed(why.clone()), &why);
             }
-            EngineMail::PingsMissed => self.register_again(),
+            EngineMail::PingsMissed => self.register_again(Asking::First),
             EngineMail::Delivered(request) => self.on_shell_request(*request),
             EngineMail::Stop => self.stop(),
             EngineMail::Usage(usage) => self.tell_usage(usage),
@@ -332,7 +331,7 @@ impl Serving {
                     self.who.id
                 );
             }
-            Some(ControllerNews::Back) => self.register_again(),
+            Some(ControllerNews::Back) => self.register_again(Asking::First),
             None => {}
         }
         let mut answers = Vec::new();
@@ -346,9 +345,9 @@ impl Serving {
                 Ok(registered) => self.on_registered_again(&registered),
                 Err(why) => {
                     tracing::info!("engine {}: registered as before ({why})", self.who.id);
-                    if self.asking == Asking::Asked {
+                    if self.asking == Asking::First {
                         let at = Instant::now() + SETTLED;
-                        self.asking = Asking::OnceMore { at };
+                        self.asking = Asking::Last { at };
                     }
                 }
             }
@@ -356,9 +355,9 @@ impl Serving {
     }
 
     /// When the controller or this process was away, the engine asks for its registration again: a controller that
-    /// does not know it, or that took it for dead, takes it in; any other says that the uuid is in use, which is good
-    /// news too.
-    fn register_again(&mut self) {
+    /// does not know it, or that took it for dead, takes it in; any other says that the uuid is in use.
+    fn register_again(&mut self, asking: Asking) {
+        self.asking = Asking::No;
         if !self.takes_requests() {
             return;
         }
@@ -372,7 +371,7 @@ impl Serving {
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
         }
-        self.asking = Asking::Asked;
+        self.asking = asking;
     }
 
     fn tell_usage(&mut self, used: Value) {

@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Ask, Lookup, Recorder};
+use crate::hub::content::parse;
+use crate::protocol::python::repr;
 use crate::protocol::{EngineId, EngineUuid, RemoteError};
-use crate::taskdb::python::repr;
 use crate::taskdb::{Key, Query, StoreError, TaskStore};
 
 /// The requests that [`Recorder::answer`] answers.
@@ -43,7 +44,7 @@ impl<S: TaskStore> Recorder<S> {
             "db_stats_request" => Ok(self.stats(ask)),
             other => {
                 let text = format!("Bad Message Type: {}", repr(other));
-                Err(RemoteError::new("KeyError", repr(&text)))
+                Err(RemoteError::key_error(&text))
             }
         };
         answer.unwrap_or_else(|error| Answer::hub_error(&error))
@@ -155,17 +156,4 @@ impl MsgIds {
             _ => Err(wrong()),
         }
     }
-}
-
-/// A request's content. What lacks a field is a KeyError of the field's name, as it is in the original.
-pub(super) fn parse<'a, T: Deserialize<'a>>(content: &'a [u8]) -> Result<T, RemoteError> {
-    serde_json::from_slice(content).map_err(|error| {
-        let text = error.to_string();
-        let missing = text.strip_prefix("missing field `");
-        match missing.and_then(|rest| rest.split('`').next()) {
-            Some(field) => RemoteError::new("KeyError", repr(field)),
-            None if error.is_data() => RemoteError::new("KeyError", repr(&text)),
-            None => RemoteError::new("ValueError", format!("content is no JSON: {text}")),
-        }
-    })
 }

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Answer;
-use super::answer::{MsgIds, parse};
+use super::answer::MsgIds;
 use super::loose::{ReplyContent, read};
 use super::pending::PendingSet;
 use super::reply::{Fields, ResultEntry, Row, write};
+use crate::hub::content::parse;
 use crate::protocol::{Header, MsgId, RemoteError};
-use crate::taskdb::python::repr;
 use crate::taskdb::record::dropped_bytes;
 use crate::taskdb::{Key, KeySet, Query, QueryError, Queue, RecordReader, StoreError, TaskRecord};
 
@@ -159,7 +159,7 @@ impl Lookup {
                 list.push(msg_id);
             } else {
                 let text = format!("No such message: {msg_id}");
-                return Err(RemoteError::new("KeyError", repr(&text)));
+                return Err(RemoteError::key_error(&text));
             }
         }
         let mut content = br#"{"status":"ok","pending":"#.to_vec();

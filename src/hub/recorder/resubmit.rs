@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::pending::{Part, Pending};
 use super::{Answer, Ask, Recorder, Resubmission, StoredMessage};
+use crate::protocol::python::repr_list;
 use crate::protocol::{MsgId, RemoteError, Timestamp};
-use crate::taskdb::python::{repr, repr_list};
 use crate::taskdb::{KeySet, Query, Queue, RecordUpdate, TaskRecord, TaskStore};
 
 const REPLY: &str = "resubmit_reply";
@@ -54,7 +54,7 @@ impl<S: TaskStore> Recorder<S> {
         };
         if !missing.is_empty() {
             let text = format!("No such msg(s): {}", repr_list(missing));
-            return Err(RemoteError::new("KeyError", repr(&text)));
+            return Err(RemoteError::key_error(&text));
         }
         let mut prepared = Vec::new();
         for original in originals {
@@ -127,7 +127,7 @@ impl<S: TaskStore> Recorder<S> {
         };
         whole.and_then(|record| record.buffers).ok_or_else(|| {
             let text = format!("The buffers of {} were not kept", original.msg_id);
-            RemoteError::new("KeyError", repr(&text))
+            RemoteError::key_error(&text)
         })
     }
 

@@ -61,25 +61,22 @@ impl State {
     /// The file in which the log goes on, if it is another one.
     fn successor(&mut self, rotation: Rotation, more: u64) -> io::Result<Option<File>> {
         let file = &self.file;
-        if !is_at(file, &self.path) {
-            if is_provisional(&self.path) {
-                self.path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-            }
-            if !self.path.exists() {
-                return Ok(None);
-            }
+        let own = file.metadata()?;
+        let mut there = fs::metadata(&self.path);
+        if there.is_err() && is_provisional(&self.path) {
+            self.path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            there = fs::metadata(&self.path);
         }
-        if !is_at(file, &self.path) {
-            return open(&self.path).map(Some);
+        match there {
+            Err(_) => return Ok(None),
+            Ok(there) if !is_same(&own, &there) => return open(&self.path).map(Some),
+            Ok(_) if own.len() == 0 || own.len() + more <= rotation.max_size => return Ok(None),
+            Ok(_) => {}
         }
-        let size = file.metadata()?.len();
-        if size == 0 || size + more <= rotation.max_size {
-            return Ok(None);
-        }
-        let lock = Flock::lock(file.try_clone()?, FlockArg::LockExclusive);
-        let lock = lock.map_err(|(_, errno)| io::Error::from(errno))?;
+        let _lock = Flock::lock(file.try_clone()?, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
         // Somebody else may have been first.
-        if is_at(&lock, &self.path) {
+        if fs::metadata(&self.path).is_ok_and(|there| is_same(&own, &there)) {
             next_file(&self.path, rotation.keep).map(Some)
         } else {
             open(&self.path).map(Some)
@@ -93,13 +90,8 @@ fn is_provisional(path: &Path) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    let same = |one: fs::Metadata, other: fs::Metadata| {
-        (one.dev(), one.ino()) == (other.dev(), other.ino())
-    };
-    file.metadata()
-        .and_then(|one| Ok(same(one, fs::metadata(path)?)))
-        .unwrap_or(false)
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 fn open(path: &Path) -> io::Result<File> {

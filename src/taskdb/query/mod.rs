@@ -27,8 +27,8 @@ use serde_json::{Number, Value};
 use thiserror::Error;
 
 use super::record::Key;
+use crate::protocol::python::repr;
 use crate::protocol::{MsgId, RemoteError};
-use crate::taskdb::python::repr;
 
 pub(super) use glob::Glob;
 pub(super) use literal::{Literal, LiteralSet};
@@ -241,8 +241,7 @@ impl QueryError {
     /// The error as a client receives it.
     pub fn to_remote(&self) -> RemoteError {
         match self.class() {
-            // `str()` of a KeyError is the `repr()` of its message.
-            "KeyError" => RemoteError::new("KeyError", repr(&self.to_string())),
+            "KeyError" => RemoteError::key_error(&self.to_string()),
             class => RemoteError::new(class, self.to_string()),
         }
     }
