@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::{CommonArgs, Rewritten};
-use crate::cli::db::source::{self, Source};
+use crate::cli::db::source::{self, AskError, Source};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
 use crate::cli::{Failure, dashboard};
 use crate::observe::{error_of, name_of_request};
@@ -113,21 +113,26 @@ fn of_database(setup: &Setup, args: &ReportArgs) -> Result<Value, Failure> {
     for page in ids[first..].chunks(PAGE) {
         records.extend(source.records(page, &keys)?);
     }
-    let names = names(&mut source, &records);
+    let names = names(&records, |ids| source.buffers(ids));
     let name = source.name().to_owned();
     source.close()?;
     let profile = setup.profile.name().unwrap_or(&name);
     Ok(state_of(&records, &names, ids.len(), profile))
 }
 
-/// What the requests are, by id, as the status page calls them.
-fn names(source: &mut Source, records: &[Map<String, Value>]) -> BTreeMap<String, String> {
+/// What the requests are, by id, as the status page calls them. `buffers` asks for those of requests: what is too large to
+/// be asked for at once is halved, and without an answer no more is asked.
+fn names<F: AsRef<[u8]>>(
+    records: &[Map<String, Value>],
+    mut buffers: impl FnMut(&[String]) -> Result<Vec<(String, Vec<F>)>, AskError>,
+) -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     let mut applied = Vec::new();
     for record in records {
-        let (Some(id), msg_type) = (record["msg_id"].as_str(), msg_type_of(record)) else {
+        let Some(id) = record.get("msg_id").and_then(Value::as_str) else {
             continue;
         };
+        let msg_type = msg_type_of(record);
         if msg_type == "apply_request" {
             applied.push(id.to_owned());
         } else {
@@ -136,19 +141,27 @@ fn names(source: &mut Source, records: &[Map<String, Value>]) -> BTreeMap<String
             names.insert(id.to_owned(), name);
         }
     }
-    // What is too large to be asked for at once is halved; a function that cannot be had is none.
     let mut pages: Vec<&[String]> = applied.chunks(BUFFERS).collect();
     while let Some(page) = pages.pop() {
-        match source.buffers(page) {
+        match buffers(page) {
             Ok(found) => names.extend(found.into_iter().map(|(id, buffers)| {
                 let name = name_of_request("apply_request", b"{}", &buffers);
                 (id, name)
             })),
-            Err(_) if page.len() > 1 => {
+            Err(error) if error.is_refusal() && page.len() > 1 => {
                 let (one, other) = page.split_at(page.len() / 2);
                 pages.extend([one, other]);
             }
-            Err(failure) => tracing::debug!("a function's name is not known: {failure:?}"),
+            // It is shown without its name.
+            Err(error) if error.is_refusal() => {
+                tracing::debug!("a function's name is not known: {error}");
+            }
+            Err(error) => {
+                pages.push(page);
+                let missing: usize = pages.iter().map(|page| page.len()).sum();
+                tracing::warn!("{missing} tasks are shown without their functions' names: {error}");
+                break;
+            }
         }
     }
     names
@@ -257,6 +270,55 @@ fn state_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hubclient::HubError;
+
+    fn record(id: &str, msg_type: &str) -> Map<String, Value> {
+        let record = json!({"msg_id": id, "header": {"msg_type": msg_type}, "content": {"code": "import a"}});
+        record.as_object().unwrap().clone()
+    }
+
+    fn applied(count: usize) -> Vec<Map<String, Value>> {
+        let ids = (0..count).map(|id| id.to_string());
+        ids.map(|id| record(&id, "apply_request")).collect()
+    }
+
+    fn found(page: &[String]) -> Vec<(String, Vec<&'static [u8]>)> {
+        const WORK: &[u8] = b"\x80\x04\x8c\x04math\x94\x8c\x04work\x94\x93\x94.";
+        page.iter().map(|id| (id.clone(), vec![WORK])).collect()
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_for_in_smaller_pages() {
+        let mut records = applied(250);
+        records.push(record("executed", "execute_request"));
+        // Another version's record.
+        records.push(Map::new());
+        let names = names(&records, |page| {
+            if page.len() > 10 || page.iter().any(|id| id == "7") {
+                let (ename, evalue) = ("ValueError".to_owned(), "too large".to_owned());
+                return Err(AskError::Refused { ename, evalue });
+            }
+            Ok(found(page))
+        });
+        assert_eq!(names.len(), 250);
+        assert_eq!(names["executed"], "execute: import a");
+        assert_eq!(names["249"], "work");
+        assert!(!names.contains_key("7"));
+    }
+
+    #[test]
+    fn a_hub_that_does_not_answer_is_asked_no_more() {
+        let mut asked = 0;
+        let names = names(&applied(10 * BUFFERS), |page| {
+            asked += 1;
+            if asked < 3 {
+                return Ok(found(page));
+            }
+            let url = "tcp://127.0.0.1:1".to_owned();
+            Err(HubError::TimedOut { url, seconds: 60.0 }.into())
+        });
+        assert_eq!((asked, names.len()), (3, 2 * BUFFERS));
+    }
 
     #[test]
     fn records_become_a_stream() {

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
-use crate::cli::top::visible;
 use crate::cli::watched::{Ended, Model};
 use crate::cli::{Failure, dashboard, exit_code};
 use crate::profile::traitlets::Program;
 use crate::protocol::Timestamp;
+use crate::protocol::text::visible;
 use crate::web::{Visit, VisitError};
 
 #[derive(Args, Clone, Debug)]

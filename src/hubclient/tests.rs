@@ -5,13 +5,15 @@ use crate::profile::connection::Common;
 const SECOND: Duration = Duration::from_secs(20);
 
 /// A hub of a few lines, on the same machine.
-struct Hub {
+pub(crate) struct Hub {
+    context: Context,
+    registration: u16,
     queries: Socket,
     notifications: Socket,
     composer: Composer,
 }
 
-fn hub_and_client() -> (Hub, HubClient) {
+pub(crate) fn hub_and_client() -> (Hub, HubClient) {
     let context = Context::new();
     let queries = context.socket(Kind::Router).unwrap();
     let notifications = context.socket(Kind::XPub).unwrap();
@@ -33,6 +35,8 @@ fn hub_and_client() -> (Hub, HubClient) {
     };
     let client = HubClient::connect(file).unwrap();
     let hub = Hub {
+        context,
+        registration,
         queries,
         notifications,
         composer: Composer::new("hub", "u", 1, Signer::new(b"key")),
@@ -42,17 +46,20 @@ fn hub_and_client() -> (Hub, HubClient) {
 
 fn receive(socket: &mut Socket) -> Vec<Frame> {
     let mut frames = Vec::new();
+    let deadline = Instant::now() + SECOND;
     while !socket.receive(&mut frames) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "nothing came");
         let mut poller = Poller::new();
         poller.add_socket(socket);
-        poller.wait(None).unwrap();
+        poller.wait(Some(left)).unwrap();
     }
     frames
 }
 
 impl Hub {
     /// Answers one request with each of `contents`; the last one is signed with the right key, the others are not.
-    fn answer(&mut self, contents: &[Value]) -> Value {
+    pub(crate) fn answer(&mut self, contents: &[Value]) -> Value {
         let request = receive(&mut self.queries);
         let wire = Wire::parse(&request).unwrap();
         assert!(wire.verify(self.composer.signer()).unwrap().is_some());
@@ -73,7 +80,20 @@ impl Hub {
         serde_json::from_slice(wire.content()).unwrap()
     }
 
-    fn publish(&mut self, msg_type: &str, content: Value) {
+    /// The client would hear of what is published now.
+    pub(crate) fn await_subscription(&mut self) {
+        receive(&mut self.notifications);
+    }
+
+    /// The same, at the same place, after the connection for questions was lost.
+    pub(crate) fn with_broken_queries(self) -> Self {
+        drop(self.queries);
+        let queries = self.context.socket(Kind::Router).unwrap();
+        queries.bind("tcp://127.0.0.1", self.registration).unwrap();
+        Self { queries, ..self }
+    }
+
+    pub(crate) fn publish(&mut self, msg_type: &str, content: Value) {
         let message = Outgoing::new(msg_type, content);
         let message = self.composer.compose(&message, Timestamp::from_micros(0));
         self.notifications
@@ -122,8 +142,7 @@ fn notifications_come_in_order_and_unknown_ones_are_skipped() {
         let first = client.next_notification(SECOND);
         (client, first)
     });
-    // The subscription has arrived.
-    receive(&mut hub.notifications);
+    hub.await_subscription();
     hub.publish("registration_notification", json!({ "id": 3, "uuid": "a" }));
     hub.publish("something_else", json!({}));
     hub.publish(

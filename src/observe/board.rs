@@ -150,9 +150,17 @@ impl Board {
         leaving: Leaving,
     ) {
         let now = self.micros(now);
+        self.remember_who_came(now);
         self.engines.on_left(now, id, uuid, how, leaving);
         // What becomes of its requests is told for each of them, and perhaps later.
         self.has_news = true;
+    }
+
+    /// Also when nobody looks: engines that came and left are not missing.
+    fn remember_who_came(&mut self, now: i64) {
+        if self.expected.is_incomplete() {
+            self.expected.on_there(now, &self.engines.by_set());
+        }
     }
 
     pub fn on_usage(&mut self, uuid: &EngineUuid, usage: Usage) {
@@ -357,6 +365,7 @@ impl Board {
         for totals in &self.totals {
             tally.add(totals.tally);
         }
+        self.remember_who_came(self.micros(now));
         self.engines.on_time(self.micros(now));
         self.expected.on_time(self.micros(now));
         let before = self.sampled;

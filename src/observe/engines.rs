@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::expected::There;
 use super::window::{Channel, Output, Tally, Window};
 use crate::protocol::text::is_unseen;
 use crate::protocol::{EngineId, EngineUuid, Leaving, MsgId};
@@ -362,8 +363,8 @@ impl Engines {
     }
 
     /// Of each set, when its engines came that are there or on their way.
-    pub(super) fn by_set(&self) -> BTreeMap<&str, Vec<i64>> {
-        let mut sets: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    pub(super) fn by_set(&self) -> There<'_> {
+        let mut sets = There::new();
         for row in self.all().filter(|row| row.phase != Phase::Dead) {
             if let Some(set) = &row.set {
                 sets.entry(set.as_str()).or_default().push(row.entered);

@@ -10,12 +10,15 @@ use crate::protocol::{ExpectedSet, ExpectedState};
 /// What is not repeated for so long is forgotten: whoever announced it is gone. Microseconds.
 const PATIENCE: i64 = 60_000_000;
 
-/// Engines of before a set's start that have not been found out to be gone after so long are those that were meant: the
-/// announcement has come late.
+/// Engines older than a set's announcement count for it after this time: then the announcement was late, and they are
+/// not left over from the set's former start.
 const SETTLED: i64 = 5_000_000;
 
 /// Those who may announce something at once.
 const ANNOUNCERS: usize = 64;
+
+/// Of each set, when its engines came that are there.
+pub(super) type There<'a> = BTreeMap<&'a str, Vec<i64>>;
 
 /// Engines of a set that are missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +36,18 @@ struct Set {
     since: i64,
     /// The most engines of it that were there at a time since it was started: those that leave again are not missing.
     came: u32,
+}
+
+impl Set {
+    /// `came`, with those that are there now.
+    fn came(&self, now: i64, there: &There<'_>) -> u32 {
+        let there = there.get(self.said.set.as_str());
+        let there = there.map_or(&[][..], Vec::as_slice);
+        let is_settled = now > self.since + SETTLED;
+        let counted = there.iter().filter(|at| is_settled || **at >= self.since);
+        let counted = u32::try_from(counted.count()).unwrap_or(u32::MAX);
+        counted.max(self.came)
+    }
 }
 
 #[derive(Debug)]
@@ -70,26 +85,34 @@ impl Expected {
         }
     }
 
+    /// Whether any engine is missing, as far as is known here: then it counts who is there.
+    pub(super) fn is_incomplete(&self) -> bool {
+        let mut sets = self.by.values().flat_map(|by| by.sets.values());
+        sets.any(|set| set.came < set.said.engines)
+    }
+
+    /// Remembers who came. To be called before any of them is forgotten elsewhere, and now and then.
+    pub(super) fn on_there(&mut self, now: i64, there: &There<'_>) {
+        for set in self.by.values_mut().flat_map(|by| by.sets.values_mut()) {
+            set.came = set.came(now, there);
+        }
+    }
+
+    /// Forgets those who repeat nothing any more.
     pub(super) fn on_time(&mut self, now: i64) {
         self.by.retain(|_, announcer| now < announcer.at + PATIENCE);
     }
 
-    /// Those that are missing. `there`: of each set, when its engines came that are there.
-    pub(super) fn missing(&mut self, now: i64, there: &BTreeMap<&str, Vec<i64>>) -> Vec<Missing> {
-        let sets = self.by.values_mut().flat_map(|by| by.sets.values_mut());
-        let missing = sets.filter_map(|Set { said, since, came }| {
-            let there = there.get(said.set.as_str()).map_or(&[][..], Vec::as_slice);
-            let is_settled = now > *since + SETTLED;
-            let counted = there.iter().filter(|at| is_settled || **at >= *since);
-            *came = u32::try_from(counted.count())
-                .unwrap_or(u32::MAX)
-                .max(*came);
-            let engines = said.engines.saturating_sub(*came);
+    /// Those that are missing.
+    pub(super) fn missing(&self, now: i64, there: &There<'_>) -> Vec<Missing> {
+        let sets = self.by.values().flat_map(|by| by.sets.values());
+        let missing = sets.filter_map(|set| {
+            let engines = set.said.engines.saturating_sub(set.came(now, there));
             (engines > 0).then(|| Missing {
-                set: shortened(&said.set),
+                set: shortened(&set.said.set),
                 engines,
-                state: said.state,
-                note: shortened(&said.note),
+                state: set.said.state,
+                note: shortened(&set.said.note),
             })
         });
         missing.collect()
@@ -107,7 +130,13 @@ impl Expected {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
     use super::*;
+    use crate::observe::{Board, Host};
+    use crate::protocol::{EngineId, EngineUuid, Leaving, Timestamp};
 
     fn set(name: &str, engines: u32, start: u32) -> ExpectedSet {
         ExpectedSet {
@@ -128,6 +157,8 @@ mod tests {
                 .map(|(set, count)| (*set, vec![5; *count]))
                 .collect();
             let missing = expected.missing(10, &there);
+            expected.on_there(10, &there);
+            assert_eq!(expected.is_incomplete(), !missing.is_empty());
             missing
                 .into_iter()
                 .map(|one| (one.set, one.engines))
@@ -154,6 +185,40 @@ mod tests {
         assert_eq!(expected.missing(8 + SETTLED, &late), []);
         expected.on_time(PATIENCE + 7);
         assert!(expected.by.is_empty());
+    }
+
+    #[test]
+    fn engines_that_came_and_left_unseen_are_not_missing() {
+        for (announced, left, leaving) in [
+            (0, 10, Leaving::Died),
+            // The announcement is late.
+            (3, 10, Leaving::Died),
+            // It is not known yet whether the engine was meant.
+            (3, 4, Leaving::Restarts),
+        ] {
+            let start = Instant::now();
+            let mut board = Board::new(start, Timestamp::from_micros(0));
+            let engines = (0..4).map(|id| (EngineId(id), EngineUuid::from(id.to_string())));
+            for second in 0..40 {
+                let now = start + Duration::from_secs(second);
+                if second == announced {
+                    board.on_expected(now, "x".into(), vec![set("a", 4, 1)]);
+                }
+                if second == 1 {
+                    for (id, uuid) in engines.clone() {
+                        board.on_engine_starting(now, id, &uuid, None, Some("a".to_owned()));
+                        board.on_engine_registered(now, id, &uuid);
+                    }
+                }
+                if second == left {
+                    let (id, uuid) = engines.clone().next().unwrap();
+                    board.on_engine_left(now, id, &uuid, "it died", leaving);
+                }
+                board.on_time(now, Host::default);
+            }
+            let state = board.state(start + Duration::from_secs(40), None);
+            assert_eq!(state["expected"], json!([]), "{announced} {left}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet};
 
 use super::stream::Status;
-use super::window::{Channel, Look, Reply, Request, Step, Tally, Window};
+use super::window::{CLIENTS_AT_MOST, Channel, Look, Reply, Request, Step, Tally, Window};
 use crate::protocol::{EngineUuid, MsgId, session_of};
 
 /// From the first event of a window until it is handed over.
@@ -29,9 +29,6 @@ const FOLLOWED_AT_MOST: usize = 20_000;
 
 /// Clients whose counts are at hand.
 const RECENT: usize = 4;
-
-/// Clients that are told apart in one window.
-pub(super) const CLIENTS_AT_MOST: usize = 1_024;
 
 /// Frames beyond this are not copied.
 const LONG: usize = 4 * 1024;

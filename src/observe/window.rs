@@ -7,8 +7,10 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::stream::Status;
-use super::watch::CLIENTS_AT_MOST;
 use crate::protocol::{EngineUuid, MsgId};
+
+/// Clients that are told apart in one window.
+pub(super) const CLIENTS_AT_MOST: usize = 1_024;
 
 /// The queue of which something is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -6,6 +6,19 @@ pub fn is_unseen(c: char) -> bool {
     turns || c.is_control()
 }
 
+/// Text that others wrote, for a terminal or a log: what is not to be seen stands there as `\u{1b}`, `\n` and the like.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unseen(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -15,5 +28,14 @@ mod tests {
         assert!("\x1b\x07\n\u{9b}\u{202e}\u{2066}".chars().all(is_unseen));
         // A joiner is part of what is seen.
         assert!(!"aß日🎉\u{200d}ع ".chars().any(is_unseen));
+    }
+
+    #[test]
+    fn what_is_unseen_is_named() {
+        let text = "it's \x1b[2J\u{202e}é\\n\n";
+        let shown = "it's \\u{1b}[2J\\u{202e}é\\n\\n";
+        assert_eq!(visible(text), shown);
+        // More than once is as good as once.
+        assert_eq!(visible(shown), shown);
     }
 }

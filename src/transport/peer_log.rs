@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 
 use crate::protocol::Identity;
-use crate::protocol::text::is_unseen;
+use crate::protocol::text::visible;
 
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -120,19 +120,10 @@ impl PeerLog {
 
 /// A peer's text as it may be logged: not endless, and with nothing in it that a terminal would obey.
 pub fn printable(text: &str) -> String {
-    let mut printable = String::new();
-    for (index, character) in text.chars().enumerate() {
-        if index >= MAX_TEXT {
-            printable.push('…');
-            break;
-        }
-        if is_unseen(character) {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
+    match text.char_indices().nth(MAX_TEXT) {
+        Some((end, _)) => visible(&text[..end]) + "…",
+        None => visible(text),
     }
-    printable
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use super::About;
 use crate::controller::Sighting;
-use crate::observe::{Board, Host};
+use crate::observe::{Board, Host, Phase};
 use crate::os::{log, memory};
 use crate::protocol::{EngineId, EngineUuid, Timestamp};
 use crate::transport::Mailbox;
@@ -202,7 +202,7 @@ impl Feed {
     }
 
     /// Everything that is shown. `stream`: ended requests at most.
-    pub(super) fn state(&mut self, stream: Option<usize>) -> Map<String, Value> {
+    pub(super) fn state(&self, stream: Option<usize>) -> Map<String, Value> {
         let mut state = self.board.state(Instant::now(), stream);
         let about = json!({
             "profile": self.about.profile,
@@ -239,8 +239,10 @@ impl Feed {
         crate::observe::render_metrics(&self.board, env!("CARGO_PKG_VERSION"), self.pages.len())
     }
 
+    /// An engine that can be told something: those that start, and those that have died, cannot.
     pub(super) fn engine(&self, id: u32) -> Option<EngineUuid> {
-        Some(self.board.engine(EngineId(id))?.uuid.clone())
+        let row = self.board.engine(EngineId(id))?;
+        (row.phase == Phase::Up).then(|| row.uuid.clone())
     }
 
     /// The newest ended request with this id, as far as it is remembered.

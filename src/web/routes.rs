@@ -120,7 +120,7 @@ impl Routes {
             EVENTS => self.events(),
             "/api/state" => {
                 let stream = parameter(&query, "stream").and_then(|count| count.parse().ok());
-                let state = self.feed.borrow_mut().state(stream);
+                let state = self.feed.borrow().state(stream);
                 answer::json(StatusCode::OK, &state.into())
             }
             "/api/tasks" => self.tasks(&query).await,
@@ -238,19 +238,21 @@ impl Routes {
             Err(error) => return answer::error(StatusCode::BAD_REQUEST, &error.to_string()),
         };
         let Some(uuid) = self.feed.borrow().engine(command.id) else {
-            return answer::error(StatusCode::NOT_FOUND, "there is no such engine");
+            return answer::error(StatusCode::NOT_FOUND, "no such engine is registered");
         };
         let (msg_type, content, what) = match command.action {
             Action::Interrupt => ("signal_request", json!({"sig": 2}), "interrupted"),
             Action::Restart => ("shutdown_request", json!({"restart": true}), "restarted"),
         };
-        tracing::info!("engine {} is {what} from the dashboard", command.id);
         match within(COMMAND_TIME, self.inside.command(uuid, msg_type, content)).await {
             Some(Some(answer)) if answer["status"] == "error" => {
                 let why = answer["evalue"].as_str().unwrap_or("the engine refused");
                 answer::error(StatusCode::BAD_GATEWAY, why)
             }
-            Some(Some(_)) => answer::json(StatusCode::OK, &json!({"status": "ok"})),
+            Some(Some(_)) => {
+                tracing::info!("engine {} was {what} from the dashboard", command.id);
+                answer::json(StatusCode::OK, &json!({"status": "ok"}))
+            }
             Some(None) | None => {
                 answer::error(StatusCode::GATEWAY_TIMEOUT, "the engine does not answer")
             }

@@ -74,8 +74,8 @@ def test_everything_has_a_name_and_a_role(clusters, page):  # noqa: F811
     at_work(clusters, page)
     for tab in TABS:
         page.open(tab)
-        if tab == "tasks":
-            page.wait_for(rows_of("task-table", 37), "the records")
+        if tab in ("engines", "tasks"):
+            page.wait_for(rows_of("engine-table", 4) if tab == "engines" else rows_of("task-table", 37), "the rows")
         assert not nameless(page), tab
     found = tree(page)
     roles = {role for role, _, _ in found}
@@ -101,6 +101,7 @@ def test_everything_has_a_name_and_a_role(clusters, page):  # noqa: F811
     assert page.run("return document.activeElement.closest('#task-table') !== null")
 
     page.open("engines")
+    page.wait_for(rows_of("engine-table", 4), "the engines")
     found = tree(page)
     headers = [(name, properties) for role, name, properties in found if role == "columnheader"]
     assert [name for name, _ in headers][:4] == ["Id", "Host", "Pid", "State"] and len(headers) == 14 + 5
@@ -183,6 +184,8 @@ def test_everything_is_reached_by_keyboard(clusters, page):  # noqa: F811
 
     # Columns are sorted by keyboard, and say how.
     page.open("engines")
+    # By now, the dead one may have been forgotten.
+    page.wait_for("return document.querySelectorAll('#engine-table tbody tr').length >= 3", "the engines")
     page.run("[...document.querySelectorAll('#engine-table th button')].find(one => one.textContent === 'Completed').focus()")
     press(Keys.ENTER)
     assert page.run("return document.activeElement.parentElement.ariaSort") == "descending"

@@ -326,6 +326,10 @@ def test_a_dead_engine_shows_and_so_does_why(clusters, dashboard):  # noqa: F811
         assert departed["id"] == dead[0]["id"] and "SIGKILL" in departed["how"] and dead[0]["how"] == departed["how"]
         print(f"a dead engine showed after {took:.3f} s")
     assert sorted(engine["phase"] for engine in dashboard.state()["engines"]) == ["dead", "up"]
+    # It is shown, and there is nothing to be interrupted.
+    status, _, text = dashboard.command(dead[0]["id"], "interrupt")
+    assert status == 404, text
+    assert not any("from the dashboard" in line[4] for line in dashboard.state()["log"])
     assert "ipcluster_engines 1\n" in dashboard.ask("/metrics")[2]
 
 
@@ -492,6 +496,16 @@ def test_top_ends_with_the_cluster(clusters, flags):  # noqa: F811
     assert cluster.wait() == 0
     top.wait_for(b"the cluster has ended")
     top.end()
+
+
+def test_top_ends_with_a_controller_that_says_no_farewell(clusters):  # noqa: F811
+    cluster = clusters.start(1)
+    top = Terminal(clusters)
+    top.wait_for(b"WORKS ON")
+    psutil.Process(clusters.pid("controller")).kill()
+    top.wait_for(b"the cluster has ended")
+    top.end()
+    assert cluster.wait() != 0
 
 
 def test_top_writes_once_where_there_is_no_terminal(clusters, dashboard):  # noqa: F811

@@ -250,6 +250,29 @@ def test_an_engine_that_starts_again_shows(clusters, page):  # noqa: F811
     assert states[0] == "idle" and set(states) <= {"idle", "restarting", "starting"}, states
 
 
+def test_another_controller_s_clients_are_not_shown(clusters, page):  # noqa: F811
+    nobody = "No client has submitted anything yet."
+    assert page.text("clients") == nobody
+    with clusters.client() as client:
+        client.load_balanced_view().map_sync(work, range(10))
+        page.wait_for("return document.querySelectorAll('#clients .client').length === 1", "the client")
+        assert nobody not in page.text("clients")
+    # As a page that was left open hears it of the next controller at the same address.
+    shown = page.run(
+        """
+        const page = window.ipcluster;
+        const state = { kind: "state", started: page.started + 1e6, about: page.about, now: 0, ended: 0, stream: [], engines: [], clients: [], samples: [], log: [] };
+        page.onMessage(state);
+        page.tick();
+        const nobody = document.getElementById("clients").innerText;
+        page.onChanges({ kind: "changes", clients: [{ client: "next", total: 5, done: 1, failed: 0, blocked: 0, ready: 4, left: 1, name: "f", at: 0 }] });
+        page.tick();
+        return [nobody, document.title, [...document.querySelectorAll("#clients .client")].map((row) => row.dataset.client)];
+        """
+    )
+    assert shown[0] == nobody and shown[1].startswith("20% · ") and shown[2] == ["next"]
+
+
 def wait_for(event):
     """Works until the file is there."""
     import os
@@ -395,17 +418,25 @@ def test_a_page_says_when_the_controller_is_gone(clusters, driver):  # noqa: F81
 def test_the_report_is_a_page_of_its_own(clusters, driver, tmp_path):  # noqa: F811
     cluster = clusters.start(3, "--dashboard")
     with clusters.client() as client:
-        client.load_balanced_view().map_async(simulate, range(60)).wait(PATIENCE)
+        view = client.load_balanced_view()
+        view.map_async(simulate, range(60)).wait(PATIENCE)
+        for x in range(4):
+            client[0].execute(f"x = {x}", block=True)
+        with view.temp_flags(label="night"):
+            view.apply_async(fail, 1).wait(PATIENCE)
     file = tmp_path / "report.html"
-    wait_until(
-        lambda: clusters.ok("report", str(file)) and "with 60 tasks" in clusters.ok("report", str(file)), "all of them"
-    )
+    wait_until(lambda: "with 65 tasks" in clusters.ok("report", str(file)), "all of them")
     cluster.signal(signal.SIGINT)
     assert cluster.wait() == 0
     driver.get(file.as_uri())
-    assert wait_until(lambda: driver.execute_script("return window.ipcluster?.stream.drawn?.length"), "the bars") == 60
-    rows = driver.execute_script("return [...document.querySelectorAll('#functions tbody tr')].map(row => row.cells[0].textContent)")
-    assert rows == ["map simulate"]
+    assert wait_until(lambda: driver.execute_script("return window.ipcluster?.stream.drawn?.length"), "the bars") == 65
+    table = "return [...document.querySelectorAll('#' + arguments[0] + ' tbody tr')].map(row => [...row.cells].slice(0, 3).map(cell => cell.textContent))"
+    rows = driver.execute_script(table, "functions")
+    # Executed code is one function; what has a label goes by that.
+    failed = str(sum(x % 11 == 5 for x in range(60)))
+    assert rows[0] == ["map simulate", "60", failed] and sorted(rows[1:]) == [["execute", "4", "0"], ["night", "1", "1"]]
+    engines = driver.execute_script(table, "engines")
+    assert [row[0] for row in engines] == ["0", "1", "2"] and sum(int(row[1]) for row in engines) == 65
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     driver.save_screenshot(str(SCREENSHOTS / "report.png"))
     assert not [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::Fields;
+use crate::protocol::text::visible;
 use crate::taskdb::{Key, KeySet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -126,10 +127,10 @@ pub(super) fn one(fields: &Fields, format: Format) -> String {
             for (key, value) in in_order(fields) {
                 let shown = match value {
                     Value::Null => "-".to_owned(),
-                    Value::String(value) => visible(value, true),
+                    Value::String(value) => value.clone(),
                     value => value.to_string(),
                 };
-                let mut lines = shown.split('\n');
+                let mut lines = shown.split('\n').map(visible);
                 let first = lines.next().unwrap_or_default();
                 text.push_str(format!("{key:width$}  {first}").trim_end());
                 text.push('\n');
@@ -176,25 +177,12 @@ fn plain(value: Option<&Value>) -> String {
 fn cell(value: Option<&Value>) -> String {
     let text = match value {
         None | Some(Value::Null) => return "-".to_owned(),
-        value => visible(&plain(value), false),
+        value => visible(&plain(value)),
     };
     if text.chars().count() <= CELL {
         return text;
     }
     text.chars().take(CELL - 1).chain(['…']).collect()
-}
-
-/// Nothing that a terminal would take for a command: output of tasks is anybody's.
-fn visible(text: &str, lines: bool) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' if lines => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-    }
-    shown
 }
 
 fn table_line(cells: &[String], widths: &[usize], text: &mut String) {
@@ -222,6 +210,7 @@ fn csv_line(fields: impl Iterator<Item = String>, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::text::is_unseen;
     use serde_json::json;
 
     fn records() -> Vec<Fields> {
@@ -282,6 +271,23 @@ mod tests {
         }
         assert_eq!(print(Format::Json, &[]), "[]\n");
         assert_eq!(print(Format::Csv, &[]), "msg_id,label,completed,header\r\n");
+    }
+
+    #[test]
+    fn nothing_of_others_is_obeyed() {
+        let record =
+            json!({"label": "a\u{202e}b", "stdout": "a\n\u{9b}2J", "header": {"n": "\u{2066}"}});
+        let Value::Object(record) = record else {
+            unreachable!("it is an object")
+        };
+        for text in [
+            print(Format::Table, &[std::slice::from_ref(&record)]),
+            one(&record, Format::Table),
+        ] {
+            assert!(text.contains(r"a\u{202e}b"), "{text}");
+            let harmful = text.chars().find(|c| *c != '\n' && is_unseen(*c));
+            assert_eq!(harmful, None, "{text:?}");
+        }
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use thiserror::Error;
 
 use super::Fields;
 use crate::cli::setup::Setup;
 use crate::cli::{Failure, database};
 use crate::hub::recorder::{Ask, Behind, Recorder};
-use crate::hubclient::HubClient;
+use crate::hubclient::{HubClient, HubError};
 use crate::os::lock::remove_stale;
 use crate::profile::connection::{ClientFile, ConnectionFiles};
 use crate::profile::settings::Database;
@@ -29,6 +30,28 @@ enum Kind {
         timeout: Duration,
     },
     Store(Box<Recorder<Box<dyn TaskStore>>>),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(in crate::cli) enum AskError {
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// By a database that is read here.
+    #[error("{ename}: {evalue}")]
+    Refused { ename: String, evalue: String },
+    #[error("the answer is none: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl AskError {
+    /// Whether it was this question that was refused: another one may be answered.
+    pub(in crate::cli) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Hub(HubError::Refused { .. })
+        )
+    }
 }
 
 /// A file that is named; else the cluster, if it runs; else the database that it would use.
@@ -124,7 +147,7 @@ impl Source {
     }
 
     /// The content of the answer, and its buffers.
-    fn ask_all(&mut self, msg_type: &str, content: Value) -> Result<(Value, Vec<Frame>), Failure> {
+    fn ask_all(&mut self, msg_type: &str, content: Value) -> Result<(Value, Vec<Frame>), AskError> {
         match &mut self.kind {
             Kind::Hub { client, timeout } => {
                 let content = client.request(msg_type, content, *timeout)?;
@@ -143,7 +166,7 @@ impl Source {
                 if content["status"] == "error" {
                     let text = |key: &str| content[key].as_str().unwrap_or_default().to_owned();
                     let (ename, evalue) = (text("ename"), text("evalue"));
-                    return Err(Failure::failed(format!("{ename}: {evalue}")));
+                    return Err(AskError::Refused { ename, evalue });
                 }
                 let buffers = answer.buffers.into_iter().map(Frame::from);
                 Ok((content, buffers.collect()))
@@ -155,7 +178,7 @@ impl Source {
     pub(in crate::cli) fn buffers(
         &mut self,
         ids: &[String],
-    ) -> Result<Vec<(String, Vec<Frame>)>, Failure> {
+    ) -> Result<Vec<(String, Vec<Frame>)>, AskError> {
         let query = json!({"msg_id": {"$in": ids}});
         let content = json!({"query": query, "keys": ["msg_id", "buffers"]});
         let (content, buffers) = self.ask_all("db_request", content)?;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use unicode_width::UnicodeWidthChar;
 
-use crate::protocol::text::is_unseen;
+use crate::protocol::text::visible;
 
 /// How a piece of a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,13 +116,6 @@ pub(super) fn fitted(text: &str, columns: usize) -> String {
     fitted
 }
 
-/// Without what a terminal would obey instead of showing it: others write labels and names.
-pub(in crate::cli) fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| if is_unseen(c) { '\u{fffd}' } else { c })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,7 +136,7 @@ mod tests {
     #[test]
     fn nothing_of_others_is_obeyed() {
         let line = Line::default().add(Style::Plain, "a\x1b[2Jb\u{202e}c\nd");
-        assert_eq!(line.plain(), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+        assert_eq!(line.plain(), "a\\u{1b}[2Jb\\u{202e}c\\nd");
         assert_eq!(line.styled(80, true).matches('\x1b').count(), 2);
     }
 

@@ -2,26 +2,23 @@
 
 mod line;
 mod screen;
+mod source;
 mod terminal;
 
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use nix::sys::signal::{Signal, raise};
-use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, set_up};
 use crate::cli::watched::{Model, Watched, find, state_of_hub};
-use crate::hubclient::{HubClient, Notification};
 use crate::profile::traitlets::Program;
-use crate::web::{Events, VisitError};
 
-pub(super) use line::visible;
+use source::{Controller, Source};
 use terminal::Terminal;
 
 #[derive(Args, Clone, Debug)]
@@ -72,7 +69,8 @@ pub(super) fn run(args: &TopArgs, rewritten: Rewritten) -> Result<(), Failure> {
         return once(watched, &runtime);
     }
     let pause = Duration::from_secs_f64(args.interval);
-    let why = runtime.block_on(follow(watched, pause));
+    let source = Source::open(watched, Controller::of(&setup), pause);
+    let why = runtime.block_on(async { follow(source.await?).await });
     // A thread that asks a hub is not waited for.
     runtime.shutdown_background();
     if why? == Over::Cluster {
@@ -106,8 +104,7 @@ fn once(watched: Watched, runtime: &tokio::runtime::Runtime) -> Result<(), Failu
 }
 
 /// Shows what is told, until a key or a signal ends it, or there is nothing any more.
-async fn follow(watched: Watched, pause: Duration) -> Result<Over, Failure> {
-    let mut source = Source::open(watched, pause).await?;
+async fn follow(mut source: Source) -> Result<Over, Failure> {
     let mut model = Model::default();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -141,55 +138,5 @@ async fn follow(watched: Watched, pause: Duration) -> Result<Over, Failure> {
         }
         let (width, height) = terminal.size();
         terminal.show(&screen::lines(&model, width, height))?;
-    }
-}
-
-enum Source {
-    Events(Events),
-    /// Told by a thread, since a hub's client waits for its answers.
-    Hub(UnboundedReceiver<Result<Value, Failure>>),
-}
-
-impl Source {
-    async fn open(watched: Watched, pause: Duration) -> Result<Self, Failure> {
-        Ok(match watched {
-            Watched::Dashboard(visit) => Self::Events(visit.events().await?),
-            Watched::Hub(mut client) => {
-                let (told, hears) = unbounded_channel();
-                std::thread::Builder::new()
-                    .name("hub".to_owned())
-                    .spawn(move || {
-                        while told.send(state_of_hub(&mut client)).is_ok()
-                            && !has_ended(&mut client, pause)
-                        {}
-                    })?;
-                Self::Hub(hears)
-            }
-        })
-    }
-
-    /// Nothing when the cluster has ended.
-    async fn next(&mut self) -> Result<Option<Value>, Failure> {
-        match self {
-            Self::Events(events) => match events.next().await {
-                Ok(event) => Ok(Some(event)),
-                Err(VisitError::Ended { .. }) => Ok(None),
-                Err(error) => Err(error.into()),
-            },
-            Self::Hub(hears) => hears.recv().await.transpose(),
-        }
-    }
-}
-
-/// Lets the pause pass; whether the hub went away meanwhile.
-fn has_ended(client: &mut HubClient, pause: Duration) -> bool {
-    let until = Instant::now() + pause;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        match client.next_notification(left) {
-            Ok(Some(Notification::Shutdown | Notification::Disconnected)) | Err(_) => return true,
-            Ok(Some(Notification::Registered(_) | Notification::Left(_))) => {}
-            Ok(None) => return false,
-        }
     }
 }

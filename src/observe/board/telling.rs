@@ -15,7 +15,7 @@ const STREAM_AT_ONCE: usize = 1_000;
 
 impl Board {
     /// Everything, for a page that opens. `stream`: how many ended requests at most; none for as many as a page takes.
-    pub fn state(&mut self, now: Instant, stream: Option<usize>) -> Map<String, Value> {
+    pub fn state(&self, now: Instant, stream: Option<usize>) -> Map<String, Value> {
         let stream = stream.unwrap_or(STREAM_OF_A_PAGE);
         let at = self.micros(now);
         let mut state = self.figures(now);

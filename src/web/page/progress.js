@@ -17,6 +17,7 @@ const PARTS = [
 export class Progress {
   constructor(page) {
     this.page = page;
+    this.nobody = byId("clients").querySelector(".empty");
     byId("parts").append(...PARTS.map(([name, words]) =>
       element("li", {}, element("i", { className: `part-${name}` }), words)));
   }
@@ -25,9 +26,8 @@ export class Progress {
     const list = byId("clients");
     const clients = [...this.page.clients.values()].sort((a, b) => b.at - a.at).slice(0, SHOWN);
     byId("parts").hidden = !clients.length;
-    if (!clients.length) return;
-    list.querySelector(".empty")?.remove();
-    const rows = new Map([...list.children].map((row) => [row.dataset.client, row]));
+    this.nobody.hidden = clients.length > 0;
+    const rows = new Map([...list.querySelectorAll(".client")].map((row) => [row.dataset.client, row]));
     let before = null;
     for (const client of clients) {
       const row = rows.get(client.client) ?? this.newRow(client.client);

@@ -1,12 +1,14 @@
 // The report of a run: the same pictures as the status page, and figures that are counted here.
 
 import { Charts } from "./charts.js";
-import { percentile } from "./functions.js";
+import { byFunction, functionOf, showFunctions } from "./functions.js";
 import { E, TaskStream, describeEntry } from "./stream.js";
 import { byId, clock, count, duration, element, put, shortId } from "./words.js";
 
 const state = JSON.parse(byId("data").textContent);
 const entries = state.stream;
+/** Functions that are shown, those that took most: each task may have a label of its own. */
+const FUNCTIONS_OF_REPORT = 200;
 const took = (entry) => (entry[E.ended] - entry[E.started]) / 1e6;
 
 function table(id, names, rows) {
@@ -21,23 +23,23 @@ function table(id, names, rows) {
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells(row, "td")))));
 }
 
-/** Groups of entries by a word of theirs, with the largest sum of time first. */
-function groups(word) {
+/** What each engine ended, in the order of their ids; at last what none did. */
+function byEngine() {
   const found = new Map();
   for (const entry of entries) {
-    const name = word(entry);
-    if (!found.has(name)) found.set(name, []);
-    found.get(name).push(entry);
+    const id = entry[E.engine] ?? Infinity;
+    if (!found.has(id)) found.set(id, []);
+    found.get(id).push(entry);
   }
-  const sum = (group) => group.reduce((total, entry) => total + took(entry), 0);
-  return [...found].map(([name, group]) => ({ name, group, sum: sum(group) })).sort((a, b) => b.sum - a.sum);
+  return [...found].sort(([a], [b]) => a - b);
 }
 
 const failures = (group) => group.filter((entry) => entry[E.status] !== "ok").length;
 const [first, last] = entries.reduce(([least, most], entry) =>
   [Math.min(least, entry[E.submitted] ?? entry[E.started]), Math.max(most, entry[E.ended])], [Infinity, -Infinity]);
 const span = entries.length ? (last - first) / 1e6 : 0;
-const work = entries.reduce((total, entry) => total + took(entry), 0);
+const sum = (group) => group.reduce((total, entry) => total + took(entry), 0);
+const work = sum(entries);
 
 const { profile, cluster_id: id, version } = state.about;
 put(byId("cluster"), id ? `${profile} · ${id}` : profile);
@@ -78,14 +80,12 @@ byId("zoom-out").addEventListener("click", () => stream.zoom(1.6, 0.5));
 byId("fit").addEventListener("click", () => stream.fit());
 window.addEventListener("resize", () => stream.redraw());
 
-table("functions", ["Function", "Tasks", "Failed", "Time in all", "Median", "95% within", "Longest"], groups((entry) => entry[E.label] ?? entry[E.name]).map(({ name, group, sum }) => {
-  const times = group.map(took).sort((a, b) => a - b);
-  return [name, group.length, failures(group), duration(sum), duration(percentile(times, 0.5)), duration(percentile(times, 0.95)), duration(times.at(-1))];
-}));
+const functions = byFunction(entries, (entry) => entry[E.label] ?? functionOf(entry));
+showFunctions(byId("functions").tBodies[0], functions.slice(0, FUNCTIONS_OF_REPORT));
+if (functions.length > FUNCTIONS_OF_REPORT) put(byId("functions-title"), `By function (the first ${FUNCTIONS_OF_REPORT} of ${count(functions.length)})`);
 const hosts = new Map((state.engines ?? []).map((engine) => [engine.id, engine.host]));
-table("engines", ["Engine", "Tasks", "Failed", "Worked", "Busy", "Host"], groups((entry) => entry[E.engine] ?? "none")
-  .sort((a, b) => a.name - b.name).map(({ name, group, sum }) =>
-    [String(name), group.length, failures(group), duration(sum), span ? `${((100 * sum) / span).toFixed(0)}%` : "–", hosts.get(name)]));
+table("engines", ["Engine", "Tasks", "Failed", "Worked", "Busy", "Host"], byEngine().map(([id, group]) =>
+  [id === Infinity ? "none" : String(id), group.length, failures(group), duration(sum(group)), span ? `${((100 * sum(group)) / span).toFixed(0)}%` : "–", hosts.get(id)]));
 const bad = entries.filter((entry) => entry[E.status] !== "ok").slice(-200).reverse();
 byId("failures-title").hidden = !bad.length;
 byId("failures").parentElement.hidden = !bad.length;
