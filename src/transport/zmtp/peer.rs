@@ -28,6 +28,11 @@ pub(in crate::transport) struct Ours {
 }
 
 impl Ours {
+    fn greeting(&self) -> [u8; greeting::LEN] {
+        let is_server = matches!(self.security, Security::Server(_));
+        greeting::compose(self.mechanism(), is_server)
+    }
+
     fn mechanism(&self) -> Mechanism {
         match self.security {
             Security::Null => Mechanism::Null,
@@ -120,16 +125,22 @@ pub(in crate::transport) struct Io<'a> {
 impl Peer {
     /// A new connection; `out` gets what is said first.
     pub(in crate::transport) fn new(ours: &Ours, out: &mut Outgoing) -> Self {
-        let is_server = matches!(ours.security, Security::Server(_));
-        out.push(&greeting::compose(ours.mechanism(), is_server));
+        let greeting = ours.greeting();
         let handshake = match &ours.security {
             Security::Null => {
+                out.push(&greeting);
                 // Both ends say it whatever the other says, so it need not be waited for.
                 out.push(&command::compose("READY", &ours.properties()));
                 None
             }
-            Security::Server(keys) => Some(Handshake::Hello(keys.clone())),
+            Security::Server(keys) => {
+                // The rest when it has said something itself: a libzmq that hears at once of an encryption that it has not
+                // goes without a word, and nobody could be told why.
+                out.push(&greeting[..greeting::SIGNATURE]);
+                Some(Handshake::Hello(keys.clone()))
+            }
             Security::Client { server, keys } => {
+                out.push(&greeting);
                 let (handshake, hello) = Handshake::greet(server, keys);
                 encoder::command(&hello, out);
                 Some(handshake)
@@ -172,12 +183,16 @@ impl Peer {
     ) -> Result<(), Violation> {
         let Self { decoder, talk } = self;
         if let State::Greeting(received) = &mut talk.state {
-            let missing = greeting::LEN - received.len();
-            let (here, rest) = input.split_at(missing.min(input.len()));
+            let before = received.len();
+            let (here, rest) = input.split_at((greeting::LEN - before).min(input.len()));
             received.extend_from_slice(here);
             input = rest;
             if !greeting::may_become_one(received) {
                 return Err(Violation::NotZmtp);
+            }
+            let is_known = before < greeting::SIGNATURE && received.len() >= greeting::SIGNATURE;
+            if is_known && matches!(io.ours.security, Security::Server(_)) {
+                io.out.push(&io.ours.greeting()[greeting::SIGNATURE..]);
             }
             let Some(greeting) = received.first_chunk() else {
                 return Ok(());
@@ -212,9 +227,8 @@ impl Peer {
         let mut reason = violation.to_string().into_bytes();
         reason.truncate(usize::from(u8::MAX));
         reason.insert(0, reason.len() as u8);
-        let is_server = matches!(ours.security, Security::Server(_));
         let mut out = Outgoing::default();
-        out.push(&greeting::compose(ours.mechanism(), is_server));
+        out.push(&ours.greeting());
         out.push(&command::compose("ERROR", &reason));
         out
     }
