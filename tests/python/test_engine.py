@@ -403,6 +403,17 @@ def test_threads_and_children_of_user_code_do_not_stay(place, how):
     # That nothing remains is what the fixture looks for.
 
 
+@pytest.mark.parametrize("who", ["engine", "fork server"])
+def test_what_user_code_has_started_ends_with_whatever_is_killed(place, who):
+    place.controller()
+    engines = place.engines(2)
+    client = place.client(2)
+    started = client[:].apply_sync(lambda: subprocess.Popen(["sleep", "600"]).pid)
+    server = psutil.Process(client[0].apply_sync(os.getppid))
+    (server.kill if who == "fork server" else engines.kill)()
+    wait_until(lambda: not any(map(psutil.pid_exists, started)), "the end of what was started")
+
+
 # ---- Pythons
 
 

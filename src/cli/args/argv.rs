@@ -95,6 +95,7 @@ pub fn rewrite(
             rewritten.rest = Some(words.collect());
             break;
         }
+        let word = unquoted(word);
         let subcommand = word.to_str().and_then(|name| command.find_subcommand(name));
         if let Some(subcommand) = subcommand {
             command = subcommand;
@@ -151,6 +152,18 @@ pub fn rewrite(
         rewritten.rest = Some(handed_on);
     }
     Ok(rewritten)
+}
+
+/// `--name='value'`, where no shell has taken the quotes away: lists of arguments in settings have them, and traitlets takes
+/// them for nobody's (`Unicode.from_string`). What is said of traits is read with its quotes.
+fn unquoted(word: OsString) -> OsString {
+    let plain = word.to_str().and_then(|text| {
+        let (name, value) = text.split_once('=')?;
+        let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+        let value = value.strip_prefix(quote)?.strip_suffix(quote)?;
+        (name.starts_with('-') && !name.contains('.')).then(|| format!("{name}={value}"))
+    });
+    plain.map_or(word, OsString::from)
 }
 
 impl Rewritten {

@@ -134,6 +134,22 @@ fn letters_with_two_dashes_become_letters() {
 }
 
 #[test]
+fn quotes_that_no_shell_has_taken_away_go() {
+    for (said, expected) in [
+        ("--profile='*'", "--profile=*"),
+        ("--profile=\"a b\"", "--profile=a b"),
+        ("--profile=''", "--profile="),
+        ("--profile='", "--profile='"),
+        ("--profile='a", "--profile='a"),
+        ("--profile=a'b'", "--profile=a'b'"),
+        ("'--profile=a'", "'--profile=a'"),
+    ] {
+        assert_eq!(args(&[said]), [expected]);
+    }
+    assert_eq!(traits(&["--A.b='c'"]), ["A.b='c'"]);
+}
+
+#[test]
 fn subcommands_may_follow_options() {
     let words = [
         "ipcluster",

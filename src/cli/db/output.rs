@@ -204,7 +204,7 @@ fn quoted(field: &str) -> String {
 
 fn csv_line(fields: impl Iterator<Item = String>, text: &mut String) {
     text.push_str(&fields.collect::<Vec<_>>().join(","));
-    text.push_str("\r\n");
+    text.push('\n');
 }
 
 #[cfg(test)]
@@ -264,13 +264,13 @@ mod tests {
             assert_eq!(read, all);
             assert_eq!(
                 print(Format::Csv, &pages),
-                "msg_id,label,completed,header\r\n\
-                 a,\"x,\"\"y\"\"\n\",,\"{\"\"n\"\":1}\"\r\n\
-                 b,\u{1b}[2J,2024-01-31T12:00:00Z,\r\n"
+                "msg_id,label,completed,header\n\
+                 a,\"x,\"\"y\"\"\n\",,\"{\"\"n\"\":1}\"\n\
+                 b,\u{1b}[2J,2024-01-31T12:00:00Z,\n"
             );
         }
         assert_eq!(print(Format::Json, &[]), "[]\n");
-        assert_eq!(print(Format::Csv, &[]), "msg_id,label,completed,header\r\n");
+        assert_eq!(print(Format::Csv, &[]), "msg_id,label,completed,header\n");
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         );
         assert_eq!(
             one(&record, Format::Csv),
-            "msg_id,error,stdout,odd\r\nm,,\"a\nb\n\",1\r\n"
+            "msg_id,error,stdout,odd\nm,,\"a\nb\n\",1\n"
         );
     }
 }

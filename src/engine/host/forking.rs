@@ -2,6 +2,9 @@
 
 use std::os::unix::process::ExitStatusExt;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
 use super::{EngineHost, HostError};
 use crate::engine::config::OwnKernel;
 use crate::engine::kernel::fork_server::{ForkServer, ForkServerEvent};
@@ -119,7 +122,10 @@ impl EngineHost {
         }
         tracing::error!("the process that kernels are forked from has ended ({status})");
         for engine in self.engines.values_mut() {
-            engine.pid = None;
+            if let Some(pid) = engine.pid.take() {
+                // What user code started and left.
+                let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             engine.mail.send(EngineMail::KernelExited {
                 status: None,
                 why: Some(Killed::WithForkServer),

@@ -93,6 +93,9 @@ class ForkServer:
         self.link.send(WARM, (dump(dict(process.versions(self.kernel.mode), threads=threads)),))
 
     def loop(self):
+        if self.prctl is not None:
+            # From here on the link's end is heard at once, and then what kernels have started has to be ended as well.
+            self.prctl(_PR_SET_PDEATHSIG, 0)
         wakeup, waker = socket.socketpair()
         wakeup.setblocking(False)
         waker.setblocking(False)
