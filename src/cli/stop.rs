@@ -96,10 +96,21 @@ pub(super) fn run(args: &StopArgs, rewritten: Rewritten) -> Result<(), Failure> 
         None => Ok(()),
         Some(done) => {
             let failure = none_runs(&setup, &done.cluster_id);
-            let message = failure.message().unwrap_or_default();
+            let mut message = failure.message().unwrap_or_default().to_owned();
+            let found = Found::of(&setup.profile, &done.cluster_id);
+            if let Some(pid) = found.lone_controller() {
+                message = format!("{message}; {}", goes_on(pid));
+            }
             Err(Failure::new(exit_code::ALREADY_STOPPED, message))
         }
     }
+}
+
+fn goes_on(controller: i32) -> String {
+    format!(
+        "its controller (process {controller}) was not started by `ipcluster start`, and goes on with the engines that were \
+         started by themselves: `kill {controller}` ends it"
+    )
 }
 
 fn answer(args: &StopArgs, profile_dir: &str, done: &[Done]) -> Result<(), Failure> {
@@ -166,6 +177,11 @@ fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Done
             );
         }
         Stopped::Already => {}
+    }
+    if outcome != Stopped::Already
+        && let Some(pid) = found.lone_controller()
+    {
+        tracing::warn!("{}", goes_on(pid));
     }
     Ok(Done {
         cluster_id: found.cluster_id.clone(),

@@ -158,6 +158,13 @@ impl Found {
         })
     }
 
+    /// A controller of this host that belongs to no cluster: it was started by itself, and ends by itself.
+    pub fn lone_controller(&self) -> Option<i32> {
+        let lock = ConnectionFiles::lock(&self.profile.security_dir(), &self.cluster_id);
+        let ours = self.controller().map(|process| process.pid);
+        lock::holder(&lock).filter(|pid| Some(*pid) != ours)
+    }
+
     /// Does a controller run, or anything else that would have to be stopped?
     pub fn is_running(&self) -> bool {
         self.lives() || !self.orphaned_jobs().is_empty()

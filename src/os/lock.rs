@@ -93,11 +93,20 @@ impl FileLock {
     }
 }
 
+/// The process that holds a lock. The file of one whose holder was killed is removed.
+pub fn holder(path: &Path) -> Option<i32> {
+    if !path.exists() {
+        return None;
+    }
+    match FileLock::acquire(path) {
+        Err(LockError::Held { by, .. }) => by,
+        _ => None,
+    }
+}
+
 /// Removes the file of a lock whose holder was killed. One that is held stays.
 pub fn remove_stale(path: &Path) {
-    if path.exists() {
-        drop(FileLock::acquire(path));
-    }
+    holder(path);
 }
 
 fn is_file_at(file: &File, path: &Path) -> bool {

@@ -538,6 +538,23 @@ def test_a_read_only_profile_folder_is_named(clusters):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
+def test_a_controller_that_was_started_by_itself_goes_on_and_is_named(clusters):
+    clusters.ok("profile", "create", "default")
+    controller = clusters.spawn("controller")
+    controller.wait_for_line("listens on")
+    told = clusters.run("stop")
+    assert told.returncode == ALREADY_STOPPED and f"`kill {controller.pid}` ends it" in told.stdout, told.stdout
+    clusters.ok("engines", "-n", "1", "--daemonize")
+    told = clusters.ok("stop")
+    assert "has stopped" in told and f"its controller (process {controller.pid}) was not started" in told, told
+    assert controller.process.poll() is None
+    controller.signal(signal.SIGTERM)
+    assert controller.wait() == 0
+    told = clusters.run("stop")
+    assert told.returncode == ALREADY_STOPPED and "ends it" not in told.stdout, told.stdout
+    clusters.assert_nothing_left()
+
+
 def test_a_full_disk_is_named_and_nothing_is_left_half_started(clusters):
     folder = clusters.folder / "full"
     folder.mkdir()
