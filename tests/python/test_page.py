@@ -123,7 +123,8 @@ def test_the_page_shows_what_runs(clusters, page):  # noqa: F811
         completed = sum(status[id]["completed"] for id in client.ids)
         wait_until(lambda: page.number("n-done") + page.number("n-failed") == completed, "the last figures")
         assert (page.number("n-done"), page.number("n-failed")) == (164 - failed, failed)
-        assert (page.number("n-engines"), page.number("n-waiting"), page.number("n-running")) == (4, 0, 0)
+        figures = lambda: tuple(map(page.number, ("n-engines", "n-waiting", "n-running")))
+        wait_until(lambda: figures() == (4, 0, 0), "nothing that waits or runs")
 
         # The stream has the tasks that ran, each once, on the engine that ran it.
         shown = page.stream()
@@ -136,11 +137,13 @@ def test_the_page_shows_what_runs(clusters, page):  # noqa: F811
         assert min(times) >= 20_000
         assert {name for _, _, name, *_ in shown} == {"map simulate", "map work", "execute: x = 1"}
         assert sum(label == "night/reduce" for _, _, _, label, _ in shown) == 40
-        assert page.run("return window.ipcluster.stream.drawn.length") == 164
-        assert "120 of" not in page.text("clients") and "164 of 164" in page.text("clients")
-        functions = {row[0]: row[1:3] for row in page.wait_for(rows_of("functions", 3), "the functions")}
-        assert functions == {"map simulate": ["120", str(failed)], "map work": ["40", "0"], "execute": ["4", "0"]}
-        assert f"{failed} failed" in page.text("clients")
+        # What is drawn comes with a later frame, or in its own time.
+        page.wait_for("return window.ipcluster.stream.drawn.length === 164", "all bars")
+        wait_until(lambda: "164 of 164" in page.text("clients"), "the client's progress")
+        assert "120 of" not in page.text("clients") and f"{failed} failed" in page.text("clients")
+        functions = lambda: {row[0]: row[1:3] for row in page.wait_for(rows_of("functions", 3), "the functions")}
+        expected = {"map simulate": ["120", str(failed)], "map work": ["40", "0"], "execute": ["4", "0"]}
+        wait_until(lambda: functions() == expected, "every call")
         page.screenshot("overview")
 
         # A task's details come under the pointer, and by keyboard.
@@ -153,10 +156,10 @@ def test_the_page_shows_what_runs(clusters, page):  # noqa: F811
         canvas.send_keys("0")
 
         page.open("engines")
-        rows = {int(row[0]): row for row in page.wait_for(rows_of("engine-table", 4), "the table")}
-        for id in client.ids:
-            assert int(rows[id][8]) == status[id]["completed"]
-        assert all(row[12].startswith("sample ") for row in rows.values())
+        rows = lambda: {int(row[0]): row for row in page.wait_for(rows_of("engine-table", 4), "the table")}
+        counts = lambda: {id: int(row[8]) for id, row in rows().items()}
+        wait_until(lambda: counts() == {id: status[id]["completed"] for id in client.ids}, "what each has done")
+        assert all(row[12].startswith("sample ") for row in rows().values())
         page.wait_for(
             "return [...document.querySelectorAll('#engine-table tbody tr')].every(row => row.cells[10].textContent.endsWith('MiB'))",
             "the engines' memory",
