@@ -217,10 +217,10 @@ def test_a_dead_engine_shows(clusters, page):  # noqa: F811
     rows = page.rows("engine-table")
     (dead,) = [row for row in rows if row[3] == "dead"]
     assert "SIGKILL" in dead[4] and len(rows) == 4
-    assert page.text("engine-count") == "3 registered, 1 dead"
+    wait_until(lambda: page.text("engine-count") == "3 registered, 1 dead", "the count")
     assert page.run("return [...document.querySelectorAll('tr.dead button')].map(button => button.disabled)") == [False, True, True]
-    assert "has died" in page.run("return document.getElementById('said').textContent")
-    (departed,) = page.rows("departed")
+    page.wait_for("return document.getElementById('said').textContent.includes('has died')", "the word")
+    (departed,) = page.wait_for(rows_of("departed", 1), "the list of the dead")
     assert "SIGKILL" in departed[2]
     page.screenshot("engine-died")
     page.open("overview")
@@ -243,8 +243,8 @@ def test_an_engine_that_starts_again_shows(clusters, page):  # noqa: F811
     page.driver.find_element("css selector", "[aria-label='Restart engine 0']").click()
     page.driver.find_element("id", "confirm-yes").click()
     page.wait_for("return window.states.at(-1) === 'starting'", "the engine's beginning")
-    assert page.text("engine-count") == "3 registered, 1 starting"
-    assert "3" == page.run("return document.getElementById('n-engines').textContent")
+    wait_until(lambda: page.text("engine-count") == "3 registered, 1 starting", "the count")
+    page.wait_for("return document.getElementById('n-engines').textContent === '3'", "the figure")
     page.screenshot("engine-starting")
     event.touch()
     states = page.wait_for(
@@ -292,13 +292,13 @@ def test_progress_tells_what_waits_for_what(clusters, page, tmp_path):  # noqa: 
         first = view.map_async(wait_for, [str(event)] * 6, chunksize=1)
         with view.temp_flags(after=first):
             then = view.map_async(work, range(30), chunksize=1)
-        words = page.wait_for(
-            "const words = document.querySelector('#clients .client')?.lastElementChild.textContent ?? '';"
-            "return words.includes('waiting for dependencies') && words.includes('running') && words",
+        page.wait_for(
+            "return document.querySelector('#clients .client')?.lastElementChild.textContent"
+            " === '0 of 36 · 4 running · 2 ready · 30 waiting for dependencies'",
             "the progress",
         )
-        assert words == "0 of 36 · 4 running · 2 ready · 30 waiting for dependencies"
-        assert page.text("n-blocked") == "30 of them for dependencies" and page.number("n-waiting") == 32
+        wait_until(lambda: page.text("n-blocked") == "30 of them for dependencies", "the figure")
+        wait_until(lambda: page.number("n-waiting") == 32, "the figure")
         bar = page.driver.find_element("css selector", "#clients [role=progressbar]")
         assert bar.get_attribute("aria-valuetext") == "0 of 36, 4 running, 2 ready, 30 waiting for dependencies"
         assert (bar.get_attribute("aria-valuenow"), bar.get_attribute("aria-valuemax")) == ("0", "36")
@@ -311,7 +311,7 @@ def test_progress_tells_what_waits_for_what(clusters, page, tmp_path):  # noqa: 
             "the bars of what runs",
         )
         assert running == [["running", "map wait_for"]] * 4
-        assert page.run("return document.title").startswith("0% · ipcluster")
+        page.wait_for("return document.title.startsWith('0% · ipcluster')", "the title")
         page.screenshot("progress")
         event.touch()
         then.wait(PATIENCE)
