@@ -13,6 +13,7 @@ use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
 use crate::cli::setup::{Setup, engine_count, processors, this_program};
+use crate::cli::target::hub;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
 use crate::launch::background::{self, Front, Link, Told};
@@ -203,7 +204,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Failure> {
     let mut argv = vec![this_program()?];
     argv.extend(std::env::args_os().skip(1));
-    runtime()?.block_on(async {
+    let pid = runtime()?.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut front = Front::start(&argv)?;
         let pid = front.supervisor.id().unwrap_or_default();
@@ -230,7 +231,7 @@ pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Fa
                         "it runs in the background: process {pid}, log {}",
                         log_path(setup, pid).display()
                     );
-                    return format.answer(&started(setup, pid));
+                    return Ok(pid);
                 }
                 Some(Told::Failed { code, message }) => {
                     // Nothing is left when this returns.
@@ -249,19 +250,28 @@ pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Fa
                 }
             }
         }
-    })
+    })?;
+    if format.is_json() {
+        format.answer(&started(setup, pid))?;
+    }
+    Ok(())
 }
+
+/// Where it does not, its notes have to do.
+const HUB_ANSWERS: Duration = Duration::from_secs(5);
 
 /// What `-o json` says of what was started: the supervisor's process and log, and of the cluster that has it.
 fn started(setup: &Setup, pid: u32) -> Value {
     let found = Found::of(&setup.profile, &setup.cluster_id);
     let files = ConnectionFiles::paths(&setup.profile.security_dir(), &setup.cluster_id);
+    // The file in which the controller notes its engines is a moment behind.
+    let registered = hub(setup).and_then(|mut hub| Ok(hub.engines(HUB_ANSWERS)?.len() as u64));
     json!({
         "profile": setup.profile.name(),
         "profile_dir": setup.profile.location(),
         "cluster_id": setup.cluster_id,
         "state": found.condition(),
-        "n_engines": found.living_engines(),
+        "n_engines": registered.unwrap_or_else(|_| found.living_engines()),
         "pid": pid,
         "controller_pid": found.controller().map(|process| process.pid),
         "log": log_path(setup, pid),
