@@ -38,6 +38,18 @@ def wait_for_answers(client, n):
     wait_until(answers, "engines to answer again")
 
 
+def processes_of(ipython_dir):
+    """Those that live, and have this folder in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("IPYTHONDIR") == str(ipython_dir):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
 class Running:
     """A command that runs, and the lines that it has written so far."""
 
@@ -130,16 +142,7 @@ class Clusters:
 
     def processes(self):
         """Every process that was started for a cluster of this folder, kernels included."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if process.environ().get("IPYTHONDIR") == str(self.folder):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return processes_of(self.folder)
 
     def wait_until_gone(self):
         wait_until(

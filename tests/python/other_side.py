@@ -5,7 +5,7 @@ import json
 import psutil
 import pytest
 import ssh_server
-from cluster_fixtures import BINARY, clusters, wait_until  # noqa: F401
+from cluster_fixtures import BINARY, clusters, processes_of, wait_until  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,7 @@ class There:
     def processes(self):
         """Everything that runs on the other side."""
         # They are told their environment when they run already.
-        found = self.programs()
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("IPYTHONDIR") == str(self.folder):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return self.programs() + processes_of(self.folder)
 
     def files(self):
         """Files of the other side that are there only while something runs."""

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from cluster_fixtures import BINARY, PATIENCE, clusters, restart_engines, wait_until  # noqa: F401
 
-USAGE, ALREADY_STARTED, ALREADY_STOPPED, NO_CLUSTER = 2, 10, 11, 12
+ALREADY_STARTED, ALREADY_STOPPED, NO_CLUSTER = 10, 11, 12
 
 
 # ---- in order
@@ -115,46 +115,6 @@ def test_clusters_of_one_profile_are_told_apart(clusters):
     clusters.ok("stop", "--all")
     clusters.ok("stop", "--all")
     assert clusters.run("stop", "b").returncode == ALREADY_STOPPED
-    clusters.assert_nothing_left()
-
-
-@pytest.mark.parametrize("behind", [["--"], []])
-def test_arguments_reach_the_controller(clusters, behind):
-    clusters.ok("start", "-n", "1", "--daemonize", *behind, "--scheme=lru", "--hwm", "0")
-    file = clusters.profile_dir / "security" / "ipcontroller-client.json"
-    assert json.loads(file.read_text())["task_scheme"] == "lru"
-    clusters.ok("stop")
-    clusters.assert_nothing_left()
-
-
-def test_the_last_word_counts_for_the_controller(clusters):
-    args = '--Cluster.controller_args=["--scheme=pure", "--hwm=7"]'
-    clusters.ok("start", "-n", "0", "--daemonize", args, "--scheme=lru", "--", "--scheme=twobin")
-    file = clusters.profile_dir / "security" / "ipcontroller-client.json"
-    assert json.loads(file.read_text())["task_scheme"] == "twobin"
-    clusters.ok("stop")
-    clusters.assert_nothing_left()
-
-
-def test_what_the_controller_would_refuse_starts_nothing(clusters):
-    for wrong in ("--hwm=many", "--sqlitedb=perhaps", "--scheme=bogus"):
-        done = clusters.run("start", "-n", "1", "--daemonize", wrong)
-        assert done.returncode == USAGE and wrong.partition("=")[2] in done.stdout, done.stdout
-    done = clusters.run("start", "-n", "1", "--", "--no-such-flag")
-    assert done.returncode == USAGE and "`ipcluster controller` knows no --no-such-flag" in done.stdout, done.stdout
-    clusters.assert_nothing_left()
-
-
-def test_reused_connection_files_stay(clusters):
-    clusters.ok("start", "-n", "1", "--daemonize", "--", "--reuse")
-    file = clusters.profile_dir / "security" / "ipcontroller-client.json"
-    before = file.read_text()
-    clusters.ok("stop")
-    assert file.read_text() == before
-    clusters.ok("start", "-n", "1", "--daemonize", "--", "--reuse")
-    assert file.read_text() == before
-    clusters.ok("stop")
-    clusters.ok("clean")
     clusters.assert_nothing_left()
 
 
