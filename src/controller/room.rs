@@ -14,8 +14,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Between two lines in the log.
 const REPEAT: Duration = Duration::from_secs(60);
 
-fn resident() -> u64 {
-    memory::resident().map_or(0, |bytes| bytes as u64)
+fn taken() -> u64 {
+    memory::taken().map_or(0, |bytes| bytes as u64)
 }
 
 /// What one queue knows of the memory.
@@ -50,13 +50,13 @@ impl Room {
         let now = Instant::now();
         if self.next_look.is_none_or(|when| when <= now) {
             self.next_look = Some(now + LOOK);
-            let mut taken = resident();
-            if taken > self.limit - self.limit / 8 {
+            let mut bytes = taken();
+            if bytes > self.limit - self.limit / 8 {
                 // What ended requests have left counts only if the allocator keeps it.
                 memory::give_back();
-                taken = resident();
+                bytes = taken();
             }
-            self.look(taken, now);
+            self.look(bytes, now);
         }
         !self.is_full
     }
@@ -107,7 +107,7 @@ mod tests {
         }
         // Of this process.
         let mut room = Room::new("task", 1);
-        assert_eq!(room.takes_requests(true), memory::resident().is_none());
+        assert_eq!(room.takes_requests(true), memory::taken().is_none());
         assert_eq!(room.next_deadline().is_some(), room.is_full);
         assert!(room.takes_requests(false));
         assert_eq!(room.next_deadline(), None);

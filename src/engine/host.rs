@@ -28,6 +28,7 @@ use super::post::PostBox;
 use super::restarts::Restarts;
 use super::starting::LastWords;
 use crate::os::host::hostname;
+use crate::os::shared_memory::SharedMemory;
 use crate::profile::connection::Channel;
 use crate::protocol::{EngineId, EngineUuid};
 use crate::transport::{Context, Sender, mailbox};
@@ -105,6 +106,8 @@ pub struct EngineHost {
     inbox: UnboundedReceiver<HostMail>,
     hearts: Sender<HeartMail>,
     post: Option<PostBox>,
+    /// By which kernels find out whether they can map memory of this process.
+    sample: Option<SharedMemory>,
     threads: Vec<JoinHandle<()>>,
     engines: HashMap<Rank, RunningEngine>,
     started: u32,
@@ -166,7 +169,8 @@ impl EngineHost {
             .url(Channel::HeartbeatPing)
             .zip(connection.url(Channel::HeartbeatPong))
             .ok_or(HostError::NoHeartbeat)?;
-        let context = Context::secured(config.security.clone());
+        let key = connection.common.key.as_bytes();
+        let context = Context::secured(config.security.clone()).with_nearby(key);
         let (mail, inbox) = mpsc::unbounded_channel();
         let (hearts, heart_mailbox) = mailbox()?;
         let beating = Hearts::new(
@@ -187,6 +191,7 @@ impl EngineHost {
         };
         Ok(Self {
             post,
+            sample: SharedMemory::holding(b"sample").ok(),
             config: Arc::new(config),
             context,
             mail,
@@ -505,7 +510,7 @@ impl EngineHost {
             host: self.mail.clone(),
             hearts: self.hearts.clone(),
             post: self.post.as_ref().map(PostBox::address),
-            sample: self.post.as_ref().and_then(PostBox::sample),
+            sample: self.sample.as_ref().map(SharedMemory::path),
         };
         let thread = EngineThread::new(rank, wanted.map(|id| id.0), receiver, shared);
         if let Some(post) = &self.post {

@@ -14,7 +14,6 @@ use super::config::Config;
 use super::engine_thread::requests::{Origin, Request};
 use super::mail::EngineMail;
 use super::sockets::router;
-use crate::os::shared_memory::SharedMemory;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{EngineUuid, Signer};
 use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, drain, mailbox};
@@ -23,8 +22,6 @@ use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, dr
 #[derive(Debug)]
 pub(super) struct PostBox {
     address: EngineUuid,
-    /// By which kernels find out whether they can map memory of this process.
-    sample: Option<SharedMemory>,
     mail: Sender<PostMail>,
     thread: JoinHandle<()>,
 }
@@ -54,10 +51,8 @@ impl PostBox {
         let thread = std::thread::Builder::new()
             .name("post".to_owned())
             .spawn(move || post.run())?;
-        let sample = SharedMemory::holding([&b"sample"[..]]).ok();
         Ok(Self {
             address,
-            sample: sample.map(|(memory, _)| memory),
             mail,
             thread,
         })
@@ -66,11 +61,6 @@ impl PostBox {
     /// The routing id that engines name when they register.
     pub(super) fn address(&self) -> EngineUuid {
         self.address.clone()
-    }
-
-    /// The path of some memory that kernels can map, if they can map any.
-    pub(super) fn sample(&self) -> Option<String> {
-        self.sample.as_ref().map(|memory| memory.path().to_owned())
     }
 
     pub(super) fn deliver_to(&self, engine: EngineUuid, mail: Sender<EngineMail>) {

@@ -34,7 +34,7 @@ pub fn room_for(length: usize) -> Vec<u8> {
 /// that go, in which other threads may have to wait for the allocator; next to nothing when there is nothing to give.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn give_back() {
-    if resident().is_some_and(|bytes| bytes >= LARGE) {
+    if resident().is_some_and(|(bytes, _)| bytes >= LARGE) {
         // SAFETY: may be called at any time, on any thread.
         unsafe { nix::libc::malloc_trim(0) };
     }
@@ -43,12 +43,22 @@ pub fn give_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back() {}
 
-/// Bytes of this process that are in memory. Nothing where the system does not say so by a file (macOS).
-pub fn resident() -> Option<usize> {
+/// Bytes of memory that this process takes: what is resident, and payloads in [shared memory](super::shared_memory),
+/// which are no part of that until they are read. Nothing where the system does not say so by a file (macOS).
+pub fn taken() -> Option<usize> {
+    let (resident, shared) = resident()?;
+    let payloads = usize::try_from(super::shared_memory::living_bytes()).ok()?;
+    Some(resident.max(resident.saturating_sub(shared) + payloads))
+}
+
+/// Bytes that are in memory, and how many of them are mapped files or shared.
+fn resident() -> Option<(usize, usize)> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: usize = statm.split(' ').nth(1)?.parse().ok()?;
+    let mut pages = statm.split(' ').skip(1).map(str::parse::<usize>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages * usize::try_from(page).ok()?)
+    let page = usize::try_from(page).ok()?;
+    Some((resident * page, shared * page))
 }
 
 /// Bytes of memory that this process can have at most: the machine's, or less where its group has a limit (Linux).
@@ -73,14 +83,14 @@ mod tests {
         const PIECES: usize = 200_000;
         // Other tests run beside this one, so that only a large difference means something.
         let all: Vec<Box<[u8]>> = (0..PIECES).map(|n| vec![n as u8; 1000].into()).collect();
-        let full = resident().unwrap();
+        let full = taken().unwrap();
         let kept: Vec<_> = all
             .into_iter()
             .enumerate()
             .filter(|(n, _)| n % 1000 == 999)
             .collect();
         give_back();
-        assert!(resident().unwrap() < full - PIECES * 1000 / 2);
+        assert!(taken().unwrap() < full - PIECES * 1000 / 2);
         assert!(kept.iter().all(|(n, piece)| piece[0] == *n as u8));
     }
 }

@@ -1,64 +1,326 @@
-//! Memory that other processes of the same user can map.
+//! Memory that processes of one user have in common: written once, sealed for ever, and mapped by whoever is given its
+//! descriptor (Linux: memfd_create(2)). A payload goes from process to process in it without being copied.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{OnceLock, mpsc};
 
-/// Bytes in memory, under a path as long as this lives (Linux: memfd_create(2), and `/proc/PID/fd`).
-#[derive(Debug)]
-pub struct SharedMemory {
-    path: String,
-    _file: std::fs::File,
+use super::limits::open_files;
+
+/// Payloads from this size on are passed on this way: for smaller ones its system calls cost as much as copying.
+pub const SHARE_FROM: usize = 2 << 20;
+
+/// So much of the limit on open files may be payloads: each has a descriptor as long as it lives.
+const PART_OF_FILES: u64 = 8;
+
+/// Payloads of this process, and their bytes.
+static LIVING: AtomicU64 = AtomicU64::new(0);
+static LIVING_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Descriptors that payloads may take.
+pub fn most_descriptors() -> u64 {
+    open_files().map_or(128, |files| (files / PART_OF_FILES).min(1024))
 }
 
-/// Parts begin at multiples of it: no system has larger pages that it maps by.
-const PAGE: u64 = 64 * 1024;
+/// Bytes of all payloads that this process has.
+pub fn living_bytes() -> u64 {
+    LIVING_BYTES.load(Ordering::Relaxed)
+}
+
+/// A payload that nobody can change any more.
+#[derive(Debug)]
+pub struct SharedMemory {
+    /// There until this is dropped.
+    mapping: Option<Mapping>,
+}
+
+#[derive(Debug)]
+struct Mapping {
+    file: File,
+    first: NonNull<u8>,
+    length: usize,
+    _counted: Counted,
+}
+
+// SAFETY: the memory is sealed: everybody only reads it.
+unsafe impl Send for Mapping {}
+// SAFETY: likewise.
+unsafe impl Sync for Mapping {}
 
 impl SharedMemory {
-    /// Copies `parts`; also tells where each of them begins.
-    #[cfg(target_os = "linux")]
-    pub fn holding<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<(Self, Vec<u64>)> {
-        use std::os::fd::AsRawFd;
-        use std::os::unix::fs::FileExt;
-
-        use nix::sys::memfd::{MFdFlags, memfd_create};
-
-        let file = std::fs::File::from(memfd_create(c"ipcluster", MFdFlags::MFD_CLOEXEC)?);
-        let (mut offsets, mut end) = (Vec::new(), 0);
-        for part in parts {
-            file.write_all_at(part, end)?;
-            offsets.push(end);
-            end = (end + part.len() as u64).next_multiple_of(PAGE);
-        }
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok((Self { path, _file: file }, offsets))
+    /// Copies `bytes`.
+    pub fn holding(bytes: &[u8]) -> io::Result<Self> {
+        let mut memory = Unsealed::new()?;
+        memory.write(bytes)?;
+        memory.seal()
     }
 
-    #[cfg(not(target_os = "linux"))]
-    pub fn holding<'a>(_parts: impl IntoIterator<Item = &'a [u8]>) -> io::Result<(Self, Vec<u64>)> {
+    /// Memory of another process, of which `length` bytes are meant. An error if it is not sealed, and so could change or
+    /// vanish while it is read.
+    pub fn received(file: OwnedFd, length: usize) -> io::Result<Self> {
+        Self::map(File::from(file), length, Counted::one_more())
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.mapping().file.as_fd()
+    }
+
+    /// By which other processes of the user can open it as long as it lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.fd().as_raw_fd())
+    }
+
+    fn mapping(&self) -> &Mapping {
+        self.mapping.as_ref().expect("it is not dropped")
+    }
+
+    fn map(file: File, length: usize, mut counted: Counted) -> io::Result<Self> {
+        system::check(&file, length)?;
+        counted.set_bytes(length);
+        let first = system::map(&file, length)?;
+        let mapping = Mapping {
+            file,
+            first,
+            length,
+            _counted: counted,
+        };
+        Ok(Self {
+            mapping: Some(mapping),
+        })
+    }
+}
+
+impl AsRef<[u8]> for SharedMemory {
+    fn as_ref(&self) -> &[u8] {
+        let mapping = self.mapping();
+        // SAFETY: so many bytes are mapped as long as this lives, and the seals keep them there.
+        unsafe { std::slice::from_raw_parts(mapping.first.as_ptr(), mapping.length) }
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        match self.mapping.take() {
+            Some(mapping) if mapping.length >= SHARE_FROM => drop_aside(mapping),
+            _ => {}
+        }
+    }
+}
+
+/// Pages take a third of the time to go back to the system that it took to write them, and others wait for this thread: another one does it.
+fn drop_aside(mapping: Mapping) {
+    static ASIDE: OnceLock<Option<mpsc::Sender<Mapping>>> = OnceLock::new();
+    let aside = ASIDE.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("memory".to_owned());
+        let started = thread.spawn(move || receiver.into_iter().for_each(drop::<Mapping>));
+        started.is_ok().then_some(sender)
+    });
+    if let Some(aside) = aside {
+        // Without that thread it is dropped here.
+        let _ = aside.send(mapping);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and nobody refers to it any more.
+        let _ = unsafe { nix::sys::mman::munmap(self.first.cast(), self.length) };
+    }
+}
+
+/// Shared memory that is still being written.
+#[derive(Debug)]
+pub struct Unsealed {
+    file: File,
+    length: usize,
+    counted: Counted,
+}
+
+impl Unsealed {
+    /// An error where the system has no such memory, or this process has enough of it.
+    pub fn new() -> io::Result<Self> {
+        let counted = Counted::one_more();
+        if counted.all > most_descriptors() {
+            return Err(io::Error::other("there is enough shared memory"));
+        }
+        Ok(Self {
+            file: system::create()?,
+            length: 0,
+            counted,
+        })
+    }
+
+    /// Bytes that are written.
+    pub fn written(&self) -> usize {
+        self.length
+    }
+
+    /// Goes on behind what is written.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.file.write_all_at(bytes, self.length as u64)?;
+        self.length += bytes.len();
+        self.counted.set_bytes(self.length);
+        Ok(())
+    }
+
+    /// What is written.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = vec![0; self.length];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    pub fn seal(self) -> io::Result<SharedMemory> {
+        system::seal(&self.file)?;
+        SharedMemory::map(self.file, self.length, self.counted)
+    }
+}
+
+/// One of the payloads of this process.
+#[derive(Debug)]
+struct Counted {
+    /// How many there were then.
+    all: u64,
+    bytes: u64,
+}
+
+impl Counted {
+    fn one_more() -> Self {
+        let all = LIVING.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { all, bytes: 0 }
+    }
+
+    fn set_bytes(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        let more = bytes.wrapping_sub(self.bytes);
+        LIVING_BYTES.fetch_add(more, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        LIVING.fetch_sub(1, Ordering::Relaxed);
+        LIVING_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::fs::File;
+    use std::io;
+    use std::num::NonZeroUsize;
+    use std::ptr::NonNull;
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+
+    pub(super) fn create() -> io::Result<File> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        Ok(File::from(memfd_create(c"ipcluster", flags)?))
+    }
+
+    pub(super) fn seal(file: &File) -> io::Result<()> {
+        let all = seals() | SealFlag::F_SEAL_SEAL;
+        fcntl(file, FcntlArg::F_ADD_SEALS(all))?;
+        Ok(())
+    }
+
+    /// What makes reading safe: nobody writes to it, and it does not become shorter.
+    fn seals() -> SealFlag {
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE
+    }
+
+    pub(super) fn check(file: &File, length: usize) -> io::Result<()> {
+        let seals_of_it = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
+        if !seals_of_it.contains(seals()) {
+            return Err(io::Error::other("memory that is not sealed"));
+        }
+        if file.metadata()?.len() < length as u64 {
+            return Err(io::Error::other(
+                "memory that is shorter than it is said to be",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn map(file: &File, length: usize) -> io::Result<NonNull<u8>> {
+        let length = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+        // Private, since older systems take a shared mapping for the wish to write, which is sealed off.
+        let (protection, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
+        // SAFETY: a new mapping, wherever the system wants it.
+        let first = unsafe { mmap(None, length, protection, flags, file, 0)? };
+        Ok(first.cast())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::fs::File;
+    use std::io;
+    use std::ptr::NonNull;
+
+    pub(super) fn create() -> io::Result<File> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub fn path(&self) -> &str {
-        &self.path
+    pub(super) fn seal(_file: &File) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn check(_file: &File, _length: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn map(_file: &File, _length: usize) -> io::Result<NonNull<u8>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
 
     #[test]
-    fn parts_are_where_they_are_said_to_be_until_it_goes() {
-        let large = vec![7; 100_000];
-        let (memory, offsets) = SharedMemory::holding([&b"first"[..], &large, b"last"]).unwrap();
-        assert_eq!(offsets, [0, PAGE, PAGE + 2 * PAGE]);
-        let file = std::fs::File::open(memory.path()).unwrap();
-        let mut read = vec![0; large.len()];
-        file.read_exact_at(&mut read, offsets[1]).unwrap();
-        assert_eq!(read, large);
-        let mut read = [0; 4];
-        file.read_exact_at(&mut read, offsets[2]).unwrap();
-        assert_eq!(&read, b"last");
+    fn others_read_what_was_written_and_nobody_changes_it() {
+        use std::os::unix::fs::FileExt;
+        let mut memory = Unsealed::new().unwrap();
+        memory.write(b"first ").unwrap();
+        memory.write(&[7; 100_000]).unwrap();
+        assert_eq!(memory.read().unwrap().len(), memory.written());
+        let memory = memory.seal().unwrap();
+        let whole = memory.as_ref();
+        assert_eq!((&whole[..6], whole.len()), (&b"first "[..], 100_006));
+        let opened = File::open(memory.path()).unwrap();
+        let mut read = vec![0; whole.len()];
+        opened.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, whole);
+        let there = memory.fd().try_clone_to_owned().unwrap();
+        assert!(File::from(there).write_all_at(b"x", 0).is_err());
+        let there = SharedMemory::received(memory.fd().try_clone_to_owned().unwrap(), 6).unwrap();
+        drop(memory);
+        assert_eq!(there.as_ref(), b"first ");
+    }
+
+    #[test]
+    fn what_could_change_or_vanish_is_refused() {
+        let mut memory = Unsealed::new().unwrap();
+        memory.write(b"bytes").unwrap();
+        let open = OwnedFd::from(memory.file.try_clone().unwrap());
+        assert!(SharedMemory::received(open, 5).is_err());
+        let sealed = memory.seal().unwrap();
+        let fd = || sealed.fd().try_clone_to_owned().unwrap();
+        assert!(SharedMemory::received(fd(), 5).is_ok());
+        assert!(SharedMemory::received(fd(), 6).is_err());
+        assert!(SharedMemory::received(fd(), 0).is_err());
+        let ordinary = OwnedFd::from(tempfile::tempfile().unwrap());
+        assert!(SharedMemory::received(ordinary, 1).is_err());
     }
 }

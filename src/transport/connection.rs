@@ -4,8 +4,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
+
+use nix::libc;
 
 use super::Frame;
 use super::endpoint::{Address, Stream};
@@ -14,6 +17,7 @@ use super::limits::Visitor;
 use super::zmtp::Violation;
 use super::zmtp::outgoing::Outgoing;
 use super::zmtp::peer::{Io, Ours, Peer};
+use super::zmtp::room::Room;
 use super::zmtp::subscriptions::Subscriptions;
 
 /// Read at once.
@@ -21,6 +25,9 @@ const CHUNK: usize = 64 * 1024;
 
 /// Of a large frame, read at once: then others have their turn.
 const LARGE_CHUNK: usize = 4 << 20;
+
+/// Descriptors that may have come along before it is said what for.
+const UNCLAIMED: usize = 8;
 
 thread_local! {
     /// What is read goes through here, so that an idle connection needs no buffer.
@@ -56,6 +63,8 @@ pub(super) struct Connection {
     pub(super) is_dirty: bool,
     /// Of a connection that the peer has made.
     pub(super) visitor: Option<Visitor>,
+    /// Of memory that has come along, in order.
+    descriptors: VecDeque<OwnedFd>,
 }
 
 /// What a connection that this end makes keeps for the next attempt.
@@ -125,6 +134,7 @@ impl Connection {
             is_readable: false,
             is_dirty: false,
             visitor: None,
+            descriptors: VecDeque::new(),
         }
     }
 
@@ -145,7 +155,8 @@ impl Connection {
             frames.drain(..from);
             return self.send(frames, 0);
         }
-        self.peer.send(&frames[from..], &mut self.out);
+        let passes = self.passes_memory();
+        self.peer.send(&frames[from..], passes, &mut self.out);
         match &mut self.connector {
             Some(connector) => {
                 let end = connector.written + self.out.len() as u64;
@@ -161,7 +172,12 @@ impl Connection {
         if self.connector.is_some() {
             return self.send(&mut frames.to_vec(), 0);
         }
-        self.peer.send(frames, &mut self.out);
+        let passes = self.passes_memory();
+        self.peer.send(frames, passes, &mut self.out);
+    }
+
+    fn passes_memory(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_near)
     }
 
     /// Writes as much as goes.
@@ -170,9 +186,12 @@ impl Connection {
             return Ok(());
         };
         while self.may_write && !self.is_connecting && !self.out.is_empty() {
-            let result = match self.out.single() {
-                Some(bytes) => stream.write(bytes),
-                None => {
+            let memory = self.out.memory();
+            let goes_along = memory.is_some();
+            let result = match (memory, self.out.single()) {
+                (Some((command, memory)), _) => stream.send_with(command, memory.fd()),
+                (None, Some(bytes)) => stream.write(bytes),
+                (None, None) => {
                     let mut slices = Vec::new();
                     self.out.slices(&mut slices);
                     stream.write_vectored(&slices)
@@ -187,6 +206,13 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.may_write = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // So many descriptors are under way that the system takes no more.
+                Err(error) if goes_along && error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                    let more = self.out.send_memory_as_bytes();
+                    if let Some(connector) = &mut self.connector {
+                        connector.on_more_to_write(more);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -214,26 +240,50 @@ impl Connection {
             incoming: &mut self.incoming,
             ready,
             spare,
+            shares: self.visitor.as_ref().is_some_and(Visitor::has_near_ones),
+            descriptors: &mut self.descriptors,
         };
         let (result, outcome) = match self.peer.body() {
-            Some((body, missing)) => match stream.append_to(body, missing.min(LARGE_CHUNK)) {
-                Ok(count) => (Ok((count, count > 0)), self.peer.filled(count, &mut io)),
-                Err(error) => (Err(error), Ok(())),
-            },
-            None => CHUNK_BUFFER.with_borrow_mut(|chunk| match stream.read(chunk) {
-                Ok(count) => {
-                    if count < chunk.len() && !self.is_ending {
-                        // The system has no more: it need not be asked again.
-                        self.may_read = false;
-                    }
-                    let outcome = self.peer.receive(&chunk[..count], &mut io);
-                    (Ok((count, count > 0)), outcome)
+            Some((Room::Own(body), missing)) => {
+                match stream.append_to(body, missing.min(LARGE_CHUNK)) {
+                    Ok(count) => (Ok((count, count > 0)), self.peer.filled(count, &mut io)),
+                    Err(error) => (Err(error), Ok(())),
                 }
-                Err(error) => (Err(error), Ok(())),
-            }),
+            }
+            Some((room @ Room::Shared(_), missing)) => {
+                let read = CHUNK_BUFFER.with_borrow_mut(|chunk| {
+                    let most = missing.min(chunk.len());
+                    let count = stream.read(&mut chunk[..most])?;
+                    Ok((count, room.extend(&chunk[..count])))
+                });
+                match read {
+                    Ok((count, kept)) => {
+                        let outcome = kept.and_then(|()| self.peer.filled(count, &mut io));
+                        (Ok((count, count > 0)), outcome)
+                    }
+                    Err(error) => (Err(error), Ok(())),
+                }
+            }
+            None => {
+                CHUNK_BUFFER.with_borrow_mut(|chunk| match stream.receive(chunk, io.descriptors) {
+                    Ok((count, may_have_more)) => {
+                        if !may_have_more && !self.is_ending {
+                            // It need not be asked again.
+                            self.may_read = false;
+                        }
+                        let outcome = self.peer.receive(&chunk[..count], &mut io);
+                        (Ok((count, count > 0)), outcome)
+                    }
+                    Err(error) => (Err(error), Ok(())),
+                })
+            }
         };
         if let Err(violation) = outcome {
             return State::Refused(violation);
+        }
+        if self.descriptors.len() > UNCLAIMED {
+            let many = Violation::Memory("more comes along than is spoken of".to_owned());
+            return State::Refused(many);
         }
         if let Some(visitor) = &mut self.visitor
             && let Err(violation) = visitor.hold(self.peer.held())
@@ -256,6 +306,7 @@ impl Connection {
     pub(super) fn reset(&mut self) {
         self.stream = None;
         self.visitor = None;
+        self.descriptors = VecDeque::new();
         self.is_connecting = false;
         self.is_ending = false;
         (self.may_read, self.may_write) = (false, false);
@@ -302,6 +353,13 @@ impl Connection {
 }
 
 impl Connector {
+    /// What is to be written next has become longer.
+    fn on_more_to_write(&mut self, more: usize) {
+        for (end, _) in &mut self.unwritten {
+            *end += more as u64;
+        }
+    }
+
     fn on_written(&mut self, count: usize) {
         self.written += count as u64;
         while let Some((end, _)) = self.unwritten.front()

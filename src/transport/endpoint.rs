@@ -1,15 +1,22 @@
 //! Where sockets listen and what they connect to, in ZeroMQ's spelling.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use mio::Interest;
 use mio::event::Source;
-use mio::net::{TcpListener, TcpStream, UnixStream};
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Registry, Token};
 use nix::libc;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use super::nearby::{self, Names};
+
+/// Descriptors that come with one message of a Unix socket; more are not sent at once.
+const DESCRIPTORS: usize = 4;
 
 /// What a socket connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +48,15 @@ impl Address {
         Ok(Self::Tcp(addresses))
     }
 
-    /// Begins to connect, to the address whose turn it is.
-    pub(super) fn connect(&self, turn: usize) -> io::Result<Stream> {
+    /// Begins to connect, to the address whose turn it is; on this machine, by a way that memory can take if there is one.
+    pub(super) fn connect(&self, turn: usize, names: Option<&Names>) -> io::Result<Stream> {
         match self {
             Self::Tcp(addresses) => {
-                TcpStream::connect(addresses[turn % addresses.len()]).map(Stream::Tcp)
+                let address = addresses[turn % addresses.len()];
+                match names.and_then(|names| nearby::connect(names, address)) {
+                    Some(stream) => Ok(Stream::Near(stream)),
+                    None => TcpStream::connect(address).map(Stream::Tcp),
+                }
             }
             Self::Ipc(path) => UnixStream::connect(path).map(Stream::Unix),
         }
@@ -64,6 +75,44 @@ pub(super) fn listen(interface: &str, port: u16) -> io::Result<TcpListener> {
         local_address(without_brackets(host))?,
         port,
     ))
+}
+
+/// What a socket listens on.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    /// For those of this machine.
+    Near(UnixListener),
+}
+
+impl Listener {
+    /// A connection that has come, and from where. Nothing for one that is not taken.
+    pub(super) fn accept(&self) -> io::Result<Option<(Stream, IpAddr)>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                Ok(Some((Stream::Tcp(stream), address.ip())))
+            }
+            Self::Near(listener) => {
+                let stream = nearby::accept(listener)?;
+                Ok(stream.map(|stream| (Stream::Near(stream), Ipv4Addr::LOCALHOST.into())))
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Near(_) => None,
+        }
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
+            Self::Near(listener) => listener.register(registry, token, Interest::READABLE),
+        }
+    }
 }
 
 fn local_address(host: &str) -> io::Result<IpAddr> {
@@ -98,11 +147,13 @@ fn without_brackets(host: &str) -> &str {
         .unwrap_or(host)
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// To a process of this program, of the same user.
+    Near(UnixStream),
 }
 
 impl Stream {
@@ -110,7 +161,7 @@ impl Stream {
     pub(super) fn is_connected(&self) -> io::Result<bool> {
         let error = match self {
             Self::Tcp(stream) => stream.take_error()?,
-            Self::Unix(stream) => stream.take_error()?,
+            Self::Unix(stream) | Self::Near(stream) => stream.take_error()?,
         };
         if let Some(error) = error {
             return Err(error);
@@ -121,7 +172,19 @@ impl Stream {
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
                 Err(error) => Err(error),
             },
-            Self::Unix(_) => Ok(true),
+            Self::Unix(_) | Self::Near(_) => Ok(true),
+        }
+    }
+
+    /// Memory can be passed on over it.
+    pub(super) fn is_near(&self) -> bool {
+        matches!(self, Self::Near(_))
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) | Self::Near(stream) => stream.as_raw_fd(),
         }
     }
 
@@ -137,6 +200,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
             Self::Unix(_) => None,
+            Self::Near(_) => Some(Ipv4Addr::LOCALHOST.into()),
         }
     }
 
@@ -146,7 +210,7 @@ impl Stream {
         // It may be broken already.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(how),
-            Self::Unix(stream) => stream.shutdown(how),
+            Self::Unix(stream) | Self::Near(stream) => stream.shutdown(how),
         };
     }
 
@@ -158,32 +222,67 @@ impl Stream {
         }
         let room = bytes.spare_capacity_mut();
         let most = most.min(room.len());
-        let fd = match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
-        };
         // SAFETY: the room has at least so many bytes, and nobody else uses it.
-        let count = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), most, 0) };
+        let count = unsafe { libc::recv(self.fd(), room.as_mut_ptr().cast(), most, 0) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         // SAFETY: the system has written to that many bytes behind the length.
         unsafe { bytes.set_len(bytes.len() + count) };
         Ok(count)
     }
 
+    /// Reads once. What has come along is put behind `descriptors`. Also tells whether the system may have more.
+    pub(super) fn receive(
+        &mut self,
+        bytes: &mut [u8],
+        descriptors: &mut VecDeque<OwnedFd>,
+    ) -> io::Result<(usize, bool)> {
+        if !self.is_near() {
+            let count = io::Read::read(self, bytes)?;
+            return Ok((count, count == bytes.len()));
+        }
+        let (before, room) = (descriptors.len(), bytes.len());
+        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+        let mut into = [IoSliceMut::new(bytes)];
+        let received = recvmsg::<()>(self.fd(), &mut into, Some(&mut space), CLOSE_ON_EXEC)?;
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(got) = message {
+                // SAFETY: they have just been received, and are nobody else's.
+                descriptors.extend(got.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+            }
+        }
+        // After bytes that something comes along with, the system stops.
+        let may_have_more = received.bytes == room || descriptors.len() > before;
+        Ok((received.bytes, may_have_more))
+    }
+
+    /// Writes once; the descriptor goes along with the first byte.
+    pub(super) fn send_with(&mut self, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let bytes = [IoSlice::new(bytes)];
+        let rights = [ControlMessage::ScmRights(&[fd.as_raw_fd()])];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        Ok(sendmsg::<()>(self.fd(), &bytes, &rights, flags, None)?)
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         match self {
             Self::Tcp(stream) => stream.register(registry, token, both),
-            Self::Unix(stream) => stream.register(registry, token, both),
+            Self::Unix(stream) | Self::Near(stream) => stream.register(registry, token, both),
         }
     }
 }
+
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
+/// Elsewhere no descriptors are passed on.
+#[cfg(not(target_os = "linux"))]
+const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
 
 impl io::Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buf),
-            Self::Unix(stream) => stream.read(buf),
+            Self::Unix(stream) | Self::Near(stream) => stream.read(buf),
         }
     }
 }
@@ -192,14 +291,14 @@ impl io::Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(buf),
-            Self::Unix(stream) => stream.write(buf),
+            Self::Unix(stream) | Self::Near(stream) => stream.write(buf),
         }
     }
 
-    fn write_vectored(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write_vectored(bufs),
-            Self::Unix(stream) => stream.write_vectored(bufs),
+            Self::Unix(stream) | Self::Near(stream) => stream.write_vectored(bufs),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::os::shared_memory::SharedMemory;
 use crate::protocol::Identity;
 
 /// From this size on, a frame shares the memory that it is made from; below, copying is cheaper than counting.
@@ -36,6 +37,7 @@ enum Content {
         len: u32,
     },
     Whole(Bytes),
+    Memory(Arc<SharedMemory>),
     Peer(Arc<PeerName>),
 }
 
@@ -94,7 +96,16 @@ impl Frame {
     pub fn to_bytes(&self) -> Bytes {
         match &self.0 {
             Content::Whole(bytes) => bytes.clone(),
+            Content::Memory(memory) => Bytes::from_owner(Mapped(memory.clone())),
             _ => Bytes::copy_from_slice(self),
+        }
+    }
+
+    /// The memory in which it lies, if other processes can have it too.
+    pub fn memory(&self) -> Option<&Arc<SharedMemory>> {
+        match &self.0 {
+            Content::Memory(memory) => Some(memory),
+            _ => None,
         }
     }
 
@@ -116,6 +127,7 @@ impl Deref for Frame {
                 len,
             } => &message[*start as usize..(*start + *len) as usize],
             Content::Whole(bytes) => bytes,
+            Content::Memory(memory) => (**memory).as_ref(),
             Content::Peer(name) => name.identity.as_bytes(),
         }
     }
@@ -158,6 +170,21 @@ impl From<Bytes> for Frame {
         } else {
             Self(Content::Whole(bytes))
         }
+    }
+}
+
+impl From<Arc<SharedMemory>> for Frame {
+    fn from(memory: Arc<SharedMemory>) -> Self {
+        Self(Content::Memory(memory))
+    }
+}
+
+/// Shared memory as what [`Bytes`] can own.
+struct Mapped(Arc<SharedMemory>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
     }
 }
 

@@ -45,6 +45,8 @@ impl End {
                 incoming: &mut self.incoming,
                 ready: &mut None,
                 spare: &mut Vec::new(),
+                shares: false,
+                descriptors: &mut VecDeque::new(),
             },
         )
     }
@@ -133,7 +135,7 @@ pub fn curve_handshake(data: &[u8]) {
         if client.peer.is_ready() && round == 5 {
             client
                 .peer
-                .send(&[Frame::from(&b"secret"[..])], &mut client.out);
+                .send(&[Frame::from(&b"secret"[..])], false, &mut client.out);
         }
         let there = changed(client.written(), 0);
         let back = changed(server.written(), 1);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::zmtp::Violation;
 use crate::os::limits::open_files;
+use crate::os::shared_memory;
 
 /// Descriptors that are left for everything but peers: databases, logs, the status page.
 const RESERVE: u64 = 64;
@@ -18,6 +19,8 @@ pub(super) struct Visitors {
     /// Bytes of one message, and of all together that have not come in whole.
     pub(super) message_limit: u64,
     count: AtomicUsize,
+    /// Those of them that memory can be passed on to.
+    near: AtomicUsize,
     held: AtomicU64,
 }
 
@@ -25,6 +28,7 @@ pub(super) struct Visitors {
 #[derive(Debug)]
 pub(super) struct Visitor {
     all: Arc<Visitors>,
+    is_near: bool,
     held: u64,
 }
 
@@ -33,19 +37,23 @@ impl Visitors {
         Self {
             message_limit,
             count: AtomicUsize::new(0),
+            near: AtomicUsize::new(0),
             held: AtomicU64::new(0),
         }
     }
 
-    /// Takes one more in, if the limit on open files allows it.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Visitor, Violation> {
+    /// Takes one more in, if the limit on open files allows it. `is_near`: memory can be passed on to it.
+    pub(super) fn admit(self: &Arc<Self>, is_near: bool) -> Result<Visitor, Violation> {
         let limit = open_files().unwrap_or(u64::MAX);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
+        self.near.fetch_add(usize::from(is_near), Ordering::Relaxed);
         let visitor = Visitor {
             all: self.clone(),
+            is_near,
             held: 0,
         };
-        if before as u64 >= limit.saturating_sub(RESERVE).max(1) {
+        let reserve = RESERVE + shared_memory::most_descriptors();
+        if before as u64 >= limit.saturating_sub(reserve).max(1) {
             return Err(Violation::Crowd {
                 connections: before,
                 open_files: limit,
@@ -56,6 +64,11 @@ impl Visitors {
 }
 
 impl Visitor {
+    /// Memory can be passed on to this or another one.
+    pub(super) fn has_near_ones(&self) -> bool {
+        self.all.near.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes note of how much of a message is here, the rest of which is still to come.
     pub(super) fn hold(&mut self, bytes: u64) -> Result<(), Violation> {
         let bytes = if bytes < FREE { 0 } else { bytes };
@@ -76,6 +89,8 @@ impl Visitor {
 impl Drop for Visitor {
     fn drop(&mut self) {
         self.all.count.fetch_sub(1, Ordering::Relaxed);
+        let near = usize::from(self.is_near);
+        self.all.near.fetch_sub(near, Ordering::Relaxed);
         self.all.held.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
@@ -94,7 +109,7 @@ mod tests {
     #[test]
     fn unfinished_messages_have_one_limit_together() {
         let all = Arc::new(Visitors::new(10 << 20));
-        let mut visitors: Vec<_> = (0..3).map(|_| all.admit().unwrap()).collect();
+        let mut visitors: Vec<_> = (0..3).map(|n| all.admit(n == 1).unwrap()).collect();
         visitors[0].hold(6 << 20).unwrap();
         visitors[1].hold(FREE - 1).unwrap();
         visitors[1].hold(3 << 20).unwrap();
@@ -104,12 +119,14 @@ mod tests {
             Err(Violation::NoMemory { limit })
         );
         drop(visitors.pop());
+        assert!(visitors[0].has_near_ones());
         // What is whole is no more of this concern.
         visitors[0].hold(0).unwrap();
         visitors[1].hold(10 << 20).unwrap();
         drop(visitors);
         assert_eq!(all.held.load(Ordering::Relaxed), 0);
         assert_eq!(all.count.load(Ordering::Relaxed), 0);
+        assert_eq!(all.near.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A socket belongs to one thread, which accepts, reads, decodes, encodes and writes: a message crosses the program
 //! without waking another thread, and a connection that is idle takes a few hundred bytes. A thread receives in bursts
-//! until nothing is left, and only then waits. [`zmtp`] is the protocol, without I/O.
+//! until nothing is left, and only then waits. [`zmtp`] is the protocol, without I/O. Between processes of one machine,
+//! large frames are not copied: [`nearby`].
 
 mod burst;
 mod connection;
@@ -14,6 +15,7 @@ pub mod fuzz;
 mod limits;
 mod mailbox;
 mod monitor;
+mod nearby;
 mod outbox;
 mod packed;
 mod peer_log;

@@ -16,17 +16,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use mio::net::TcpListener;
 use mio::{Events, Poll};
 use slab::Slab;
 use thiserror::Error;
 
 use super::Frame;
 use super::connection::Connection;
-use super::endpoint::Stream;
+use super::endpoint::{Listener, Stream};
 use super::frame::ConnectionId;
 use super::limits::Visitors;
 use super::monitor::ConnectionEvent;
+use super::nearby::Names;
 use super::peer_log::PeerLog;
 use super::zmtp::curve::Security;
 use super::zmtp::peer::{Ours, SocketType};
@@ -70,6 +70,7 @@ const LISTENER: usize = 1 << 40;
 pub struct Context {
     security: Security,
     visitors: Arc<Visitors>,
+    names: Option<Names>,
 }
 
 impl Default for Context {
@@ -94,7 +95,16 @@ impl Context {
         Self {
             security,
             visitors: Arc::new(Visitors::new(message_limit)),
+            names: None,
         }
+    }
+
+    /// The same, whose sockets find those of other processes on this machine that know the same key, and pass large
+    /// payloads on to them without copying. Not where connections are encrypted, which says who may read what.
+    pub fn with_nearby(mut self, key: &[u8]) -> Self {
+        let is_plain = matches!(self.security, Security::Null);
+        self.names = (is_plain && !key.is_empty()).then(|| Names::new(key));
+        self
     }
 
     /// A socket that nothing lingers for: what is unsent when it closes is dropped.
@@ -180,6 +190,12 @@ impl Socket {
                 endpoint: format!("{interface}:{port}"),
                 source,
             })
+    }
+
+    /// Where it [binds](Self::bind) from now on, it can be found by processes of this machine, if the context has a key
+    /// for that.
+    pub fn set_nearby(&self) {
+        lock(&self.shared).is_nearby = true;
     }
 
     /// Connects, and connects again when the connection breaks. What is sent meanwhile waits.
@@ -285,7 +301,9 @@ pub(super) struct Shared {
     visitors: Arc<Visitors>,
     poll: Poll,
     events: Option<Events>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
+    names: Option<Names>,
+    is_nearby: bool,
     connections: Slab<Connection>,
     /// By which names a router reaches whom.
     peers: HashMap<Identity, usize>,
@@ -328,6 +346,8 @@ impl Shared {
             poll: Poll::new()?,
             events: Some(Events::with_capacity(EVENTS)),
             listeners: Vec::new(),
+            names: context.names.clone(),
+            is_nearby: false,
             connections: Slab::new(),
             peers: HashMap::new(),
             readable: VecDeque::new(),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// Each room, the rooms that it may name, and whether it is pure.
 const ROOMS: &[(&str, &[&str], bool)] = &[
     ("protocol", &[], true),
-    ("os", &[], false),
+    ("os", &["protocol"], false),
     ("transport", &["protocol", "os"], false),
     ("profile", &["protocol", "os"], false),
-    ("taskdb", &["protocol"], false),
+    ("taskdb", &["protocol", "os"], false),
     ("heartbeat", &["protocol"], true),
     ("scheduler", &["protocol"], true),
     ("observe", &["protocol"], true),

@@ -3,6 +3,7 @@
 import array
 import collections
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 1
 PRELOAD, FORK, SIGNAL = 201, 202, 203
 WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304
 TIMEOUT = 60
+IN_MEMORY = 1 << 63
 
 Message = collections.namedtuple("Message", "tag frames")
 
@@ -39,6 +41,9 @@ class Link:
     def __init__(self, sock):
         self.sock = sock
         self.data = bytearray()
+        self.descriptors = collections.deque()
+        self.in_memory = 0
+        """Frames that came in memory of their own."""
 
     def send(self, tag, *frames):
         """Frames are buffers, or values to be sent as JSON."""
@@ -48,7 +53,10 @@ class Link:
     def _need(self, size, deadline):
         while len(self.data) < size:
             self.sock.settimeout(max(0.01, deadline - time.monotonic()))
-            part = self.sock.recv(1 << 20)
+            part, rights, _, _ = self.sock.recvmsg(1 << 20, socket.CMSG_SPACE(4 * 64))
+            for level, kind, data in rights:
+                assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+                self.descriptors.extend(array.array("i", data))
             if not part:
                 raise EOFError("the kernel closed its link")
             self.data += part
@@ -60,13 +68,28 @@ class Link:
         start = 8 + 8 * n
         self._need(start, deadline)
         lengths = struct.unpack_from(f"<{n}Q", self.data, 8)
-        self._need(start + sum(lengths), deadline)
+        self._need(start + sum(length for length in lengths if not length & IN_MEMORY), deadline)
         frames = []
         for length in lengths:
+            if length & IN_MEMORY:
+                frames.append(self._from_memory(length & ~IN_MEMORY))
+                continue
             frames.append(bytes(self.data[start : start + length]))
             start += length
         del self.data[:start]
         return Message(tag, frames)
+
+    def _from_memory(self, length):
+        fd = self.descriptors.popleft()
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+            assert seals & fcntl.F_SEAL_WRITE and seals & fcntl.F_SEAL_SHRINK
+            content = os.pread(fd, length, 0)
+        finally:
+            os.close(fd)
+        assert len(content) == length
+        self.in_memory += 1
+        return content
 
     def expect(self, tag):
         message = self.receive()

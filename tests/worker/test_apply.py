@@ -1,5 +1,6 @@
 """apply_request, in the mode that has it, and what only a running event loop gives."""
 
+import errno
 import json
 import os
 import signal
@@ -273,6 +274,57 @@ def test_hundred_megabytes_both_ways(kernel):
     assert len(kernel.value(lambda n: b"y" * n, size)) == size
 
 
+def sample():
+    """The path of some memory of the engine's, for as long as the tests run."""
+    fd = os.memfd_create("sample")
+    os.write(fd, b"x")
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_large_results_leave_in_memory_of_their_own(start):
+    def results(sizes):
+        return [b"%d" % number * size for number, size in enumerate(sizes)]
+
+    def open_payloads():
+        import contextlib
+        import os
+
+        found = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found.append(os.readlink("/proc/self/fd/" + fd))
+        return [name for name in found if "payload" in name]
+
+    kernel = start(shared_memory=sample())
+    for sizes in ([3 << 20], [10, 5 << 20, 0, 3 << 20, 100_000, 2 << 20], [3 << 20] * 40):
+        assert kernel.value(results, sizes) == results(sizes)
+    assert kernel.link.in_memory > 0
+    assert not kernel.link.descriptors
+    # Nothing of it is left, and what is small goes as ever.
+    assert kernel.value(open_payloads) == []
+    passed = kernel.link.in_memory
+    assert kernel.value(lambda: b"x" * 1_000_000) == b"x" * 1_000_000
+    assert kernel.link.in_memory == passed
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_large_results_leave_as_bytes_where_there_are_no_descriptors_left(start):
+    def use_up():
+        import os
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        try:
+            os.memfd_create("none")
+        except OSError as error:
+            return error.errno, b"x" * (5 << 20)
+
+    kernel = start(shared_memory=sample())
+    assert kernel.value(use_up) == (errno.EMFILE, b"x" * (5 << 20))
+    assert kernel.link.in_memory == 0
+
+
 @marks.numpy
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 def test_buffers_in_memory_that_is_mapped(start):
@@ -282,20 +334,18 @@ def test_buffers_in_memory_that_is_mapped(start):
         array += 1
         return float(array.sum())
 
-    read_end = os.memfd_create("sample")
-    os.write(read_end, b"x")
-    kernel = start(shared_memory=f"/proc/{os.getpid()}/fd/{read_end}")
+    kernel = start(shared_memory=sample())
     assert kernel.ready["maps"]
     array = np.zeros(1_000_000)
     buffers = [bytes(memoryview(buffer).cast("B")) for buffer in engine.pack(change, array)]
     (large,) = [number for number, buffer in enumerate(buffers) if len(buffer) == array.nbytes]
     memory = os.memfd_create("payload")
-    os.pwrite(memory, buffers[large], 65536)
+    os.pwrite(memory, buffers[large], 0)
     buffers[large] = b""
 
     def post(path, length=array.nbytes):
         header = kernel.header("apply_request")
-        places = {"path": path, "places": [[2 + large, 65536, length]]}
+        places = {"places": [[2 + large, path, length]]}
         kernel.link.send(engine.MAPPED, places, header, {}, *buffers)
         return kernel.finish(header["msg_id"])
 

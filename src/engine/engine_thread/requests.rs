@@ -31,15 +31,7 @@ impl Origin {
 }
 
 /// Buffers from this size on are mapped by several kernels rather than copied to each.
-const SHARE_FROM: usize = 1 << 20;
-
-/// Buffers of a request in memory that kernels can map.
-#[derive(Debug)]
-pub(in crate::engine) struct SharedBuffers {
-    pub(in crate::engine) memory: SharedMemory,
-    /// Number of the buffer, where it begins, its length.
-    pub(in crate::engine) places: Vec<(usize, u64, usize)>,
-}
+const MAP_FROM: usize = 1 << 20;
 
 /// A request of a client.
 #[derive(Debug)]
@@ -55,8 +47,6 @@ pub(in crate::engine) struct Request {
     pub(in crate::engine) metadata: Frame,
     pub(in crate::engine) content: Frame,
     pub(in crate::engine) buffers: Vec<Frame>,
-    /// Where large buffers are besides, for kernels that can map them.
-    pub(in crate::engine) shared: Option<Arc<SharedBuffers>>,
     pub(in crate::engine) started: Timestamp,
     pub(in crate::engine) replied: bool,
 }
@@ -89,7 +79,6 @@ impl Request {
             metadata: frames[layout.metadata()].clone(),
             content: frames[layout.content()].clone(),
             buffers: wire.buffers().to_vec(),
-            shared: None,
             started: Timestamp::from_micros(0),
             replied: false,
         })
@@ -97,18 +86,13 @@ impl Request {
 
     /// Puts large buffers where the kernels of several engines can map them.
     pub(in crate::engine) fn share_buffers(&mut self) -> io::Result<()> {
-        let large = self.buffers.iter().enumerate();
-        let large: Vec<(usize, &Frame)> = large.filter(|(_, it)| it.len() >= SHARE_FROM).collect();
-        if large.is_empty() || self.msg_type != "apply_request" {
+        if self.msg_type != "apply_request" {
             return Ok(());
         }
-        let (memory, offsets) = SharedMemory::holding(large.iter().map(|(_, frame)| &frame[..]))?;
-        let places = large.iter().zip(offsets);
-        let places = places.map(|((number, frame), offset)| (*number, offset, frame.len()));
-        self.shared = Some(Arc::new(SharedBuffers {
-            places: places.collect(),
-            memory,
-        }));
+        let large = self.buffers.iter_mut().filter(|it| it.len() >= MAP_FROM);
+        for frame in large.filter(|it| it.memory().is_none()) {
+            *frame = Frame::from(Arc::new(SharedMemory::holding(frame)?));
+        }
         Ok(())
     }
 
@@ -124,7 +108,6 @@ impl Request {
             metadata: self.metadata.clone(),
             content: self.content.clone(),
             buffers: self.buffers.clone(),
-            shared: self.shared.clone(),
             started: self.started,
             replied: false,
         }

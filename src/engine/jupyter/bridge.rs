@@ -193,7 +193,7 @@ impl Work {
             self.conversation.on_request(now(), message, out);
             return Ok(());
         }
-        let content = message.frames.first().map_or(&b""[..], Vec::as_slice);
+        let content = message.frames.first().map_or(&b""[..], AsRef::as_ref);
         let settings: super::conversation::Settings =
             serde_json::from_slice(content).map_err(io::Error::other)?;
         let mut files = Vec::new();

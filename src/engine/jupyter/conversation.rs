@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::engine::kernel::link::LinkMessage;
+use crate::engine::kernel::link::{LinkFrame, LinkMessage};
 use crate::engine::kernel::messages::{from_kernel, to_kernel};
 use crate::protocol::header::reply_type;
 use crate::protocol::{Composer, Header, Outgoing, RemoteError, Timestamp};
@@ -163,6 +163,7 @@ impl Conversation {
         out: &mut Vec<Action>,
     ) {
         let LinkMessage { tag, frames } = message;
+        let frames: Vec<Vec<u8>> = frames.into_iter().map(LinkFrame::into_bytes).collect();
         match tag {
             to_kernel::APPLY => {
                 let header = frames.into_iter().next().unwrap_or_default();

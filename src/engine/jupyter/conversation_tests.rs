@@ -103,7 +103,10 @@ impl World {
             ];
             (to_kernel::REQUEST, [&parts[..], &[b"{}".to_vec()]].concat())
         };
-        let message = LinkMessage { tag, frames };
+        let message = LinkMessage {
+            tag,
+            frames: frames.into_iter().map(LinkFrame::Bytes).collect(),
+        };
         self.conversation.on_request(now(), message, &mut self.out);
         header
     }

@@ -1,11 +1,16 @@
-//! The link's framing: `u32 tag, u32 n, n × u64 lengths, frames`, little endian, over a non-blocking socket pair.
+//! The link's framing: `u32 tag, u32 n, n × u64 lengths, frames`, little endian, over a non-blocking socket pair. A length
+//! with its highest bit set is that of a frame which is not among them: it lies in memory whose descriptor comes along.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use nix::sys::socket::MsgFlags;
 
 use crate::os::memory::room_for;
+use crate::os::shared_memory::SharedMemory;
 use crate::transport::Frame;
 
 /// Read at once while frames are small.
@@ -17,6 +22,12 @@ const MAX_FRAMES: u32 = 1_000_000;
 /// Room for a frame that is made before its bytes are there: user code can reach the link, and claim any length.
 const RESERVE: usize = 1 << 30;
 
+/// Of a frame that lies in memory, in its length.
+const IN_MEMORY: u64 = 1 << 63;
+
+/// Descriptors that come with one message; a kernel sends no more.
+const DESCRIPTORS: usize = 32;
+
 /// Pieces that are handed to one `writev`.
 const PIECES: usize = 64;
 
@@ -24,7 +35,41 @@ const PIECES: usize = 64;
 #[derive(Debug)]
 pub(in crate::engine) struct LinkMessage {
     pub(in crate::engine) tag: u32,
-    pub(in crate::engine) frames: Vec<Vec<u8>>,
+    pub(in crate::engine) frames: Vec<LinkFrame>,
+}
+
+/// A frame as it has come.
+#[derive(Debug)]
+pub(in crate::engine) enum LinkFrame {
+    Bytes(Vec<u8>),
+    Memory(SharedMemory),
+}
+
+impl LinkFrame {
+    /// For what is read here: memory is copied.
+    pub(in crate::engine) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Memory(memory) => memory.as_ref().to_vec(),
+        }
+    }
+
+    /// For what is passed on: nothing is copied.
+    pub(in crate::engine) fn into_frame(self) -> Frame {
+        match self {
+            Self::Bytes(bytes) => Frame::from(bytes),
+            Self::Memory(memory) => Frame::from(Arc::new(memory)),
+        }
+    }
+}
+
+impl AsRef<[u8]> for LinkFrame {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Memory(memory) => memory.as_ref(),
+        }
+    }
 }
 
 /// What reading has brought.
@@ -223,8 +268,14 @@ fn head(
     head
 }
 
+#[cfg(target_os = "linux")]
+const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
+/// Elsewhere no memory comes along.
+#[cfg(not(target_os = "linux"))]
+const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
+
 fn write_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
-    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use nix::sys::socket::{ControlMessage, sendmsg};
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     Ok(sendmsg::<()>(
         stream.as_raw_fd(),
@@ -235,6 +286,30 @@ fn write_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Res
     )?)
 }
 
+/// Reads once, with the descriptors that come along.
+fn read_with_fds(
+    stream: &UnixStream,
+    bytes: &mut [u8],
+    fds: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    use nix::sys::socket::{ControlMessageOwned, recvmsg};
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+    let mut into = [IoSliceMut::new(bytes)];
+    let received = recvmsg::<()>(
+        stream.as_raw_fd(),
+        &mut into,
+        Some(&mut space),
+        CLOSE_ON_EXEC,
+    )?;
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(got) = message {
+            // SAFETY: they have just been received, and are nobody else's.
+            fds.extend(got.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+        }
+    }
+    Ok(received.bytes)
+}
+
 /// Puts messages together from what is read.
 #[derive(Debug, Default)]
 struct Decoder {
@@ -242,6 +317,8 @@ struct Decoder {
     /// Bytes of `buffer` that are used up.
     start: usize,
     partial: Option<Partial>,
+    /// That have come along and belong to frames which are still to come.
+    fds: VecDeque<OwnedFd>,
 }
 
 /// The messages that bytes are, up to the first that is not one.
@@ -257,16 +334,38 @@ pub(in crate::engine) fn messages_of(bytes: &[u8]) -> Vec<LinkMessage> {
 #[derive(Debug)]
 struct Partial {
     tag: u32,
-    lengths: Vec<usize>,
-    frames: Vec<Vec<u8>>,
+    lengths: Vec<Length>,
+    frames: Vec<LinkFrame>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Length {
+    Follows(usize),
+    InMemory(usize),
+}
+
+impl Length {
+    fn read(bytes: [u8; 8]) -> io::Result<Self> {
+        let number = u64::from_le_bytes(bytes);
+        let length = usize::try_from(number & !IN_MEMORY)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(match number & IN_MEMORY {
+            0 => Self::Follows(length),
+            _ => Self::InMemory(length),
+        })
+    }
 }
 
 impl Partial {
-    /// Bytes that the frame under way still lacks.
-    fn missing(&self) -> Option<usize> {
+    /// The frame under way, and how many bytes it still lacks.
+    fn under_way(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let length = *self.lengths.get(self.frames.len().checked_sub(1)?)?;
-        let missing = length - self.frames.last()?.len();
-        (missing > 0).then_some(missing)
+        let (Length::Follows(length), LinkFrame::Bytes(frame)) = (length, self.frames.last_mut()?)
+        else {
+            return None;
+        };
+        let missing = length - frame.len();
+        (missing > 0).then_some((frame, missing))
     }
 }
 
@@ -275,9 +374,8 @@ impl Decoder {
     fn read_from(&mut self, stream: &mut UnixStream) -> io::Result<usize> {
         if self.start == self.buffer.len()
             && let Some(partial) = &mut self.partial
-            && let Some(missing) = partial.missing()
+            && let Some((frame, missing)) = partial.under_way()
             && missing >= CHUNK
-            && let Some(frame) = partial.frames.last_mut()
         {
             let before = frame.len();
             // Reads into spare capacity, which need not be zeroed first; a partial read ends in WouldBlock.
@@ -292,7 +390,7 @@ impl Decoder {
         self.start = 0;
         let filled = self.buffer.len();
         self.buffer.resize(filled + CHUNK, 0);
-        let result = stream.read(&mut self.buffer[filled..]);
+        let result = read_with_fds(stream, &mut self.buffer[filled..], &mut self.fds);
         self.buffer
             .truncate(filled + *result.as_ref().unwrap_or(&0));
         result
@@ -306,13 +404,9 @@ impl Decoder {
             return Ok(None);
         };
         loop {
-            if let Some(missing) = partial.missing() {
+            if let Some((frame, missing)) = partial.under_way() {
                 let available = &self.buffer[self.start..];
                 let taken = missing.min(available.len());
-                let frame = partial
-                    .frames
-                    .last_mut()
-                    .expect("a frame that lacks bytes exists");
                 frame.extend_from_slice(&available[..taken]);
                 self.start += taken;
                 if taken < missing {
@@ -320,7 +414,16 @@ impl Decoder {
                 }
             }
             match partial.lengths.get(partial.frames.len()) {
-                Some(length) => partial.frames.push(room_for((*length).min(RESERVE))),
+                Some(Length::Follows(length)) => {
+                    let room = room_for((*length).min(RESERVE));
+                    partial.frames.push(LinkFrame::Bytes(room));
+                }
+                Some(Length::InMemory(length)) => {
+                    let none = || io::Error::other("a frame's memory did not come along");
+                    let file = self.fds.pop_front().ok_or_else(none)?;
+                    let memory = SharedMemory::received(file, *length)?;
+                    partial.frames.push(LinkFrame::Memory(memory));
+                }
                 None => break,
             }
         }
@@ -350,11 +453,8 @@ impl Decoder {
         };
         let lengths = lengths
             .chunks_exact(8)
-            .map(|length| u64::from_le_bytes(length.try_into().expect("chunks of eight")))
-            .map(|length| {
-                usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
-            })
-            .collect::<io::Result<Vec<usize>>>()?;
+            .map(|length| Length::read(length.try_into().expect("chunks of eight")))
+            .collect::<io::Result<Vec<Length>>>()?;
         self.start += 8 + 8 * count as usize;
         self.partial = Some(Partial {
             tag,
@@ -377,6 +477,10 @@ mod tests {
                 Received::Closed => panic!("closed"),
             }
         }
+    }
+
+    fn bytes_of(message: &LinkMessage) -> Vec<&[u8]> {
+        message.frames.iter().map(AsRef::as_ref).collect()
     }
 
     fn linked() -> (Link, Link) {
@@ -420,8 +524,20 @@ mod tests {
         for (tag, sizes) in sizes.iter().enumerate() {
             let got = message(&mut two);
             assert_eq!(got.tag, tag as u32);
-            assert_eq!(got.frames.iter().map(Vec::len).collect::<Vec<_>>(), *sizes);
-            assert!(got.frames.iter().flatten().all(|byte| *byte == tag as u8));
+            assert_eq!(
+                bytes_of(&got)
+                    .iter()
+                    .map(|frame| frame.len())
+                    .collect::<Vec<_>>(),
+                *sizes
+            );
+            assert!(
+                bytes_of(&got)
+                    .iter()
+                    .copied()
+                    .flatten()
+                    .all(|byte| *byte == tag as u8)
+            );
         }
         writer.join().unwrap();
         assert!(matches!(two.receive().unwrap(), Received::Closed));
@@ -436,31 +552,41 @@ mod tests {
     }
 
     /// Reads everything that is there, with the descriptors that come along.
-    fn read_with_fds(stream: &UnixStream, bytes: &mut Vec<u8>, fds: &mut usize) {
-        use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-        use std::io::IoSliceMut;
-        use std::os::fd::FromRawFd;
+    fn read_all(stream: &UnixStream, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) {
         let mut buffer = vec![0; CHUNK];
-        let mut space = nix::cmsg_space!([RawFd; 8]);
-        loop {
-            let mut slices = [IoSliceMut::new(&mut buffer)];
-            let flags = MsgFlags::empty();
-            let received = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags);
-            let Ok(received) = received else {
-                return;
-            };
-            for message in received.cmsgs().unwrap() {
-                let ControlMessageOwned::ScmRights(got) = message else {
-                    unreachable!("nothing else is sent");
-                };
-                *fds += got.len();
-                // SAFETY: they have just been received, and are nobody else's.
-                got.into_iter()
-                    .for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
-            let count = received.bytes;
+        while let Ok(count) = read_with_fds(stream, &mut buffer, fds) {
             bytes.extend_from_slice(&buffer[..count]);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn frames_in_memory_come_in_their_places_and_what_is_no_memory_is_an_error() {
+        let memory = SharedMemory::holding(&[7; 3_000_000]).unwrap();
+        let fd = || memory.fd().try_clone_to_owned().unwrap();
+        let message = |lengths: &[u64], rest: &[u8]| {
+            let mut bytes = 103u32.to_le_bytes().to_vec();
+            bytes.extend_from_slice(&(lengths.len() as u32).to_le_bytes());
+            bytes.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+            bytes.extend_from_slice(rest);
+            bytes
+        };
+        let send = |bytes: Vec<u8>, fds: Vec<OwnedFd>| {
+            let (mut one, mut two) = linked();
+            one.outgoing.push_back(Piece::WithFds(bytes, fds));
+            assert!(one.flush().unwrap());
+            two.receive()
+        };
+        let lengths = [2, IN_MEMORY | 3_000_000, 1, IN_MEMORY | 5];
+        let got = send(message(&lengths, b"abc"), vec![fd(), fd()]).unwrap();
+        let Received::Message(got) = got else {
+            panic!("{got:?}");
+        };
+        assert_eq!(bytes_of(&got), [&b"ab"[..], &[7; 3_000_000], b"c", &[7; 5]]);
+        assert!(send(message(&[IN_MEMORY | 5], b""), Vec::new()).is_err());
+        assert!(send(message(&[IN_MEMORY | 3_000_001], b""), vec![fd()]).is_err());
+        let (socket, _) = UnixStream::pair().unwrap();
+        assert!(send(message(&[IN_MEMORY | 5], b""), vec![socket.into()]).is_err());
     }
 
     #[test]
@@ -475,12 +601,12 @@ mod tests {
             one.flush().unwrap();
             one.send(tag, [Frame::from(&b"then"[..])]);
         }
-        let (mut bytes, mut fds) = (Vec::new(), 0);
+        let (mut bytes, mut fds) = (Vec::new(), VecDeque::new());
         while !one.flush().unwrap() {
-            read_with_fds(&two.stream, &mut bytes, &mut fds);
+            read_all(&two.stream, &mut bytes, &mut fds);
         }
-        read_with_fds(&two.stream, &mut bytes, &mut fds);
-        assert_eq!(fds, 3);
+        read_all(&two.stream, &mut bytes, &mut fds);
+        assert_eq!(fds.len(), 3);
         let mut decoder = Decoder {
             buffer: bytes,
             ..Decoder::default()
@@ -488,10 +614,10 @@ mod tests {
         let got: Vec<LinkMessage> = std::iter::from_fn(|| decoder.next().unwrap()).collect();
         let tags: Vec<u32> = got.iter().map(|message| message.tag).collect();
         assert_eq!(tags, [1, 2, 2, 3, 3, 4, 4]);
-        assert_eq!(got[0].frames, [large]);
+        assert_eq!(bytes_of(&got[0]), [large]);
         for pair in got[1..].chunks(2) {
-            assert_eq!(pair[0].frames, [b"fork"]);
-            assert_eq!(pair[1].frames, [b"then"]);
+            assert_eq!(bytes_of(&pair[0]), [b"fork"]);
+            assert_eq!(bytes_of(&pair[1]), [b"then"]);
         }
     }
 }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::link::LinkMessage;
+use super::link::{LinkFrame, LinkMessage};
+use crate::transport::Frame;
 
 /// Tags of messages to a kernel.
 pub(in crate::engine) mod to_kernel {
@@ -42,7 +43,7 @@ pub(in crate::engine) enum FromKernel {
         msg_id: String,
         content: Vec<u8>,
         metadata: Vec<u8>,
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     },
     /// `parent` is empty for the request that is being handled.
     Iopub {
@@ -50,7 +51,7 @@ pub(in crate::engine) enum FromKernel {
         parent: Vec<u8>,
         metadata: Vec<u8>,
         content: Vec<u8>,
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     },
     Stream {
         stderr: bool,
@@ -143,33 +144,34 @@ impl FromKernel {
     pub(in crate::engine) fn parse(message: LinkMessage) -> Option<Self> {
         let LinkMessage { tag, frames } = message;
         let mut frames = frames.into_iter();
+        let mut next = || frames.next().map(LinkFrame::into_bytes);
         Some(match tag {
-            from_kernel::READY => Self::Ready(serde_json::from_slice(&frames.next()?).ok()?),
-            from_kernel::FAILED => Self::Failed(serde_json::from_slice(&frames.next()?).ok()?),
+            from_kernel::READY => Self::Ready(serde_json::from_slice(&next()?).ok()?),
+            from_kernel::FAILED => Self::Failed(serde_json::from_slice(&next()?).ok()?),
             from_kernel::REPLY => Self::Reply {
-                msg_id: text(frames.next()?)?,
-                content: frames.next()?,
-                metadata: frames.next()?,
-                buffers: frames.collect(),
+                msg_id: text(next()?)?,
+                content: next()?,
+                metadata: next()?,
+                buffers: frames.map(LinkFrame::into_frame).collect(),
             },
             from_kernel::IOPUB => Self::Iopub {
-                msg_type: text(frames.next()?)?,
-                parent: frames.next()?,
-                metadata: frames.next()?,
-                content: frames.next()?,
-                buffers: frames.collect(),
+                msg_type: text(next()?)?,
+                parent: next()?,
+                metadata: next()?,
+                content: next()?,
+                buffers: frames.map(LinkFrame::into_frame).collect(),
             },
             from_kernel::STREAM => Self::Stream {
-                stderr: frames.next()? == b"stderr",
-                parent: frames.next()?,
-                text: text(frames.next()?)?,
+                stderr: next()? == b"stderr",
+                parent: next()?,
+                text: text(next()?)?,
             },
             from_kernel::DONE => Self::Done {
-                msg_id: text(frames.next()?)?,
+                msg_id: text(next()?)?,
             },
             from_kernel::LOG => Self::Log {
-                level: text(frames.next()?)?,
-                text: text(frames.next()?)?,
+                level: text(next()?)?,
+                text: text(next()?)?,
             },
             _ => return None,
         })
@@ -178,7 +180,7 @@ impl FromKernel {
 
 impl FromForkServer {
     pub(in crate::engine) fn parse(message: &LinkMessage) -> Option<Self> {
-        let content: Value = serde_json::from_slice(message.frames.first()?).ok()?;
+        let content: Value = serde_json::from_slice(message.frames.first()?.as_ref()).ok()?;
         let rank = || {
             content["rank"]
                 .as_u64()

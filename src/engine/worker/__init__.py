@@ -24,16 +24,18 @@ The best mode that the Python has the packages for is taken; READY's `missing` s
 
 The link
 --------
-message = u32 tag, u32 n, n x u64 frame lengths, then the frames; little endian, both ways. The end of the link is the
-end of the engine: a kernel that reads it leaves at once.
+message = u32 tag, u32 n, n x u64 frame lengths, then the frames; little endian, both ways. A kernel that was told of
+shared memory may leave large frames out: the highest bit of their lengths is set, and descriptors of sealed memory that
+holds them come along with the message's first byte, in order. The end of the link is the end of the engine: a kernel that
+reads it leaves at once.
 
 Engine to kernel:
     1 CONFIGURE  [json]  first message, see `process.Settings`
     2 APPLY      [header, metadata, buffer ...]  an apply_request
     3 REQUEST    [b"shell" | b"control", header, parent_header, metadata, content, buffer ...]  any other request
     4 EXIT       []  end in order
-    5 MAPPED     [json, then as APPLY]  {path, places: [[frame, offset, length]]}: of the APPLY's frames, counted from 0,
-                 these are empty and are to be mapped from the file at `path`; only to a kernel whose READY had `maps`
+    5 MAPPED     [json, then as APPLY]  {places: [[frame, path, length]]}: of the APPLY's frames, counted from 0, these are
+                 empty and are to be mapped from the files at `path`; only to a kernel whose READY had `maps`
 Kernel to engine:
     101 READY    [json]  {pid, python, executable, ipython, ipykernel, ipyparallel, mode, missing: [text], maps: bool}
     102 FAILED   [json]  {ename, evalue, traceback, hint}; the kernel ends after it

@@ -102,7 +102,7 @@ class LinkKernel(BaseKernel):
         self.loop.run_until_complete(self._start_up_in_loop())
         sys.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
         self.standard = streams.Standard(link, self.parents)
-        process.report_ready(link, self.mode, MODE == "ipyparallel" and shared.can_map(settings.shared_memory))
+        process.report_ready(link, self.mode, MODE == "ipyparallel" and link.passes_memory)
 
     def _adopt_identity(self):
         settings, session = self.settings, self.session
@@ -188,6 +188,8 @@ class LinkKernel(BaseKernel):
                 return
 
     def _dispatch(self, tag, frames):
+        # Until the request is answered, so that nobody waits for what it gives up.
+        self._kept = shared.mapped()
         if tag == APPLY:
             if self._turn.locked():
                 self._create_task(self._apply_in_turn(frames))
@@ -203,7 +205,7 @@ class LinkKernel(BaseKernel):
 
     def _dispatch_mapped(self, where, frames):
         try:
-            frames = shared.with_shared(where["path"], where["places"], frames)
+            frames = shared.with_shared(where["places"], frames)
         except OSError as error:
             self._create_task(self._refuse(request(frames[0], {}, {}, {}, []), error))
         else:
@@ -234,6 +236,7 @@ class LinkKernel(BaseKernel):
             os._exit(0)
         self.parents.current = self.session.current_header = None
         self.link.send(DONE, (msg_id,))
+        self._kept = ()
 
     # Frontends that attached by bind_kernel
 

@@ -13,6 +13,9 @@ import sys
 import threading
 from contextlib import suppress
 from operator import itemgetter
+from socket import SCM_RIGHTS, SOL_SOCKET
+
+from .shared import sealed
 
 CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
@@ -27,6 +30,11 @@ _COPIED = 4096
 """Frames of large messages below this size are handed out as bytes, larger ones as views that can be written to: an array that is made of one can be, too."""
 _MANY_PAGES = 4 << 20
 """Frames from this size on are received in large pages."""
+_PASSED = 2 << 20
+"""Frames from this size on are passed on in memory of their own, which the engine and the controller need not copy."""
+_IN_MEMORY = 1 << 63
+_MOST_PASSED = 32
+"""Descriptors that go with one message."""
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 _PREFIX = struct.Struct("<II")
@@ -51,6 +59,7 @@ class Link:
         self._received = []
         self._large = None
         self.disowned = False
+        self.passes_memory = False
 
     def fileno(self):
         return self._sock.fileno()
@@ -59,12 +68,13 @@ class Link:
         """Queue a message; it leaves with the next `send` or `flush`, in order."""
         frames = [f if type(f) is bytes else _flat(f) for f in frames]
         lengths = [len(f) for f in frames]
-        n = len(frames)
-        head = (_HEADS[n] if n < 16 else struct.Struct("<II%dQ" % n)).pack(tag, n, *lengths)
-        if sum(lengths) < _JOINED:
-            self._outgoing.append(b"".join((head, *frames)))
+        size = sum(lengths)
+        if size < _JOINED:
+            self._outgoing.append(b"".join((_head(tag, lengths), *frames)))
+        elif size >= _PASSED and self.passes_memory:
+            self._outgoing.extend(_with_memory(tag, lengths, frames))
         else:
-            self._outgoing.extend((head, *frames))
+            self._outgoing.extend((_head(tag, lengths), *frames))
 
     def send(self, tag, frames):
         self.push(tag, frames)
@@ -83,7 +93,10 @@ class Link:
                         _tidy(queue)
                     if len(queue) == 1:
                         return
-                    queue[0].extend(map(self._sendmsg, (queue[1:_IOV_MAX],)))
+                    if type(queue[1]) is _Accompanied:
+                        queue[0].extend(map(self._sendmsg, ([queue[1]],), (queue[1].rights(),)))
+                    else:
+                        queue[0].extend(map(self._sendmsg, (_alone(queue),)))
         except OSError:
             self._ended()
 
@@ -189,6 +202,47 @@ class Link:
         self._outgoing = [[]]
         self._lock = threading.RLock()
         self._sock.close()
+
+
+class _Accompanied(bytes):
+    """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes."""
+
+    def rights(self):
+        return [(SOL_SOCKET, SCM_RIGHTS, struct.pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
+
+
+def _head(tag, lengths):
+    n = len(lengths)
+    return (_HEADS[n] if n < 16 else struct.Struct("<II%dQ" % n)).pack(tag, n, *lengths)
+
+
+def _with_memory(tag, lengths, frames):
+    """A message as the buffers to be moved, large frames of it in memory."""
+    memory = []
+    rest = []
+    for number, frame in enumerate(frames):
+        copy = None
+        if lengths[number] >= _PASSED and len(memory) < _MOST_PASSED:
+            copy = sealed(memoryview(frame))
+        if copy is None:
+            rest.append(frame)
+        else:
+            memory.append(copy)
+            lengths[number] |= _IN_MEMORY
+    if not memory:
+        return [_head(tag, lengths), *rest]
+    head = _Accompanied(_head(tag, lengths))
+    head.memory = memory
+    return [head, *rest]
+
+
+def _alone(queue):
+    """The buffers that can be moved at once, up to the next one that is accompanied."""
+    buffers = queue[1:_IOV_MAX]
+    for number, buffer in enumerate(buffers):
+        if type(buffer) is _Accompanied:
+            return buffers[:number]
+    return buffers
 
 
 def _room(length):

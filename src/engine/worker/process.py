@@ -13,6 +13,7 @@ from traceback import format_exception
 
 from .link import CONFIGURE, FAILED, LOG, READY, Link
 from .messages import dump, encode, error_content, load
+from .shared import can_map
 
 _LARGE_LIMIT = 65536
 _ABOVE_MOST = 4096
@@ -100,6 +101,7 @@ def receive_settings(link):
     if tag != CONFIGURE:
         raise RuntimeError("the first message of a kernel is CONFIGURE, not %d" % tag)
     settings = Settings(load(frames[0]))
+    link.passes_memory = can_map(settings.shared_memory)
     update_environment(settings.env)
     if settings.ipython_dir:
         os.environ["IPYTHONDIR"] = settings.ipython_dir

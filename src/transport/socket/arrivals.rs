@@ -14,6 +14,7 @@ use super::connecting::new_connection_id;
 use super::{ACCEPT_AGAIN, HANDSHAKE_TIME, LISTENER, Shared, Stream};
 use crate::protocol::Identity;
 use crate::transport::connection::Connection;
+use crate::transport::endpoint::Listener;
 use crate::transport::frame::ConnectionId;
 use crate::transport::zmtp::Violation;
 
@@ -54,7 +55,8 @@ impl Shared {
                 return;
             };
             match listener.accept() {
-                Ok((stream, address)) => self.take_in(Stream::Tcp(stream), address.ip()),
+                Ok(Some((stream, address))) => self.take_in(stream, address),
+                Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error)
                     if matches!(
@@ -79,7 +81,7 @@ impl Shared {
 
     fn take_in(&mut self, mut stream: Stream, address: IpAddr) {
         let id = new_connection_id();
-        let visitor = match self.visitors.admit() {
+        let visitor = match self.visitors.admit(stream.is_near()) {
             Ok(visitor) => visitor,
             Err(violation) => {
                 let mut connection = Connection::new(id, Some(stream), self.ours.clone());
@@ -115,7 +117,7 @@ impl Shared {
         let Some(line) = self.refusals.on_event(Instant::now(), &name) else {
             return;
         };
-        let port = self.listeners.first().and_then(|l| l.local_addr().ok());
+        let port = self.listeners.first().and_then(Listener::address);
         let at = port.map_or_else(String::new, |at| format!(" to port {}", at.port()));
         let direction = if is_ours { "to" } else { "from" };
         tracing::warn!("a connection {direction} {peer}{at} was ended: {violation} {line}");

@@ -6,28 +6,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use mio::{Interest, Token};
+use mio::Token;
 
 use super::{CONNECT_TIME, Kind, LISTENER, RECONNECT, Shared};
 use crate::os::host::Host;
 use crate::protocol::Identity;
 use crate::transport::Frame;
 use crate::transport::connection::{Connection, Connector};
-use crate::transport::endpoint::{self, Address};
+use crate::transport::endpoint::{self, Address, Listener};
 use crate::transport::frame::{ConnectionId, PeerName};
 use crate::transport::monitor::ConnectionEvent;
+use crate::transport::nearby;
 use crate::transport::zmtp::Violation;
 
 impl Shared {
     pub(super) fn listen(&mut self, interface: &str, port: u16) -> io::Result<u16> {
-        let mut listener = endpoint::listen(interface, port)?;
-        let port = listener.local_addr()?.port();
+        let listener = endpoint::listen(interface, port)?;
+        let address = listener.local_addr()?;
+        self.add_listener(Listener::Tcp(listener))?;
+        if let (true, Some(names)) = (self.is_nearby, &self.names) {
+            match nearby::listen(names, address) {
+                Ok(listener) => self.add_listener(Listener::Near(listener))?,
+                // They come by the network.
+                Err(error) => {
+                    tracing::debug!("no way for processes of this machine to {address}: {error}")
+                }
+            }
+        }
+        Ok(address.port())
+    }
+
+    fn add_listener(&mut self, mut listener: Listener) -> io::Result<()> {
         let token = Token(LISTENER + self.listeners.len());
-        self.poll
-            .registry()
-            .register(&mut listener, token, Interest::READABLE)?;
+        listener.register(self.poll.registry(), token)?;
         self.listeners.push(listener);
-        Ok(port)
+        Ok(())
     }
 
     pub(super) fn connect(&mut self, endpoint: &str, known_as: Option<&[u8]>) -> io::Result<()> {
@@ -68,7 +81,8 @@ impl Shared {
         let turn = connector.attempts;
         connector.attempts = turn.wrapping_add(1);
         let id = new_connection_id();
-        let made = connector.to.connect(turn).and_then(|mut stream| {
+        let made = connector.to.connect(turn, self.names.as_ref());
+        let made = made.and_then(|mut stream| {
             stream.register(self.poll.registry(), Token(slot))?;
             Ok(stream)
         });

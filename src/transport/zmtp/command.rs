@@ -13,7 +13,28 @@ pub(in crate::transport) enum Command<'a> {
     Ping {
         context: &'a [u8],
     },
+    /// A frame of a message, which lies in the memory that comes along.
+    Memory {
+        more: bool,
+        length: usize,
+    },
     Other,
+}
+
+/// Ours, between processes of one machine: in place of a large frame, which is not copied from one to the other.
+const MEMORY: &[u8] = b"MEMORY";
+
+/// The command, framed, that goes with the memory of a frame.
+pub(in crate::transport) fn memory(more: bool, length: usize) -> Vec<u8> {
+    let mut data = vec![u8::from(more)];
+    data.extend_from_slice(&(length as u64).to_be_bytes());
+    compose("MEMORY", &data)
+}
+
+/// Of such a command: other frames of the message follow.
+pub(super) fn is_more(memory: &[u8]) -> bool {
+    // After the frame's head of two bytes and the name.
+    memory.get(2 + 1 + MEMORY.len()) == Some(&1)
 }
 
 /// What a peer says of itself.
@@ -36,6 +57,15 @@ impl<'a> Command<'a> {
             b"PING" => Self::Ping {
                 context: rest.get(2..).ok_or(malformed)?,
             },
+            MEMORY => {
+                let (more, length) = rest.split_first().ok_or(malformed)?;
+                let length = length.try_into().map_err(|_| Violation::Handshake)?;
+                let length = u64::from_be_bytes(length);
+                Self::Memory {
+                    more: *more != 0,
+                    length: usize::try_from(length).map_err(|_| Violation::Handshake)?,
+                }
+            }
             _ => Self::Other,
         })
     }

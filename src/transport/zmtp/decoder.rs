@@ -5,16 +5,12 @@
 
 use std::sync::Arc;
 
+use super::room::Room;
 use super::{COMMAND, LONG, MORE, Violation};
-use crate::os::memory::room_for;
 use crate::transport::Frame;
 
 /// From this size on a frame is read into memory of its own.
 const LARGE: usize = 16 * 1024;
-
-/// What is set aside for a large frame before its bytes are there. Its length is only a claim, and the memory only one that
-/// is not used yet.
-const RESERVE: usize = 256 << 20;
 
 #[derive(Debug)]
 pub(in crate::transport) struct Decoder {
@@ -22,6 +18,7 @@ pub(in crate::transport) struct Decoder {
     partial: Vec<u8>,
     body: Option<Body>,
     limit: u64,
+    shares: bool,
 }
 
 /// A large frame, as far as it has come.
@@ -29,7 +26,7 @@ pub(in crate::transport) struct Decoder {
 struct Body {
     flags: u8,
     missing: usize,
-    bytes: Vec<u8>,
+    room: Room,
 }
 
 struct Head {
@@ -46,7 +43,13 @@ impl Decoder {
             partial: Vec::new(),
             body: None,
             limit,
+            shares: false,
         }
+    }
+
+    /// Whether there is somebody whom memory could be passed on to.
+    pub(in crate::transport) fn set_sharing(&mut self, shares: bool) {
+        self.shares = shares;
     }
 
     pub(in crate::transport) fn set_limit(&mut self, limit: u64) {
@@ -55,7 +58,7 @@ impl Decoder {
 
     /// Bytes that are here of a large frame whose rest is to come.
     pub(in crate::transport) fn held(&self) -> u64 {
-        self.body.as_ref().map_or(0, |body| body.bytes.len() as u64)
+        self.body.as_ref().map_or(0, |body| body.room.len() as u64)
     }
 
     /// Takes bytes as they come; `sink` gets each frame that is whole, with its flags.
@@ -67,7 +70,7 @@ impl Decoder {
         while !input.is_empty() {
             input = if let Some(body) = &mut self.body {
                 let (here, rest) = input.split_at(body.missing.min(input.len()));
-                body.bytes.extend_from_slice(here);
+                body.room.extend(here)?;
                 body.missing -= here.len();
                 self.end_body(sink)?;
                 rest
@@ -82,10 +85,10 @@ impl Decoder {
 
     /// Where the next bytes can be put without a copy, and how many: the rest of a large frame. To be followed by
     /// [`end_body`](Self::end_body).
-    pub(in crate::transport) fn body(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+    pub(in crate::transport) fn body(&mut self) -> Option<(&mut Room, usize)> {
         self.body
             .as_mut()
-            .map(|body| (&mut body.bytes, body.missing))
+            .map(|body| (&mut body.room, body.missing))
     }
 
     /// `count` bytes were put into the [`body`](Self::body).
@@ -105,7 +108,7 @@ impl Decoder {
         sink: &mut impl FnMut(u8, Frame) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         match self.body.take_if(|body| body.missing == 0) {
-            Some(body) => sink(body.flags, Frame::from(body.bytes)),
+            Some(body) => sink(body.flags, body.room.into_frame()?),
             None => Ok(()),
         }
     }
@@ -136,13 +139,7 @@ impl Decoder {
             let rest = &input[end..];
             match head {
                 Some(head) if head.size >= LARGE => {
-                    let mut bytes = room_for(head.size.min(RESERVE));
-                    bytes.extend_from_slice(&rest[head.len..]);
-                    self.body = Some(Body {
-                        flags: head.flags,
-                        missing: head.size - bytes.len(),
-                        bytes,
-                    });
+                    self.begin_body(&head, &rest[head.len..])?;
                     return Ok(&[]);
                 }
                 None if start < end && !rest.is_empty() => {}
@@ -171,14 +168,8 @@ impl Decoder {
             input = rest;
         };
         if head.size >= LARGE {
-            let mut bytes = room_for(head.size.min(RESERVE));
-            bytes.extend_from_slice(&self.partial[head.len..]);
-            self.partial = Vec::new();
-            self.body = Some(Body {
-                flags: head.flags,
-                missing: head.size - bytes.len(),
-                bytes,
-            });
+            let partial = std::mem::take(&mut self.partial);
+            self.begin_body(&head, &partial[head.len..])?;
             return Ok(input);
         }
         let missing = head.len + head.size - self.partial.len();
@@ -190,6 +181,18 @@ impl Decoder {
             sink(head.flags, Frame::from(&partial[head.len..]))?;
         }
         Ok(rest)
+    }
+
+    /// `start` is what has come of it already.
+    fn begin_body(&mut self, head: &Head, start: &[u8]) -> Result<(), Violation> {
+        let mut room = Room::of(head.size, self.shares);
+        room.extend(start)?;
+        self.body = Some(Body {
+            flags: head.flags,
+            missing: head.size - start.len(),
+            room,
+        });
+        Ok(())
     }
 
     /// The head of the frame at the start of `bytes`, if it is whole.
@@ -295,7 +298,7 @@ mod tests {
             let mut out = Outgoing::default();
             for message in &messages {
                 let frames: Vec<Frame> = message.iter().map(|f| Frame::from(&f[..])).collect();
-                encoder::message(&frames, &mut out);
+                encoder::message(&frames, false, &mut out);
             }
             let wire = bytes_of(&mut out);
             let mut decoder = Decoder::new(u64::MAX);
@@ -313,7 +316,7 @@ mod tests {
                 let here = match decoder.body() {
                     Some((body, missing)) if direct => {
                         let (here, after) = rest.split_at(count.min(missing).min(rest.len()));
-                        body.extend_from_slice(here);
+                        body.extend(here).unwrap();
                         rest = after;
                         Some(here.len())
                     }

@@ -16,6 +16,7 @@ pub(super) mod encoder;
 pub(super) mod greeting;
 pub(super) mod outgoing;
 pub(super) mod peer;
+pub(super) mod room;
 pub(super) mod subscriptions;
 
 use thiserror::Error;
@@ -58,6 +59,8 @@ pub(super) enum Violation {
     Crowd { connections: usize, open_files: u64 },
     #[error("it hung up {0}")]
     HungUp(&'static str),
+    #[error("the memory of a payload cannot be used: {0}")]
+    Memory(String),
     #[error("another connection has its identity")]
     IdentityInUse,
 }

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::Arc;
 
+use super::{MORE, command, encoder};
+use crate::os::shared_memory::SharedMemory;
 use crate::transport::Frame;
 
 /// Small pieces are gathered up to about this size.
@@ -25,12 +28,14 @@ pub(in crate::transport) struct Outgoing {
 enum Piece {
     Gathered(Vec<u8>),
     Shared(Frame),
+    /// The memory goes with the first byte.
+    Memory(Vec<u8>, Arc<SharedMemory>),
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Gathered(bytes) => bytes,
+            Self::Gathered(bytes) | Self::Memory(bytes, _) => bytes,
             Self::Shared(frame) => frame,
         }
     }
@@ -71,6 +76,39 @@ impl Outgoing {
         self.pieces.push_back(Piece::Shared(frame));
     }
 
+    /// The memory goes along with what is written of `command`.
+    pub(in crate::transport) fn push_memory(
+        &mut self,
+        command: Vec<u8>,
+        memory: Arc<SharedMemory>,
+    ) {
+        self.len += command.len();
+        self.pieces.push_back(Piece::Memory(command, memory));
+    }
+
+    /// What is to be written next, if memory goes along with it.
+    pub(in crate::transport) fn memory(&self) -> Option<(&[u8], &SharedMemory)> {
+        match self.pieces.front() {
+            Some(Piece::Memory(command, memory)) if self.written == 0 => Some((command, memory)),
+            _ => None,
+        }
+    }
+
+    /// The system does not let it go along now: the peer gets its bytes. Returns by how many more there are to write.
+    pub(in crate::transport) fn send_memory_as_bytes(&mut self) -> usize {
+        let Some(Piece::Memory(command, memory)) = self.pieces.pop_front() else {
+            return 0;
+        };
+        let flags = if command::is_more(&command) { MORE } else { 0 };
+        let frame = Frame::from(memory);
+        let head = encoder::long_head(flags, frame.len());
+        let more = head.len() + frame.len() - command.len();
+        self.len += more;
+        self.pieces.push_front(Piece::Shared(frame));
+        self.pieces.push_front(Piece::Gathered(head.to_vec()));
+        more
+    }
+
     /// All that is to be written, when it lies in one piece.
     pub(in crate::transport) fn single(&self) -> Option<&[u8]> {
         match self.pieces.front() {
@@ -82,7 +120,10 @@ impl Outgoing {
     /// The first of what is to be written next, for a gathering write.
     pub(in crate::transport) fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
         let mut skip = self.written;
-        for piece in self.pieces.iter().take(SLICES) {
+        for (number, piece) in self.pieces.iter().take(SLICES).enumerate() {
+            if number > 0 && matches!(piece, Piece::Memory(..)) {
+                return;
+            }
             let bytes = &piece.bytes()[skip..];
             skip = 0;
             if !bytes.is_empty() {

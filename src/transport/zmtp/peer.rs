@@ -1,6 +1,7 @@
 //! The state of one connection: greeting, handshake, traffic. Pure.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::command::{self, Command, Properties};
@@ -8,7 +9,9 @@ use super::curve::{self, Handshake, Security, Session, Step};
 use super::decoder::Decoder;
 use super::greeting::{self, Mechanism};
 use super::outgoing::Outgoing;
+use super::room::{Room, unusable};
 use super::{COMMAND, MORE, Violation, encoder};
+use crate::os::shared_memory::SharedMemory;
 use crate::transport::Frame;
 
 /// A peer that has not shown who it is sends nothing larger than this.
@@ -120,6 +123,10 @@ pub(in crate::transport) struct Io<'a> {
     pub(in crate::transport) ready: &'a mut Option<Vec<u8>>,
     /// Vectors that may be used again.
     pub(in crate::transport) spare: &'a mut Vec<Vec<Frame>>,
+    /// There is somebody whom memory could be passed on to.
+    pub(in crate::transport) shares: bool,
+    /// Of memory that has come along.
+    pub(in crate::transport) descriptors: &'a mut VecDeque<OwnedFd>,
 }
 
 impl Peer {
@@ -163,10 +170,15 @@ impl Peer {
         matches!(self.talk.state, State::Traffic)
     }
 
-    /// Puts a message behind what is to be written. Only once the peer is ready.
-    pub(in crate::transport) fn send(&mut self, frames: &[Frame], out: &mut Outgoing) {
+    /// Puts a message behind what is to be written. Only once the peer is ready. `passes`: memory can be given to it.
+    pub(in crate::transport) fn send(
+        &mut self,
+        frames: &[Frame],
+        passes: bool,
+        out: &mut Outgoing,
+    ) {
         match &mut self.talk.session {
-            None => encoder::message(frames, out),
+            None => encoder::message(frames, passes, out),
             Some(session) => {
                 let last = frames.len().saturating_sub(1);
                 for (index, frame) in frames.iter().enumerate() {
@@ -214,6 +226,7 @@ impl Peer {
                 decoder.set_limit(io.ours.limit.saturating_add(overhead));
             }
         }
+        decoder.set_sharing(io.shares && talk.session.is_none());
         decoder.feed(input, &mut |flags, frame| talk.on_frame(flags, frame, io))
     }
 
@@ -252,7 +265,7 @@ impl Peer {
     }
 
     /// Where the next bytes can be put without a copy, and how many.
-    pub(in crate::transport) fn body(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+    pub(in crate::transport) fn body(&mut self) -> Option<(&mut Room, usize)> {
         self.decoder.body()
     }
 
@@ -379,6 +392,12 @@ impl Talk {
                     encoder::encrypted(session.encrypt(false, true, &pong), io.out);
                 }
             },
+            Command::Memory { more, length } => {
+                let none = || Violation::Memory("there is none".to_owned());
+                let file = io.descriptors.pop_front().ok_or_else(none)?;
+                let memory = SharedMemory::received(file, length).map_err(unusable)?;
+                return self.on_message_frame(more, Frame::from(Arc::new(memory)), io);
+            }
             // As ZMTP 3.1 has them; as messages they are told on.
             Command::Subscribe(topic) => io.incoming.push_back(vec![subscription(1, topic)]),
             Command::Cancel(topic) => io.incoming.push_back(vec![subscription(0, topic)]),

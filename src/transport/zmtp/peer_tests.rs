@@ -56,6 +56,8 @@ impl End {
                 incoming: &mut self.incoming,
                 ready: &mut ready,
                 spare: &mut Vec::new(),
+                shares: false,
+                descriptors: &mut VecDeque::new(),
             },
         );
         if ready.is_some() {
@@ -67,7 +69,7 @@ impl End {
 
     fn send(&mut self, frames: &[&[u8]]) {
         let frames: Vec<Frame> = frames.iter().map(|f| Frame::from(*f)).collect();
-        self.peer.send(&frames, &mut self.out);
+        self.peer.send(&frames, false, &mut self.out);
     }
 }
 

@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Serving, State};
 use crate::engine::engine_thread::now;
-use crate::engine::engine_thread::requests::{
-    Origin, Request, SharedBuffers, is_comm, is_for_kernel,
-};
+use crate::engine::engine_thread::requests::{Origin, Request, is_comm, is_for_kernel};
 use crate::engine::kernel::messages::to_kernel;
 use crate::engine::queue::Arrival;
 use crate::protocol::RemoteError;
@@ -199,13 +197,13 @@ impl Serving {
             let frames = [Frame::from(&header[..]), request.metadata.clone()];
             let mut frames = frames.to_vec();
             frames.extend(request.buffers.iter().cloned());
-            let tag = match &request.shared {
-                Some(shared) if self.kernel.maps => {
-                    let places = in_shared_memory(shared, &mut frames);
+            let places = self.kernel.maps.then(|| take_out_memory(&mut frames));
+            let tag = match places.flatten() {
+                Some(places) => {
                     frames.insert(0, places);
                     to_kernel::MAPPED
                 }
-                _ => to_kernel::APPLY,
+                None => to_kernel::APPLY,
             };
             self.kernel.link.send(tag, frames);
         } else {
@@ -231,16 +229,15 @@ fn read(door: &mut Door, frames: &[Frame], origin: Origin) -> Option<Request> {
     }
 }
 
-/// Takes out of an apply's frames what the kernel is to map, and says where that is.
-fn in_shared_memory(shared: &SharedBuffers, frames: &mut [Frame]) -> Frame {
-    // After the header and the metadata come the buffers.
-    let places = shared.places.iter().map(|(number, offset, length)| {
-        frames[2 + number] = Frame::empty();
-        (2 + number, offset, length)
+/// Takes out of an apply's frames what the kernel is to map, and says where that is. Nothing if there is nothing to map.
+fn take_out_memory(frames: &mut [Frame]) -> Option<Frame> {
+    let places = frames.iter_mut().enumerate().filter_map(|(number, frame)| {
+        let place = (number, frame.memory()?.path(), frame.len());
+        *frame = Frame::empty();
+        Some(place)
     });
     let places: Vec<_> = places.collect();
-    let said = json!({ "path": shared.memory.path(), "places": places });
-    Frame::from(said.to_string().into_bytes())
+    (!places.is_empty()).then(|| Frame::from(json!({ "places": places }).to_string().into_bytes()))
 }
 
 fn request_frames(request: &Request) -> Vec<Frame> {

@@ -197,7 +197,7 @@ impl Serving {
         msg_id: &str,
         content: Vec<u8>,
         metadata: &[u8],
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     ) {
         self.drain_pipes();
         self.flush_outputs();
@@ -243,7 +243,7 @@ impl Serving {
         request: &Request,
         content: Vec<u8>,
         metadata: &[u8],
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     ) -> bool {
         let outcome: Outcome = serde_json::from_slice(&content).unwrap_or_default();
         let mut full = if matches!(

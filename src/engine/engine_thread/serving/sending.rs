@@ -66,7 +66,7 @@ impl Serving {
         msg_type: &str,
         metadata: Map<String, Value>,
         content: Vec<u8>,
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     ) {
         let header = self.composer.header(msg_type, now());
         let metadata = Value::from(metadata).to_string().into_bytes();
@@ -75,7 +75,7 @@ impl Serving {
             .seal(header, &request.header, metadata, content);
         let mut frames = request.route.clone();
         frames.extend(parts.into_iter().map(Frame::from));
-        frames.extend(buffers.into_iter().map(Frame::from));
+        frames.extend(buffers);
         match request.origin {
             Origin::Shell => self.shell_out.send(&mut self.sockets.shell, &mut frames),
             Origin::Control => self
@@ -118,7 +118,7 @@ impl Serving {
         parent: &[u8],
         metadata: &[u8],
         content: Vec<u8>,
-        buffers: Vec<Vec<u8>>,
+        buffers: Vec<Frame>,
     ) {
         let mut full = match serde_json::from_slice(metadata) {
             Ok(Value::Object(own)) => own,
@@ -135,17 +135,17 @@ impl Serving {
         self.send_iopub(msg_type, parts, buffers);
     }
 
-    pub(super) fn send_iopub(&mut self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Vec<u8>>) {
+    pub(super) fn send_iopub(&mut self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Frame>) {
         let mut frames = self.published(topic, parts, buffers);
         let sent = self.sockets.iopub.send(&mut frames);
         self.note_published(sent);
     }
 
-    fn published(&self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Vec<u8>>) -> Vec<Frame> {
+    fn published(&self, topic: &str, parts: [Vec<u8>; 6], buffers: Vec<Frame>) -> Vec<Frame> {
         let topic = format!("engine.{}.{topic}", self.who.id);
         let mut frames = vec![Frame::from(topic.as_bytes())];
         frames.extend(parts.into_iter().map(Frame::from));
-        frames.extend(buffers.into_iter().map(Frame::from));
+        frames.extend(buffers);
         frames
     }
 
