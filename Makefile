@@ -22,6 +22,10 @@ help:
 # Prints the interpreter of the private Python environment, which it makes if it has to.
 ENVIRONMENT = $(PYTHON) tests/python_environment.py .venv tests/requirements.txt
 
+# Runs a command on each of some folders, also after one that has failed, and says at the end which have.
+EACH = failed=; for part in $(2); do $(1) "$$part" || failed="$$failed $$part"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
 demo:
 	$(CARGO) build --release --locked
 	@python=$$($(ENVIRONMENT)) && mkdir -p target/demo && \
@@ -35,8 +39,7 @@ test-rust:
 
 test-python:
 	$(CARGO) build --locked
-	@python=$$($(ENVIRONMENT)) && "$$python" -m pytest -q tests/worker && "$$python" -m pytest -q tests/python && \
-	"$$python" -m pytest -q tests/chaos
+	@python=$$($(ENVIRONMENT)) && $(call EACH,"$$python" -m pytest -q,tests/worker tests/python tests/chaos)
 
 # The kernel's own tests, under every Python that is there.
 test-pythons:

@@ -121,7 +121,7 @@ pub(super) fn run(args: &ControllerArgs, rewritten: Rewritten) -> Result<(), Fai
         }
         Some(StorageReport::Incomplete(text)) => {
             starter.tell(&News::Warning(text.clone()));
-            Err(Failure::failed(text))
+            Err(Failure::new(exit_code::RECORDS_LOST, text))
         }
     }
 }

@@ -2,12 +2,22 @@
 
 use clap::Args;
 
-use crate::cli::args::levels::boolean;
+use crate::cli::args::levels::{BOOLEANS, boolean, offering, text_of};
 use crate::cli::args::{CommonArgs, SessionArgs};
 use crate::cli::dashboard::parse_place;
 use crate::cli::setup::edit;
 use crate::profile::settings::Edit;
 use crate::web::Place;
+
+/// Ways in which tasks find their engines.
+const SCHEMES: &[&str] = &[
+    "leastload",
+    "lru",
+    "plainrandom",
+    "weighted",
+    "twobin",
+    "pure",
+];
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ControllerArgs {
@@ -57,7 +67,7 @@ pub(super) struct ControllerArgs {
     ping: Option<u64>,
 
     /// How tasks find their engines: leastload, lru, plainrandom, weighted, twobin, pure [default: leastload]
-    #[arg(long, value_name = "SCHEME")]
+    #[arg(long, value_name = "SCHEME", value_parser = text_of(SCHEMES), hide_possible_values = true)]
     scheme: Option<String>,
 
     /// Tasks that may be outstanding on one engine; 0 is any number [default: 1]
@@ -67,7 +77,7 @@ pub(super) struct ControllerArgs {
     /// Encrypt all connections (CURVE); clients and engines find the key in their connection files [default: as soon as
     /// it listens beyond this machine]
     #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = boolean)]
+          value_parser = offering(BOOLEANS, boolean), hide_possible_values = true)]
     enable_curve: Option<bool>,
 
     /// Take key, ports and addresses from existing connection files, and leave the files at the end

@@ -10,7 +10,7 @@ use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, Setup, set_up};
 use crate::cli::{Failure, exit_code};
 use crate::controller::{Controller, Sighting};
-use crate::os::lock::remove_stale;
+use crate::os::lock::is_held;
 use crate::os::{host, log};
 use crate::profile::connection::ConnectionFiles;
 use crate::profile::settings::Database;
@@ -51,8 +51,7 @@ pub(super) fn run(args: &DashboardArgs, rewritten: Rewritten) -> Result<(), Fail
 pub(super) fn find(setup: &Setup) -> Result<Option<Address>, Failure> {
     let security = setup.profile.security_dir();
     let lock = ConnectionFiles::lock(&security, &setup.cluster_id);
-    remove_stale(&lock);
-    if !lock.exists() {
+    if !is_held(&lock) {
         // One that was killed has left it behind.
         return Ok(None);
     }

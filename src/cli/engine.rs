@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::Failure;
+use crate::cli::args::levels::text_of;
 use crate::cli::args::{CommonArgs, Rewritten, SessionArgs};
 use crate::cli::curve::engine_security;
 use crate::cli::exit_code::KERNELS_DIED;
@@ -84,7 +85,7 @@ pub(super) struct EngineArgs {
     start_timeout: Option<f64>,
 
     /// What happens when a kernel dies: never, on-failure or always start another one [default: never]
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", value_parser = text_of(&["never", "on-failure", "always"]), hide_possible_values = true)]
     restart: Option<String>,
 
     /// Memory from which on a kernel is killed and another one started, such as 4GiB

@@ -7,7 +7,7 @@ use crate::cli::launch_args::LaunchArgs;
 use crate::cli::launchers::{engines_by, warn_of_launcher_traits};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::{dry_run, engines_job, warn_of_controller_traits};
-use crate::cli::setup::{ProfileMust, Setup, edit, set_up};
+use crate::cli::setup::{ProfileMust, Setup, edit, set_up, set_up_logging};
 use crate::cli::supervise::{
     Background, Over, check_launcher, claim_failure, cluster_info, in_background, launcher_of, plan,
 };
@@ -102,13 +102,14 @@ fn add(args: &EnginesArgs, rewritten: Rewritten, background: &Background) -> Res
         "--daemonize",
         background.is_some().then_some(true),
     ));
-    let setup = set_up(
+    let setup = set_up_logging(
         Program::Cluster,
         "ipcluster",
         &args.common,
         rewritten,
         edits,
         ProfileMust::Exist,
+        background.log_to(),
     )?;
     let settings = &setup.settings.cluster;
     check_launcher("--engines", &settings.engines, LAUNCHERS)?;

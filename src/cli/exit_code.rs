@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::profile::dir::ProfileError;
+
 /// What each of them means, as `README.md` and the manual page have it.
 pub const MEANINGS: &[(u8, &str)] = &[
     (0, "done"),
@@ -17,11 +19,15 @@ pub const MEANINGS: &[(u8, &str)] = &[
     (ALREADY_STOPPED, "there is nothing to stop"),
     (
         NO_CLUSTER,
-        "no such cluster runs: there is nothing to add engines to, to look at or to start again",
+        "no such cluster runs, or there is no such profile: there is nothing to add engines to, to look at or to start again",
     ),
     (
         KERNELS_DIED,
         "the kernels of all engines of `ipcluster engine` have died, and `--restart` starts none again",
+    ),
+    (
+        RECORDS_LOST,
+        "it has ended, but the task database does not have everything; stderr says what is missing and why",
     ),
     (INTERRUPTED, "interrupted"),
 ];
@@ -33,6 +39,8 @@ pub const ALREADY_STOPPED: u8 = 11;
 pub const NO_CLUSTER: u8 = 12;
 /// Of a process that runs engines. What started it does not start it again.
 pub const KERNELS_DIED: u8 = 13;
+/// Of a controller, and of what ends it with its cluster.
+pub const RECORDS_LOST: u8 = 14;
 pub const INTERRUPTED: u8 = 130;
 
 /// Why the program ends without having done what it was to do.
@@ -86,9 +94,22 @@ impl Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::failed(error.to_string())
+        let error: &(dyn std::error::Error + 'static) = &error;
+        let code = error.downcast_ref().map_or(FAILED, code_of);
+        Self::new(code, error.to_string())
+    }
+}
+
+/// Whichever command looks for the profile.
+fn code_of(error: &ProfileError) -> u8 {
+    match error {
+        ProfileError::BadName(_)
+        | ProfileError::BadClusterId(_)
+        | ProfileError::NoSuchTemplate { .. } => USAGE,
+        ProfileError::NoSuchProfile { .. } | ProfileError::NoSuchFolder(_) => NO_CLUSTER,
+        ProfileError::NoHome | ProfileError::File(_) => FAILED,
     }
 }
 

@@ -4,8 +4,10 @@ use std::convert::Infallible;
 
 use clap::Args;
 
+use crate::cli::args::levels::offering;
 use crate::cli::parts::KernelArgs;
 use crate::cli::setup::edit;
+use crate::launch::LAUNCHERS;
 use crate::profile::settings::Edit;
 use crate::profile::traitlets::launcher_name;
 
@@ -34,7 +36,7 @@ pub(super) struct LaunchArgs {
     engine_timeout: Option<f64>,
 
     /// How the engines are started: local, ssh, sshproxy, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
+    #[arg(long, value_name = "LAUNCHER", value_parser = offering(LAUNCHERS, launcher), hide_possible_values = true)]
     engines: Option<String>,
 
     /// Print the batch system's script, and start nothing

@@ -107,7 +107,9 @@ impl Row {
             (Some(Ok(file)), _) => launcher(&file.engines.class),
             // Its start has just begun.
             (None, Some((_, run))) => launcher(&run.launcher),
-            _ => "unreadable".to_owned(),
+            // A controller runs by itself.
+            (None, None) => "-".to_owned(),
+            (Some(Err(_)), _) => "unreadable".to_owned(),
         };
         let living = found.living();
         Self {
@@ -221,7 +223,10 @@ fn as_text(rows: &[Row]) -> String {
     );
     for row in rows {
         let running = match row.condition {
-            Condition::Starting | Condition::Running | Condition::ProfileDeleted => "True",
+            Condition::Starting
+            | Condition::Running
+            | Condition::ControllerAlone
+            | Condition::ProfileDeleted => "True",
             Condition::ControllerLost | Condition::Stale => "False",
         };
         let (profile, id) = (&row.profile, shown_id(&row.cluster_id));

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::output::{FormatArgs, say, say_json};
 use crate::cli::setup::Setup;
-use crate::cli::target::set_up_for_existing;
+use crate::cli::target::{runs_by_itself, set_up_for_existing};
+use crate::cli::{Failure, exit_code};
+use crate::launch::found::Found;
 use crate::launch::logs::{Follower, LogFile, Writer, engines_in, logs_of};
 use crate::os::folder_watch::FolderWatch;
 use crate::protocol::EngineId;
@@ -113,12 +114,29 @@ fn choose(setup: &Setup, args: &LogsArgs) -> Result<Vec<LogFile>, Failure> {
     let folder = setup.profile.log_dir();
     let Some(id) = args.engine.map(EngineId) else {
         if logs.is_empty() {
-            return Err(Failure::failed(format!(
-                "there is no log of cluster {:?} in {}; those in the foreground write to their terminals, unless they are \
+            let found = Found::of(&setup.profile, &setup.cluster_id);
+            if let Some(controller) = found.lone_controller() {
+                return Err(Failure::failed(format!(
+                    "there is no log of cluster {:?} in {}: its controller {}; it writes to its terminal, unless it is told \
+                     to --log-to-file",
+                    setup.cluster_id.0,
+                    folder.display(),
+                    runs_by_itself(&controller)
+                )));
+            }
+            let code = match found.is_running() {
+                true => exit_code::FAILED,
+                false => exit_code::NO_CLUSTER,
+            };
+            return Err(Failure::new(
+                code,
+                format!(
+                    "there is no log of cluster {:?} in {}; those in the foreground write to their terminals, unless they are \
                  told to --log-to-file",
-                setup.cluster_id.0,
-                folder.display()
-            )));
+                    setup.cluster_id.0,
+                    folder.display()
+                ),
+            ));
         }
         return Ok(match args.controller {
             // Those of earlier ones may be there still.

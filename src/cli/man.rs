@@ -10,7 +10,7 @@ use crate::cli::{CalledAs, Cli, Failure, exit_code};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ManArgs {
-    /// An existing folder, which gets a page for each command
+    /// The folder that gets a page for each command; it is made if it is not there
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 }
@@ -50,6 +50,9 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 
 /// Writes them.
 pub(super) fn run(args: &ManArgs) -> Result<(), Failure> {
+    std::fs::create_dir_all(&args.folder).map_err(|error| {
+        Failure::failed(format!("{} cannot be made: {error}", args.folder.display()))
+    })?;
     for (name, page) in pages() {
         let path = args.folder.join(name);
         std::fs::write(&path, page)

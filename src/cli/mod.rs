@@ -45,6 +45,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::args::{Rewritten, rewrite};
+use crate::profile::settings::EngineSettings;
 
 pub use exit_code::Failure;
 
@@ -232,6 +233,9 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
     if let Some((_, there)) = ELSEWHERE.iter().find(|(known, _)| *known == name) {
         return format!("`{path}` knows no {unknown}: use `{there}`");
     }
+    if let Some(whose) = flag_of_another(command, verb, name) {
+        return format!("`{path}` knows no {unknown}: {whose}");
+    }
     let near = verb
         .get_arguments()
         .filter(|argument| !argument.is_hide_set())
@@ -243,6 +247,55 @@ fn unknown_argument(command: &clap::Command, args: &[OsString], unknown: &str) -
         .map(|(_, known)| format!(", did you mean --{known}?"))
         .unwrap_or_default();
     format!("`{path}` knows no {unknown}{near}; `{path} --help` shows what it knows")
+}
+
+/// Whose flag it is, if not this verb's, and how a cluster's programs are given it.
+fn flag_of_another(command: &clap::Command, verb: &clap::Command, name: &str) -> Option<String> {
+    let takes = |program: &str| {
+        let other = command.find_subcommand(program)?;
+        let is_it = |argument: &&clap::Arg| {
+            let is_short = argument
+                .get_short()
+                .is_some_and(|short| name == short.to_string());
+            !argument.is_hide_set() && (argument.get_long() == Some(name) || is_short)
+        };
+        let argument = other.get_arguments().find(is_it)?;
+        let dashes = if name.len() == 1 { "-" } else { "--" };
+        let value = if argument.get_action().takes_values() {
+            "=…"
+        } else {
+            ""
+        };
+        Some(format!("{dashes}{name}{value}"))
+    };
+    match verb.get_name() {
+        "start" | "engines" => {
+            if name == "mpi" {
+                return Some(
+                    "--engines=mpi starts the engines as the ranks of one program".to_owned(),
+                );
+            }
+            if let Some(flag) = takes("engine") {
+                let key = name.replace('-', "_");
+                let settings = serde_json::to_value(EngineSettings::default()).ok()?;
+                let setting = settings.get(&key).map_or_else(String::new, |_| {
+                    format!("is `{key}` of [engine] in the profile's ipcluster.toml, and ")
+                });
+                return Some(format!(
+                    "it is a flag of `ipcluster engine`; for the engines of a cluster it {setting}may stand in `engine_args` \
+                     of [cluster] there: engine_args = [\"{flag}\"]"
+                ));
+            }
+            takes("controller").map(|_| {
+                "it is a flag of `ipcluster controller`, and of `ipcluster start`, which hands it on".to_owned()
+            })
+        }
+        "controller" | "engine" => ["engine", "controller", "start"]
+            .into_iter()
+            .find(|program| takes(program).is_some())
+            .map(|program| format!("it is a flag of `ipcluster {program}`")),
+        _ => None,
+    }
 }
 
 /// Of an option that is given twice, as Python's programs have it: what settings have for a part goes before what the

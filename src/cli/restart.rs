@@ -7,16 +7,19 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::Failure;
+use crate::cli::args::levels::offering;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::output::FormatArgs;
 use crate::cli::setup::Setup;
-use crate::cli::target::{engines_of, hub, running, set_up_for_existing, shut_down};
-use crate::hubclient::{Notification, ShutDown};
+use crate::cli::target::{
+    Controller, ended_meanwhile, engines_of, hub, running, runs_by_itself, set_up_for_existing,
+    shut_down,
+};
+use crate::hubclient::{EngineState, Notification, ShutDown};
 use crate::launch::background::Told;
 use crate::launch::conduct::{say, say_progress};
 use crate::launch::control::{Wish, ask};
 use crate::launch::found::Found;
-use crate::os::ProcessRef;
 use crate::profile::cluster_file::RunFile;
 use crate::protocol::EngineId;
 
@@ -30,7 +33,8 @@ pub(super) struct RestartArgs {
 
     /// What to start again: `whole` is the cluster, as it was started; `engines` is all engines, with their Python; ids are
     /// those engines' kernels [default: whole]
-    #[arg(value_name = "whole|engines|ID", value_parser = part)]
+    #[arg(value_name = "whole|engines|ID", value_parser = offering(&["whole", "engines"], part),
+          hide_possible_values = true)]
     what: Vec<Part>,
 
     /// Seconds in which engines that are named by ids have to be there again
@@ -96,7 +100,7 @@ pub(super) fn run(args: &RestartArgs, rewritten: Rewritten) -> Result<(), Failur
 
 /// The supervisor ends everything, and then takes its own place.
 fn whole(found: &Found) -> Result<(), Failure> {
-    let of_cluster = supervised(found).find(|(_, run)| run.with_controller());
+    let of_cluster = found.supervised().find(|(_, run)| run.with_controller());
     let Some((path, _)) = of_cluster else {
         return Err(not_ours(found));
     };
@@ -106,19 +110,22 @@ fn whole(found: &Found) -> Result<(), Failure> {
 /// The engines of `ipcluster start`, and of each `ipcluster engines`.
 fn engines(found: &Found) -> Result<(), Failure> {
     let mut any = false;
-    for (path, _) in supervised(found) {
+    for (path, _) in found.supervised() {
         wish(path, Wish::RestartEngines)?;
         any = true;
     }
     if any { Ok(()) } else { Err(not_ours(found)) }
 }
 
-fn supervised(found: &Found) -> impl Iterator<Item = &(std::path::PathBuf, RunFile)> {
-    let is_alive = |run: &RunFile| run.supervisor.as_ref().is_some_and(ProcessRef::is_alive);
-    found.runs.iter().filter(move |(_, run)| is_alive(run))
-}
-
 fn not_ours(found: &Found) -> Failure {
+    if let Some(controller) = found.lone_controller() {
+        return Failure::failed(format!(
+            "the controller of cluster {:?} of profile {} {}, and what started it has to start it again",
+            found.cluster_id.0,
+            found.profile.location().display(),
+            runs_by_itself(&controller)
+        ));
+    }
     Failure::failed(format!(
         "cluster {:?} of profile {} was not started by `ipcluster start`: what started it has to start it again",
         found.cluster_id.0,
@@ -132,7 +139,7 @@ fn wish(run_path: &std::path::Path, wish: Wish) -> Result<(), Failure> {
     let asked = ask(&path, wish, |told| match told {
         Told::Line { severity, text } => say(severity, &text),
         Told::Progress(text) => say_progress(&text),
-        Told::Ready => {}
+        Told::Ready | Told::Watched => {}
         Told::Failed { code, message } => {
             outcome = Err(match message {
                 Some(message) => Failure::new(code, message),
@@ -163,6 +170,7 @@ fn kernels(setup: &Setup, ids: &BTreeSet<EngineId>, timeout: Duration) -> Result
         )));
     }
     let deadline = Instant::now() + timeout;
+    let controller = Controller::of(setup);
     shut_down(&mut hub, &engines, ShutDown::AndComeBack)?;
     let mut gone = BTreeSet::new();
     let mut back = BTreeSet::new();
@@ -182,8 +190,22 @@ fn kernels(setup: &Setup, ids: &BTreeSet<EngineId>, timeout: Duration) -> Result
                 tracing::info!("an engine is there again, as engine {id}");
                 elsewhere.insert(id);
             }
-            Some(Notification::Shutdown | Notification::Disconnected) => {
-                return Err(Failure::failed("the controller has ended meanwhile"));
+            Some(Notification::Shutdown) => return Err(ended_meanwhile()),
+            Some(Notification::Disconnected) if controller.has_ended() => {
+                return Err(ended_meanwhile());
+            }
+            Some(Notification::Disconnected) => {
+                // What was told meanwhile is not told again. One that is there again has another identity.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let there = hub.status(left)?.engines;
+                for (id, engine) in &engines {
+                    match there.get(id) {
+                        None => drop(gone.insert(*id)),
+                        Some(now) if now.uuid == engine.uuid => {}
+                        Some(now) if now.state == EngineState::Registered => drop(back.insert(*id)),
+                        Some(_) => drop(gone.insert(*id)),
+                    }
+                }
             }
             Some(_) => {}
             None => {

@@ -29,6 +29,15 @@ pub(super) enum ProfileMust {
     BeMadeIfMissing,
 }
 
+/// Who reads what this process has to say?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogTo {
+    /// Where the settings have it.
+    AsSet,
+    /// With `--daemonize`, a person at the terminal: what goes to the background has a log of its own.
+    TerminalOfDaemon,
+}
+
 /// Reads all settings and starts the log. `edits` are what the verb's own arguments change.
 pub(super) fn set_up(
     program: Program,
@@ -37,6 +46,28 @@ pub(super) fn set_up(
     rewritten: Rewritten,
     edits: Vec<Edit>,
     profile_must: ProfileMust,
+) -> Result<Setup, Failure> {
+    let log_to = LogTo::AsSet;
+    set_up_logging(
+        program,
+        name,
+        common,
+        rewritten,
+        edits,
+        profile_must,
+        log_to,
+    )
+}
+
+/// The same for what may go to the background.
+pub(super) fn set_up_logging(
+    program: Program,
+    name: &'static str,
+    common: &crate::cli::args::CommonArgs,
+    rewritten: Rewritten,
+    edits: Vec<Edit>,
+    profile_must: ProfileMust,
+    log_to: LogTo,
 ) -> Result<Setup, Failure> {
     let mut common = common.resolve(&Environment::of_process())?;
     common.edits.extend(edits);
@@ -47,7 +78,8 @@ pub(super) fn set_up(
     let sources = common.sources(program, Some(&profile), rewritten.traits.clone());
     let resolved = load(&sources).map_err(|error| Failure::usage(error.to_string()))?;
     let cluster_id = cluster_id(&common, &resolved)?;
-    start_log(name, &profile, &cluster_id, &resolved.settings)?;
+    let stays = log_to == LogTo::TerminalOfDaemon && resolved.settings.cluster.daemonize;
+    start_log(name, &profile, &cluster_id, &resolved.settings, stays)?;
     if is_new {
         tracing::info!("created profile {}", profile.location().display());
     }
@@ -79,14 +111,13 @@ fn start_log(
     profile: &ProfileDir,
     cluster_id: &ClusterId,
     settings: &Settings,
+    stays_at_terminal: bool,
 ) -> Result<(), Failure> {
     let folder = profile.log_dir();
     if settings.log.clean == Some(true) {
         log::clean(&folder, program, &cluster_id.0);
     }
-    let file = settings
-        .log
-        .to_file
+    let file = (settings.log.to_file && !stays_at_terminal)
         .then(|| folder.join(log::file_name(program, &cluster_id.0, std::process::id())));
     if let Some(file) = &file {
         eprintln!("Sending logs to {}", file.display());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::Failure;
-use crate::cli::args::levels::boolean;
+use crate::cli::args::levels::{BOOLEANS, boolean, offering};
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::controller_part::ControllerPart;
 use crate::cli::dashboard::parse_place;
@@ -13,7 +13,7 @@ use crate::cli::launch_args::{LaunchArgs, launcher};
 use crate::cli::launchers::{controller_by, engines_by, warn_of_launcher_traits, warn_of_loopback};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::{dry_run, engines_job};
-use crate::cli::setup::{ProfileMust, edit, set_up};
+use crate::cli::setup::{ProfileMust, edit, set_up_logging};
 use crate::cli::supervise::{
     Background, check_launcher, claim_failure, clean_logs, cluster_info, in_background,
     launcher_of, plan,
@@ -59,7 +59,8 @@ pub(super) struct StartArgs {
     delay: Option<f64>,
 
     /// How the controller is started: local, ssh, mpi, slurm, pbs, sge, lsf or htcondor [default: local]
-    #[arg(long, value_name = "LAUNCHER", value_parser = launcher)]
+    #[arg(long, value_name = "LAUNCHER", value_parser = offering(CONTROLLER_LAUNCHERS, launcher),
+          hide_possible_values = true)]
     controller: Option<String>,
 
     /// Address on which the controller listens; * or 0.0.0.0 is all of this machine's [default: 127.0.0.1]
@@ -72,7 +73,7 @@ pub(super) struct StartArgs {
 
     /// Encrypt all connections (CURVE) [default: as soon as the controller listens beyond this machine]
     #[arg(long, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = boolean)]
+          value_parser = offering(BOOLEANS, boolean), hide_possible_values = true)]
     enable_curve: Option<bool>,
 
     /// Serve a status page and metrics: on a free port of this machine, or where it is said [see ipcluster dashboard]
@@ -132,13 +133,14 @@ fn start(
         "--daemonize",
         background.is_some().then_some(true),
     ));
-    let setup = set_up(
+    let setup = set_up_logging(
         Program::Cluster,
         "ipcluster",
         &args.common,
         rewritten,
         edits,
         ProfileMust::BeMadeIfMissing,
+        background.log_to(),
     )?;
     let settings = &setup.settings.cluster;
     check_launcher("--controller", &settings.controller, CONTROLLER_LAUNCHERS)?;

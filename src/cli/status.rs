@@ -11,8 +11,9 @@ use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::output::{FormatArgs, age, say, say_json, size, table};
 use crate::cli::setup::Setup;
-use crate::cli::target::{hub, running, set_up_for_existing};
+use crate::cli::target::{hub, running, runs_by_itself, set_up_for_existing};
 use crate::hubclient::{EngineState, EngineStatus, HubClient, HubError, Notification, Status};
+use crate::launch::condition::Condition;
 use crate::launch::found::Found;
 use crate::os::process::wait_until_gone;
 use crate::protocol::{EngineId, Timestamp};
@@ -35,6 +36,9 @@ pub(super) struct StatusArgs {
     timeout: f64,
 }
 
+/// How long a controller that has closed its connections is waited for, before it is asked whether it is there.
+const LAST_STEPS: Duration = Duration::from_secs(1);
+
 /// A number of seconds that can be waited for.
 fn interval(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -54,32 +58,25 @@ pub(super) fn run(args: &StatusArgs, rewritten: Rewritten) -> Result<(), Failure
     };
     let mut client = match hub(&setup) {
         Ok(client) => client,
-        Err(failure) => return view.mute(&found, failure.message().unwrap_or_default()),
-    };
-    if !view.look(&found, &mut client)? {
-        return Ok(());
-    }
-    let Some(interval) = args.watch else {
-        return Ok(());
-    };
-    let mut found = found;
-    loop {
-        match client.next_notification(Duration::from_secs_f64(interval))? {
-            Some(Notification::Shutdown | Notification::Disconnected) => {
-                // It ends, or the network is down: the next look says so.
-                let controller = found.controller();
-                wait_until_gone(controller.as_slice(), view.timeout);
-            }
-            Some(Notification::Registered(_) | Notification::Left(_)) | None => {}
+        Err(failure) => {
+            view.say_mute(&found, failure.message().unwrap_or_default())?;
+            return Err(failure);
         }
-        found = running(&setup)?;
-        match view.look(&found, &mut client) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            // It may have ended while it was asked.
-            Err(failure) => return running(&setup).and(Err(failure)),
-        }
+    };
+    match (view.look(&found, &mut client)?, args.watch) {
+        (Seen::Mute(why), _) => Err(Failure::failed(why)),
+        (Seen::ByNobody, _) | (Seen::All, None) => Ok(()),
+        (Seen::All, Some(interval)) => view.watch(found, &mut client, interval),
     }
+}
+
+/// What a look has come to.
+enum Seen {
+    All,
+    /// Nobody reads any more.
+    ByNobody,
+    /// The hub has not answered, and why.
+    Mute(String),
 }
 
 struct View<'a> {
@@ -91,22 +88,67 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// False when nobody reads any more.
-    fn look(&mut self, found: &Found, client: &mut HubClient) -> Result<bool, Failure> {
+    /// Looks again and again, to the cluster's end. A connection that is lost is made again.
+    fn watch(
+        &mut self,
+        mut found: Found,
+        client: &mut HubClient,
+        interval: f64,
+    ) -> Result<(), Failure> {
+        loop {
+            // Of a controller that ends, the process is gone soon.
+            let ends_within = match client.next_notification(Duration::from_secs_f64(interval))? {
+                Some(Notification::Shutdown) => self.timeout,
+                Some(Notification::Disconnected) => LAST_STEPS,
+                Some(Notification::Registered(_) | Notification::Left(_)) | None => Duration::ZERO,
+            };
+            if !ends_within.is_zero() {
+                wait_until_gone(found.controller().as_slice(), ends_within);
+            }
+            found = running(self.setup)?;
+            match self.look(&found, client)? {
+                Seen::All => {}
+                Seen::ByNobody => return Ok(()),
+                Seen::Mute(why) => {
+                    // It may have ended while it was asked.
+                    running(self.setup)?;
+                    tracing::warn!("{why}");
+                    self.lines_shown = 0;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, found: &Found, client: &mut HubClient) -> Result<Seen, Failure> {
         let status = match client.status(self.timeout) {
             Ok(status) => status,
-            Err(error @ HubError::TimedOut { .. }) => {
-                return self
-                    .mute(found, &silence(found, &error, self.args.timeout))
-                    .map(|()| true);
+            Err(error) => {
+                let why = match error {
+                    HubError::TimedOut { .. } => silence(found, &error, self.args.timeout),
+                    _ => error.to_string(),
+                };
+                self.say_mute(found, &why)?;
+                return Ok(Seen::Mute(why));
             }
-            Err(error) => return self.mute(found, &error.to_string()).map(|()| true),
         };
-        let database = self.database(&status, client);
+        Ok(match self.show(found, client, &status)? {
+            true => Seen::All,
+            false => Seen::ByNobody,
+        })
+    }
+
+    /// False when nobody reads any more.
+    fn show(
+        &mut self,
+        found: &Found,
+        client: &mut HubClient,
+        status: &Status,
+    ) -> Result<bool, Failure> {
+        let database = self.database(status, client);
         if self.args.format.is_json() {
-            return say_json(&self.document(found, Some(&status), database, None));
+            return say_json(&self.document(found, Some(status), database, None));
         }
-        let text = self.text(found, &status, database.as_ref());
+        let text = self.text(found, status, database.as_ref());
         if self.args.watch.is_none() {
             return say(&text);
         }
@@ -122,12 +164,12 @@ impl View<'_> {
         say(&format!("{over}{text}"))
     }
 
-    /// Nobody answers: what can be said without the hub is, and the rest is a failure.
-    fn mute(&self, found: &Found, why: &str) -> Result<(), Failure> {
+    /// Nobody answers: to programs, what can be said without the hub is.
+    fn say_mute(&self, found: &Found, why: &str) -> Result<(), Failure> {
         if self.args.format.is_json() {
             say_json(&self.document(found, None, None, Some(why)))?;
         }
-        Err(Failure::failed(why))
+        Ok(())
     }
 
     /// The figures of the task database; nothing without one.
@@ -146,7 +188,9 @@ impl View<'_> {
             Err(error) => Map::from_iter([("error".to_owned(), error.to_string().into())]),
         };
         figures.remove("status");
-        figures.insert("fault".to_owned(), json!(status.database_fault));
+        if let Some(fault) = &status.database_fault {
+            figures.insert("fault".to_owned(), json!(fault));
+        }
         Some(figures)
     }
 
@@ -170,7 +214,7 @@ impl View<'_> {
             "profile": self.setup.profile.name(),
             "profile_dir": self.setup.profile.location(),
             "cluster_id": self.setup.cluster_id,
-            "state": found.condition(),
+            "state": condition(found, status.is_some()),
             "started": found.started().map(Timestamp::from),
             "controller": status.map(|status| &status.controller),
             "engines": engines,
@@ -202,7 +246,7 @@ impl View<'_> {
                 "cluster {:?} of profile {}: {}",
                 self.setup.cluster_id.0,
                 self.setup.profile.location().display(),
-                found.condition()
+                condition(found, true)
             ),
             format!("controller  {}", controller(found, status)),
             format!("engines     {engines}"),
@@ -220,14 +264,28 @@ impl View<'_> {
     }
 }
 
+/// How it is, when the hub has answered or not.
+fn condition(found: &Found, answers: bool) -> Condition {
+    match found.condition() {
+        // By a connection file that was copied here, or kept: nothing else is known of it on this machine.
+        Condition::Stale if answers => Condition::ControllerAlone,
+        known => known,
+    }
+}
+
 /// What a controller's silence means.
 fn silence(found: &Found, error: &HubError, seconds: f64) -> String {
     match found.controller() {
-        Some(process) => format!(
-            "the controller (process {process}) runs, but has not answered within {seconds:.1} s: it hangs, is stopped, or \
-             has very much to do; --timeout waits longer, `ipcluster logs --controller` shows what it says, `ipcluster \
-             stop` ends it"
-        ),
+        Some(process) => {
+            let end = match found.lone_controller() {
+                Some(_) => format!("`kill {process}` ends it"),
+                None => "`ipcluster stop` ends it".to_owned(),
+            };
+            format!(
+                "the controller (process {process}) runs, but has not answered within {seconds:.1} s: it hangs, is stopped, \
+                 has very much to do, or the connection file is not its own; --timeout waits longer, `ipcluster logs --controller` shows what it says, {end}"
+            )
+        }
         None => error.to_string(),
     }
 }
@@ -242,8 +300,11 @@ fn controller(found: &Found, status: &Status) -> String {
     let memory = controller
         .memory
         .map_or_else(String::new, |bytes| format!(", {}", size(bytes)));
+    let alone = found.lone_controller().map_or_else(String::new, |process| {
+        format!("; it {}", runs_by_itself(&process))
+    });
     format!(
-        "process {} on {}, up for {}{memory}, version {}",
+        "process {} on {}, up for {}{memory}, version {}{alone}",
         controller.pid,
         controller.host,
         age(controller.seconds),
@@ -259,25 +320,43 @@ fn database_line(database: Option<&Map<String, Value>>, status: &Status) -> Stri
             "not known".to_owned()
         };
     };
-    if let Some(error) = figures.get("error").and_then(Value::as_str) {
+    let fault = figures.get("fault").and_then(Value::as_object);
+    let error = figures.get("error").and_then(Value::as_str);
+    // At fault it may take long to answer: the hub knows without it.
+    if let (Some(error), None) = (error, fault) {
         return error.to_owned();
     }
     let text = |name: &str| figures.get(name).and_then(Value::as_str).unwrap_or("?");
-    let number = |name: &str| figures.get(name).and_then(Value::as_u64).unwrap_or(0);
-    let mut line = format!(
-        "{}: {} records, {} of unfinished requests; {} changes behind",
-        text("place"),
-        number("records"),
-        number("unfinished"),
-        number("behind") + number("waiting")
-    );
-    let lost = number("lost");
+    let number = |name: &str| figures.get(name).and_then(Value::as_u64);
+    let of_fault = |name: &str| fault.and_then(|fault| fault.get(name)?.as_u64());
+    let mut line = match number("records") {
+        Some(records) => format!(
+            "{}: {records} records, {} of unfinished requests; {} changes behind",
+            text("place"),
+            number("unfinished").unwrap_or(0),
+            number("behind").unwrap_or(0) + number("waiting").unwrap_or(0)
+        ),
+        None => {
+            let waiting = number("waiting").or_else(|| of_fault("waiting"));
+            let bytes = number("waiting_bytes")
+                .map_or_else(String::new, |bytes| format!(" ({})", size(bytes)));
+            format!(
+                "changes of {} records wait in memory{bytes}",
+                waiting.unwrap_or(0)
+            )
+        }
+    };
+    let lost = number("lost").or_else(|| of_fault("lost")).unwrap_or(0);
     if lost > 0 {
         let _ = write!(line, ", {lost} lost");
     }
-    if let Some(fault) = &status.database_fault {
-        let of = |name: &str| fault.get(name).and_then(Value::as_str).unwrap_or("?");
-        let _ = write!(line, "; FAULT since {}: {}", of("since"), of("error"));
+    if let Some(fault) = fault {
+        let of = |name: &str| fault.get(name).and_then(Value::as_str);
+        let since = of("since").map_or_else(String::new, |since| format!(" since {since}"));
+        let _ = write!(line, "; FAULT{since}: {}", of("error").unwrap_or("?"));
+        if let Some(remedy) = of("remedy") {
+            let _ = write!(line, "; {remedy}");
+        }
     }
     line
 }

@@ -1,7 +1,6 @@
 //! `ipcluster stop`.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,13 +11,16 @@ use serde_json::json;
 use crate::cli::args::{CommonArgs, Environment, Rewritten};
 use crate::cli::output::FormatArgs;
 use crate::cli::setup::{Setup, edit};
-use crate::cli::target::{engines_of, hub, none_runs, running, set_up_for_existing, shut_down};
+use crate::cli::target::{
+    Controller, ended_meanwhile, engines_of, hub, none_runs, running, runs_by_itself,
+    set_up_for_existing, shut_down,
+};
 use crate::cli::{Failure, exit_code};
-use crate::hubclient::{Notification, ShutDown};
+use crate::hubclient::{HubClient, Notification, ShutDown};
 use crate::launch::found::Found;
 use crate::launch::lost::lost_clusters;
 use crate::launch::stop::{Stopped, stop, stop_lost};
-use crate::os::log::{file_name, warning_of};
+use crate::launch::watcher::Watcher;
 use crate::os::process::ProcessRef;
 use crate::profile::dir::checked_cluster_id;
 use crate::protocol::{ClusterId, EngineId};
@@ -54,6 +56,8 @@ struct Done {
     cluster_id: ClusterId,
     outcome: Stopped,
     seconds: f64,
+    /// A controller that runs by itself, and goes on.
+    controller_pid: Option<i32>,
 }
 
 pub(super) fn run(args: &StopArgs, rewritten: Rewritten) -> Result<(), Failure> {
@@ -63,7 +67,14 @@ pub(super) fn run(args: &StopArgs, rewritten: Rewritten) -> Result<(), Failure> 
     }
     let number = signal.map(|signal| signal as i32);
     let edits = edit("cluster.stop_signal", "--signal", number);
-    let setup = set_up_for_existing(&args.common, rewritten, edits.into_iter().collect())?;
+    let setup = set_up_for_existing(&args.common, rewritten, edits.into_iter().collect());
+    let setup = setup.map_err(|failure| match failure.code() {
+        exit_code::NO_CLUSTER if args.engines.is_empty() => Failure::new(
+            exit_code::ALREADY_STOPPED,
+            failure.message().unwrap_or_default(),
+        ),
+        _ => failure,
+    })?;
     if !args.engines.is_empty() {
         return stop_engines(&setup, args);
     }
@@ -82,34 +93,43 @@ pub(super) fn run(args: &StopArgs, rewritten: Rewritten) -> Result<(), Failure> 
     };
     let mut done = Vec::new();
     for found in &clusters {
-        done.push(stop_one(&setup, found, signal)?);
+        done.push(stop_one(&setup, found, signal, args.all)?);
     }
     answer(args, &setup.profile.location().display().to_string(), &done)?;
+    if done.iter().any(|done| done.outcome == Stopped::RecordsLost) {
+        return Err(Failure::silent(exit_code::RECORDS_LOST));
+    }
     let idle = |done: &&Done| done.outcome == Stopped::Already;
     if args.all {
         if done.iter().all(|done| idle(&done)) {
-            tracing::info!("there are no clusters to stop");
+            tracing::info!(
+                "there are no clusters to stop in profile {}",
+                setup.profile.location().display()
+            );
         }
         return Ok(());
     }
-    match done.iter().find(idle) {
-        None => Ok(()),
-        Some(done) => {
+    let Some(done) = done.iter().find(idle) else {
+        return Ok(());
+    };
+    let found = Found::of(&setup.profile, &done.cluster_id);
+    let message = match found.lone_controller() {
+        Some(controller) => goes_on(&setup, &done.cluster_id, &controller),
+        None => {
             let failure = none_runs(&setup, &done.cluster_id);
-            let mut message = failure.message().unwrap_or_default().to_owned();
-            let found = Found::of(&setup.profile, &done.cluster_id);
-            if let Some(pid) = found.lone_controller() {
-                message = format!("{message}; {}", goes_on(pid));
-            }
-            Err(Failure::new(exit_code::ALREADY_STOPPED, message))
+            failure.message().unwrap_or_default().to_owned()
         }
-    }
+    };
+    Err(Failure::new(exit_code::ALREADY_STOPPED, message))
 }
 
-fn goes_on(controller: i32) -> String {
+fn goes_on(setup: &Setup, cluster_id: &ClusterId, controller: &ProcessRef) -> String {
     format!(
-        "its controller (process {controller}) was not started by `ipcluster start`, and goes on with the engines that were \
-         started by themselves: `kill {controller}` ends it"
+        "the controller of cluster {:?} of profile {} {}; until then it goes on, with the engines that were started by \
+         themselves",
+        cluster_id.0,
+        setup.profile.location().display(),
+        runs_by_itself(controller)
     )
 }
 
@@ -143,6 +163,7 @@ fn stop_without_folder(args: &StopArgs, signal: Option<Signal>) -> Result<Option
             cluster_id: lost.cluster_id,
             outcome,
             seconds: began.elapsed().as_secs_f64(),
+            controller_pid: None,
         });
     }
     if done.is_empty() {
@@ -156,12 +177,26 @@ fn stop_without_folder(args: &StopArgs, signal: Option<Signal>) -> Result<Option
     Ok(Some(()))
 }
 
-fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Done, Failure> {
+fn stop_one(
+    setup: &Setup,
+    found: &Found,
+    signal: Option<Signal>,
+    all: bool,
+) -> Result<Done, Failure> {
     let began = Instant::now();
-    let logs = Logs::of(setup, found);
-    let outcome = stop(found, signal)?;
-    for warning in logs.warnings() {
-        tracing::warn!("{warning}");
+    let watchers: Vec<Watcher> = found
+        .supervised()
+        .map(|(path, _)| Watcher::of(path))
+        .collect();
+    let mut outcome = stop(found, signal)?;
+    for watcher in watchers {
+        let end = watcher.end();
+        for warning in end.warnings {
+            tracing::warn!("{warning}");
+        }
+        if end.code == Some(exit_code::RECORDS_LOST) && outcome == Stopped::InOrder {
+            outcome = Stopped::RecordsLost;
+        }
     }
     let seconds = began.elapsed().as_secs_f64();
     let name = format!(
@@ -171,6 +206,9 @@ fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Done
     );
     match outcome {
         Stopped::InOrder => tracing::info!("{name} has stopped ({seconds:.2} s)"),
+        Stopped::RecordsLost => tracing::warn!(
+            "{name} has stopped ({seconds:.2} s), and its task database does not have everything"
+        ),
         Stopped::Killed => {
             tracing::warn!(
                 "{name} did not end when it was asked to, and was killed ({seconds:.2} s)"
@@ -178,15 +216,18 @@ fn stop_one(setup: &Setup, found: &Found, signal: Option<Signal>) -> Result<Done
         }
         Stopped::Already => {}
     }
-    if outcome != Stopped::Already
-        && let Some(pid) = found.lone_controller()
+    let controller = found.lone_controller();
+    // What was named alone and did not run is a failure, which says it.
+    if let Some(controller) = &controller
+        && (all || outcome != Stopped::Already)
     {
-        tracing::warn!("{}", goes_on(pid));
+        tracing::warn!("{}", goes_on(setup, &found.cluster_id, controller));
     }
     Ok(Done {
         cluster_id: found.cluster_id.clone(),
         outcome,
         seconds,
+        controller_pid: controller.map(|controller| controller.pid),
     })
 }
 
@@ -201,15 +242,37 @@ fn stop_engines(setup: &Setup, args: &StopArgs) -> Result<(), Failure> {
     let engines = engines_of(&mut hub, &ids)?;
     let deadline = Instant::now() + ENGINE_ENDS;
     shut_down(&mut hub, &engines, ShutDown::Now)?;
-    let mut left = ids.clone();
+    let controller = Controller::of(setup);
+    wait_until_left(&mut hub, ids.clone(), deadline, || controller.has_ended())?;
+    let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    tracing::info!("stopped: engine {}", names.join(", "));
+    args.format.answer(&json!({
+        "profile_dir": setup.profile.location(),
+        "cluster_id": setup.cluster_id,
+        "engines": ids,
+    }))
+}
+
+/// Waits until these engines have left. A connection that was lost is made again; `has_ended` says whether there is anything
+/// to connect to.
+fn wait_until_left(
+    hub: &mut HubClient,
+    mut left: BTreeSet<EngineId>,
+    deadline: Instant,
+    has_ended: impl Fn() -> bool,
+) -> Result<(), Failure> {
     while !left.is_empty() {
         let time = deadline.saturating_duration_since(Instant::now());
         match hub.next_notification(time)? {
             Some(Notification::Left(id)) => {
                 left.remove(&id);
             }
-            Some(Notification::Shutdown | Notification::Disconnected) => {
-                return Err(Failure::failed("the controller has ended meanwhile"));
+            Some(Notification::Shutdown) => return Err(ended_meanwhile()),
+            Some(Notification::Disconnected) if has_ended() => return Err(ended_meanwhile()),
+            Some(Notification::Disconnected) => {
+                // What was told meanwhile is not told again.
+                let there = hub.engines(deadline.saturating_duration_since(Instant::now()))?;
+                left.retain(|id| there.contains(id));
             }
             Some(Notification::Registered(_)) => {}
             None => {
@@ -222,41 +285,7 @@ fn stop_engines(setup: &Setup, args: &StopArgs) -> Result<(), Failure> {
             }
         }
     }
-    let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    tracing::info!("stopped: engine {}", names.join(", "));
-    args.format.answer(&json!({
-        "profile_dir": setup.profile.location(),
-        "cluster_id": setup.cluster_id,
-        "engines": ids,
-    }))
-}
-
-/// The logs of supervisors that run in the background, and how long they were.
-struct Logs(Vec<(PathBuf, u64)>);
-
-impl Logs {
-    fn of(setup: &Setup, found: &Found) -> Self {
-        let folder = setup.profile.log_dir();
-        let log = |supervisor: ProcessRef| {
-            let pid = u32::try_from(supervisor.pid).ok()?;
-            let path = folder.join(file_name("ipcluster", &found.cluster_id.0, pid));
-            let length = std::fs::metadata(&path).ok()?.len();
-            Some((path, length))
-        };
-        Self(found.supervisors().into_iter().filter_map(log).collect())
-    }
-
-    /// What they have warned of since. One that cannot be read is no reason to fail.
-    fn warnings(&self) -> Vec<String> {
-        let new = |(path, length): &(PathBuf, u64)| {
-            let log = std::fs::read(path).unwrap_or_default();
-            let new = log.get(usize::try_from(*length).ok()?..)?;
-            Some(String::from_utf8_lossy(new).into_owned())
-        };
-        let new: Vec<String> = self.0.iter().filter_map(new).collect();
-        let lines = new.iter().flat_map(|text| text.lines());
-        lines.filter_map(warning_of).collect()
-    }
+    Ok(())
 }
 
 /// `2`, `INT` or `SIGINT`.
@@ -281,6 +310,41 @@ fn parse_signal(text: &str) -> Result<Signal, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hubclient::tests::hub_and_client;
+
+    #[test]
+    fn engines_that_leave_while_a_connection_is_broken_are_missed_by_nobody() {
+        let (mut hub, mut client) = hub_and_client();
+        let ids: BTreeSet<EngineId> = [EngineId(1), EngineId(2)].into();
+        let waiting = std::thread::spawn(move || {
+            let limit = Duration::from_secs(20);
+            // By a connection that is there.
+            client.engines(limit).unwrap();
+            wait_until_left(&mut client, ids, Instant::now() + limit, || false)
+        });
+        hub.answer(&[json!({ "status": "ok", "engines": { "1": "a", "2": "b" } })]);
+        let mut hub = hub.with_broken_queries();
+        hub.answer(&[json!({ "status": "ok", "engines": { "3": "c" } })]);
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_end_of_the_controller_is_no_end_of_engines() {
+        let (mut hub, mut client) = hub_and_client();
+        let waiting = std::thread::spawn(move || {
+            let limit = Duration::from_secs(20);
+            client.engines(limit).unwrap();
+            let ids = [EngineId(1)].into();
+            wait_until_left(&mut client, ids, Instant::now() + limit, || true)
+        });
+        hub.answer(&[json!({ "status": "ok", "engines": { "1": "a" } })]);
+        drop(hub);
+        let failure = waiting.join().unwrap().unwrap_err();
+        assert_eq!(
+            failure.message(),
+            Some("the controller has ended meanwhile")
+        );
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

@@ -12,7 +12,7 @@ use crate::cli::launchers::name_of;
 use crate::cli::lifeline::{self, Lifeline};
 use crate::cli::output::FormatArgs;
 use crate::cli::parts::grace;
-use crate::cli::setup::{Setup, engine_count, processors, this_program};
+use crate::cli::setup::{LogTo, Setup, engine_count, processors, this_program};
 use crate::cli::target::hub;
 use crate::cli::{Failure, exit_code};
 use crate::launch::LAUNCHERS;
@@ -94,6 +94,15 @@ impl Background {
     /// Does this process run in the background?
     pub(super) fn is_some(&self) -> bool {
         self.front.is_some() && !self.stays
+    }
+
+    /// Where this process logs.
+    pub(super) fn log_to(&self) -> LogTo {
+        if self.is_some() {
+            LogTo::AsSet
+        } else {
+            LogTo::TerminalOfDaemon
+        }
     }
 
     /// Passes a failure on to the front, whose exit code it becomes.
@@ -215,6 +224,9 @@ pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Fa
                 _ = interrupt.recv() => {
                     interrupted += 1;
                     if interrupted == 1 {
+                        tracing::warn!(
+                            "interrupted: ending what was started (a second time kills it)"
+                        );
                         front.hang_up().await;
                     } else {
                         // Its processes notice that it is gone.
@@ -226,6 +238,7 @@ pub(super) fn in_background(setup: &Setup, format: &FormatArgs) -> Result<(), Fa
             match told {
                 Some(Told::Line { severity, text }) => say(severity, &text),
                 Some(Told::Progress(text)) => say_progress(&text),
+                Some(Told::Watched) => {}
                 Some(Told::Ready) => {
                     tracing::info!(
                         "it runs in the background: process {pid}, log {}",

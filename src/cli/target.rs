@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::slice::from_ref;
 use std::time::Duration;
 
 use crate::cli::args::{CommonArgs, Rewritten};
@@ -10,6 +11,7 @@ use crate::cli::{Failure, exit_code};
 use crate::hubclient::{Answer, EngineStatus, HubClient, ShutDown};
 use crate::launch::condition::Condition;
 use crate::launch::found::Found;
+use crate::os::process::{ProcessRef, wait_until_gone};
 use crate::profile::settings::Edit;
 use crate::profile::traitlets::Program;
 use crate::profile::{ClientFile, ConnectionFiles, ProfileDir};
@@ -57,6 +59,13 @@ pub(super) fn running(setup: &Setup) -> Result<Found, Failure> {
     Err(none_runs(setup, &setup.cluster_id))
 }
 
+/// Of a controller that no `ipcluster start` looks after: that it runs so, and how it is ended.
+pub(super) fn runs_by_itself(controller: &ProcessRef) -> String {
+    format!(
+        "runs by itself (process {controller}), not started by `ipcluster start`: `kill {controller}` ends it"
+    )
+}
+
 /// No such cluster runs.
 pub(super) fn none_runs(setup: &Setup, cluster_id: &ClusterId) -> Failure {
     let others = setup.common.lookup.ipython_dir();
@@ -79,9 +88,13 @@ pub(super) fn what_runs(ipython_dir: &Path) -> String {
         .filter(|found| found.condition() != Condition::Stale)
         .map(|found| {
             let profile = found.profile.abbreviated(ipython_dir);
+            let alone = match found.condition() {
+                Condition::ControllerAlone => " (a controller alone)",
+                _ => "",
+            };
             match found.cluster_id.0.as_str() {
-                "" => format!("--profile={profile}"),
-                id => format!("--profile={profile} --cluster-id={id}"),
+                "" => format!("--profile={profile}{alone}"),
+                id => format!("--profile={profile} --cluster-id={id}{alone}"),
             }
         })
         .collect();
@@ -103,6 +116,31 @@ pub(super) fn hub(setup: &Setup) -> Result<HubClient, Failure> {
         None => file,
     };
     Ok(HubClient::connect(file)?)
+}
+
+/// How long a controller takes at most from closing its connections to its end.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
+/// A hub's controller, as far as this machine knows it.
+pub(super) struct Controller(Option<ProcessRef>);
+
+impl Controller {
+    pub(super) fn of(setup: &Setup) -> Self {
+        Self(Found::of(&setup.profile, &setup.cluster_id).controller())
+    }
+
+    /// Whether it has ended, when its connection was lost; waits for one that may be about to. Of one elsewhere nothing is
+    /// known.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|process| wait_until_gone(from_ref(process), LAST_STEPS).is_empty())
+    }
+}
+
+/// Of a controller that ends while something is waited for.
+pub(super) fn ended_meanwhile() -> Failure {
+    Failure::failed("the controller has ended meanwhile")
 }
 
 /// How long a hub and engines have to answer.

@@ -8,10 +8,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::setup::Setup;
-use crate::cli::{Failure, dashboard, exit_code};
+use crate::cli::target::{hub, running};
+use crate::cli::{Failure, dashboard};
 use crate::hubclient::HubClient;
-use crate::os::lock::remove_stale;
-use crate::profile::connection::{ClientFile, ConnectionFiles};
 use crate::web::Visit;
 
 /// How long a hub has for an answer.
@@ -29,20 +28,8 @@ pub(super) fn find(setup: &Setup) -> Result<Watched, Failure> {
     if let Some(address) = dashboard::find(setup)? {
         return Ok(Watched::Dashboard(Visit::new(address)));
     }
-    let security = setup.profile.security_dir();
-    let files = ConnectionFiles::paths(&security, &setup.cluster_id);
-    remove_stale(&ConnectionFiles::lock(&security, &setup.cluster_id));
-    if !files.client.exists() {
-        return Err(Failure::new(
-            exit_code::NO_CLUSTER,
-            format!(
-                "no cluster of profile {} runs; --profile and --cluster-id name others",
-                setup.profile.location().display()
-            ),
-        ));
-    }
-    let client = HubClient::connect(ClientFile::read(&files.client)?)?;
-    Ok(Watched::Hub(Box::new(client)))
+    running(setup)?;
+    Ok(Watched::Hub(Box::new(hub(setup)?)))
 }
 
 /// The hub's figures in the dashboard's words.

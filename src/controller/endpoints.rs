@@ -238,6 +238,7 @@ impl Binder<'_> {
         socket.set_identity(format!("{channel}_out").as_bytes());
         socket.set_mandatory();
         socket.set_handover();
+        socket.set_nearby();
         let port = self.bind(&socket, Side::Engine, channel, port)?;
         Ok((socket, port))
     }
@@ -270,6 +271,7 @@ impl Binder<'_> {
 
     fn iopub_engines(&mut self, port: u16) -> Result<(Socket, u16), EndpointError> {
         let socket = self.socket(Kind::Sub, "iopub")?;
+        socket.set_nearby();
         let port = self.bind(&socket, Side::Engine, "iopub", port)?;
         Ok((socket, port))
     }

@@ -2,6 +2,7 @@
 //! `Hub._save_engine_state`): `{"engines": {"ID": "UUID"}, "next_id": N}`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,6 +10,9 @@ use thiserror::Error;
 
 use crate::os::files::{FileError, read_text_if_there, write_private};
 use crate::protocol::{EngineId, EngineUuid};
+
+/// Between two writes in a storm of registrations, so many times as long as one takes.
+const PAUSES: u32 = 10;
 
 /// The engines of a controller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +62,8 @@ impl EngineState {
 pub(super) struct EngineStateFile {
     path: Option<PathBuf>,
     has_changed: bool,
+    /// When it was written last, and how long that took.
+    written: Option<(Instant, Duration)>,
 }
 
 impl EngineStateFile {
@@ -65,11 +71,18 @@ impl EngineStateFile {
         Self {
             path,
             has_changed: false,
+            written: None,
         }
     }
 
     pub(super) fn on_change(&mut self) {
         self.has_changed = true;
+    }
+
+    /// Little time goes into writing, even if there is more to do: who hears of an engine finds it in the file.
+    pub(super) fn is_cheap(&self, now: Instant) -> bool {
+        self.written
+            .is_none_or(|(when, took)| now.saturating_duration_since(when) > took * PAUSES)
     }
 
     /// Writes down what there is, if it has changed.
@@ -78,6 +91,7 @@ impl EngineStateFile {
         if !std::mem::take(&mut self.has_changed) {
             return;
         }
+        let begun = Instant::now();
         let EngineState { engines, next_id } = state();
         let written = Written {
             engines: engines.into_iter().collect(),
@@ -87,6 +101,8 @@ impl EngineStateFile {
         if let Err(error) = write_private(path, &content) {
             tracing::warn!("hub: {error}");
         }
+        let now = Instant::now();
+        self.written = Some((now, now.saturating_duration_since(begun)));
     }
 }
 
@@ -107,7 +123,11 @@ mod tests {
         file.save(EngineState::default);
         assert!(!path.exists(), "nothing has changed");
         file.on_change();
+        assert!(file.is_cheap(Instant::now()));
         file.save(|| state.clone());
+        let (when, took) = file.written.unwrap();
+        assert!(!file.is_cheap(when + took * PAUSES));
+        assert!(file.is_cheap(when + took * (PAUSES + 1)));
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             r#"{"engines":{"2":"a"},"next_id":5}"#

@@ -136,6 +136,8 @@ impl HubThread {
         loop {
             let mut busy = self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
+                // As in ipyparallel, a signal is no `shutdown_notification`: its clients close themselves at that, and leave
+                // tracebacks at the terminals and in the notebooks where they run.
                 if matches!(message, HubMail::Stop) {
                     self.desk.stop_others();
                     return;
@@ -147,10 +149,12 @@ impl HubThread {
             self.on_time();
             self.desk
                 .perform(&mut self.queries, &mut self.notifications);
+            if !busy || self.desk.engine_state.is_cheap(Instant::now()) {
+                self.desk.save_engines();
+            }
             let timeout = if busy {
                 Some(Duration::ZERO)
             } else {
-                self.desk.save_engines();
                 time_left([
                     self.desk.hub.next_deadline(),
                     self.desk.late_joiners.next_deadline(),

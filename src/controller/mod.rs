@@ -123,7 +123,7 @@ impl Controller {
             Some(keys) => Security::Server(keys.clone()),
             None => Security::Null,
         };
-        let context = Context::limited(security, config.message_limit);
+        let context = Context::limited(security, config.message_limit).with_nearby(&config.key);
         let endpoints = Endpoints::bind(&context, &config)?;
         let ports = endpoints.ports.clone();
 

@@ -113,6 +113,7 @@ impl StorageHealth {
         let fault = self.fault.as_ref()?;
         Some(StorageFault {
             error: fault.error.to_string(),
+            remedy: fault.error.remedy(),
             since: fault.since,
             waiting: backlog.records,
             lost: backlog.refused.saturating_sub(self.lost_before),

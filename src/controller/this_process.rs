@@ -32,7 +32,7 @@ impl ThisProcess {
             "version": env!("CARGO_PKG_VERSION"),
             "started": self.started,
             "seconds": self.began.elapsed().as_secs_f64(),
-            "memory": memory::resident(),
+            "memory": memory::taken(),
             "database": self.has_database,
         })
     }

@@ -59,6 +59,8 @@ pub enum Database {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StorageFault {
     pub error: String,
+    /// What ends it.
+    pub remedy: &'static str,
     pub since: Timestamp,
     /// Records whose changes wait in memory.
     pub waiting: usize,

@@ -34,6 +34,10 @@ pub enum HubError {
          is, and `ipcluster clean` removes connection files that are left over"
     )]
     TimedOut { url: String, seconds: f64 },
+    #[error(
+        "the connection to the controller at {url} was lost while it was asked: it has ended, or the network is down"
+    )]
+    Lost { url: String },
     #[error("the controller at {url} refused the question: {ename}: {evalue}")]
     Refused {
         url: String,
@@ -66,6 +70,8 @@ pub struct HubClient {
     queries: Socket,
     notifications: Socket,
     connections: Monitor,
+    /// The connection was lost, and nobody has heard of it yet.
+    is_lost: bool,
     composer: Composer,
     frames: Vec<Frame>,
     context: Context,
@@ -102,6 +108,7 @@ impl HubClient {
             queries,
             notifications,
             connections,
+            is_lost: false,
             composer,
             frames: Vec::new(),
             context,
@@ -124,6 +131,8 @@ impl HubClient {
             .map(|header| header.msg_id.into_owned())
             .map_err(|error| self.malformed(error))?;
         let mut frames = message.into_iter().map(Frame::from).collect();
+        // What is sent now goes by another connection than one that was lost before.
+        self.loses_connection();
         if let Err(error) = self.queries.send(&mut frames) {
             return Err(self.failed(io::Error::other(error)));
         }
@@ -132,6 +141,12 @@ impl HubClient {
                 if let Some(content) = self.answer_to(&asked) {
                     return self.content_of_reply(content);
                 }
+            }
+            // Neither question nor answer is sent again.
+            if self.loses_connection() {
+                return Err(HubError::Lost {
+                    url: self.url.clone(),
+                });
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -196,10 +211,9 @@ impl HubClient {
                     return Ok(Some(notification));
                 }
             }
-            while let Some(event) = self.connections.receive() {
-                if matches!(event, ConnectionEvent::Ended(_)) {
-                    return Ok(Some(Notification::Disconnected));
-                }
+            self.loses_connection();
+            if std::mem::take(&mut self.is_lost) {
+                return Ok(Some(Notification::Disconnected));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -212,6 +226,16 @@ impl HubClient {
                 .wait(Some(left))
                 .map_err(|error| self.failed(error))?;
         }
+    }
+
+    /// Has it been lost since this was asked? The next notification says so, too.
+    fn loses_connection(&mut self) -> bool {
+        let mut loses = false;
+        while let Some(event) = self.connections.receive() {
+            loses |= matches!(event, ConnectionEvent::Ended(_));
+        }
+        self.is_lost |= loses;
+        loses
     }
 
     /// The content of the message in `frames`, if it is rightly signed and answers the message `asked`.

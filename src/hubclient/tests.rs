@@ -171,6 +171,25 @@ fn notifications_come_in_order_and_unknown_ones_are_skipped() {
 }
 
 #[test]
+fn a_question_is_not_waited_for_when_its_connection_is_lost() {
+    let (mut hub, mut client) = hub_and_client();
+    let asking = std::thread::spawn(move || {
+        let engines = client.engines(SECOND);
+        (client, engines)
+    });
+    receive(&mut hub.queries);
+    let mut hub = hub.with_broken_queries();
+    let (mut client, engines) = asking.join().unwrap();
+    assert!(matches!(engines, Err(HubError::Lost { .. })));
+    let lost = client.next_notification(SECOND);
+    assert_eq!(lost.unwrap(), Some(Notification::Disconnected));
+    // The next question goes by a connection that is made again.
+    let asking = std::thread::spawn(move || client.engines(SECOND));
+    hub.answer(&[json!({ "status": "ok", "engines": { "1": "a" } })]);
+    assert_eq!(asking.join().unwrap().unwrap(), [EngineId(1)]);
+}
+
+#[test]
 fn a_hub_that_knows_no_status_is_asked_for_its_queues() {
     let (mut hub, mut client) = hub_and_client();
     let asking = std::thread::spawn(move || client.status(SECOND));

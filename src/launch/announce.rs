@@ -51,7 +51,7 @@ fn go_on(file: ClientFile, expected: &Receiver<Vec<ExpectedSet>>) -> Result<(), 
             // There is no page, and none comes while the controller runs.
             Ok(reply) if reply["shown"] == false => return Ok(()),
             // It may be away for a while, or very busy.
-            Ok(_) | Err(HubError::TimedOut { .. }) => {}
+            Ok(_) | Err(HubError::TimedOut { .. } | HubError::Lost { .. }) => {}
             // ipyparallel's hub knows no such request.
             Err(error) => return Err(error),
         }

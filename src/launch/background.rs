@@ -33,7 +33,9 @@ pub enum Told {
     },
     /// How far it is: a line like others where nobody looks.
     Progress(String),
-    /// Everything is up, and stays.
+    /// From now on whoever watches hears everything.
+    Watched,
+    /// Everything is up, and stays; to who watches, it has ended as was wished.
     Ready,
     /// Nothing is left; the exit code says why.
     Failed {

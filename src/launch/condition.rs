@@ -17,6 +17,8 @@ pub enum Condition {
     /// Not all engines of its start are registered yet.
     Starting,
     Running,
+    /// A controller runs by itself, without a cluster around it.
+    ControllerAlone,
     /// Engines, a supervisor or jobs of a batch system are there, and no controller.
     ControllerLost,
     /// Nothing of it runs: its files were left behind.
@@ -31,6 +33,7 @@ impl std::fmt::Display for Condition {
         f.pad(match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::ControllerAlone => "controller alone",
             Self::ControllerLost => "controller lost",
             Self::Stale => "stale",
             Self::ProfileDeleted => "profile deleted",
@@ -44,11 +47,17 @@ const SLACK: Duration = Duration::from_secs(2);
 impl Found {
     pub fn condition(&self) -> Condition {
         if !self.is_running() {
-            return Condition::Stale;
+            return match self.lone_controller() {
+                Some(_) => Condition::ControllerAlone,
+                None => Condition::Stale,
+            };
         }
         let controller = match &self.file {
             // One elsewhere cannot be looked at: it is believed.
-            Some(Ok(_)) => self.living().is_some_and(|file| file.controller.is_some()),
+            Some(Ok(_)) => {
+                self.living().is_some_and(|file| file.controller.is_some())
+                    || self.lone_controller().is_some()
+            }
             // Engines may have joined a controller that nobody's cluster file names.
             _ => self.controller().is_some() || self.controller_listens(),
         };

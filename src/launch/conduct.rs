@@ -84,8 +84,10 @@ pub async fn conduct(
         running: HashMap::new(),
         logs: HashMap::new(),
         link,
+        is_front_gone: false,
         starter: listener,
         waiting: Vec::new(),
+        watching: Vec::new(),
         again: None,
         leaving: None,
         outcome: None,
@@ -97,6 +99,7 @@ pub async fn conduct(
     loop {
         if let Some(outcome) = conductor.outcome {
             drop(control);
+            conductor.tell_watching(outcome).await;
             return Ok(Ended {
                 outcome,
                 reason: conductor.reason,
@@ -129,10 +132,13 @@ struct Conductor {
     /// Also of what has ended.
     logs: HashMap<Member, std::path::PathBuf>,
     link: Option<Link>,
+    is_front_gone: bool,
     /// Another `ipcluster` that has started this one.
     starter: Option<std::sync::mpsc::Sender<News>>,
     /// Those who wait for the engines to be started again.
     waiting: Vec<Link>,
+    /// Those who want to hear how it ends.
+    watching: Vec<Link>,
     again: Option<Link>,
     /// Engines of an elastic cluster that are to end.
     leaving: Option<std::sync::mpsc::Sender<Vec<EngineId>>>,
@@ -176,8 +182,8 @@ impl Conductor {
         let timer = sleep_until(self.supervisor.next_deadline());
         let front = async {
             match &mut self.link {
-                Some(link) => link.gone().await,
-                None => std::future::pending().await,
+                Some(link) if !self.is_front_gone => link.gone().await,
+                _ => std::future::pending().await,
             }
         };
         let out = &mut self.actions;
@@ -193,7 +199,8 @@ impl Conductor {
                 Wish::Relay(signal) => self.supervisor.on_relay(signal as i32, out),
             },
             () = front => {
-                self.link = None;
+                // One that was interrupted still hears how it ends.
+                self.is_front_gone = true;
                 self.supervisor.on_stop_requested(Instant::now(), StopReason::FrontGone, out);
             }
             () = timer => self.supervisor.on_time(Instant::now(), out),
@@ -219,6 +226,10 @@ impl Conductor {
                 self.supervisor
                     .on_stop_requested(now, reason, &mut self.actions);
                 self.again = Some(link);
+            }
+            Asked::Watch => {
+                link.tell(&Told::Watched).await;
+                self.watching.push(link);
             }
         }
     }
@@ -559,7 +570,20 @@ impl Conductor {
     /// To everybody who waits for something.
     async fn tell_all(&mut self, told: Told) {
         let links = self.link.iter_mut().chain(&mut self.waiting);
-        for link in links.chain(&mut self.again) {
+        for link in links.chain(&mut self.watching).chain(&mut self.again) {
+            link.tell(&told).await;
+        }
+    }
+
+    async fn tell_watching(&mut self, outcome: Outcome) {
+        let told = match outcome {
+            Outcome::Stopped | Outcome::Interrupted => Told::Ready,
+            Outcome::Failed(code) => Told::Failed {
+                code,
+                message: self.reason.clone(),
+            },
+        };
+        for mut link in std::mem::take(&mut self.watching) {
             link.tell(&told).await;
         }
     }

@@ -22,6 +22,8 @@ pub enum Wish {
     RestartEngines,
     /// End everything, and start again as it was started.
     RestartAll,
+    /// Tell everything from now on, to the end, and how that went.
+    Watch,
 }
 
 /// A wish, and who waits for what becomes of it.

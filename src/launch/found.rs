@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::os::lock;
-use crate::os::process::{ProcessRef, started_at};
+use crate::os::process::{ProcessRef, command, started_at};
 use crate::profile::cluster_file::{ClusterFile, ClusterFileError, JobRef, LauncherState, RunFile};
 use crate::profile::dir::checked_cluster_id;
 use crate::profile::{ClientFile, ConnectionFiles, ProfileDir};
@@ -36,7 +36,7 @@ impl Found {
         Self::among(profile, cluster_id, &runs)
     }
 
-    /// All clusters of a profile of which there are files.
+    /// All clusters of a profile of which there are files, and controllers that run by themselves.
     pub fn all(profile: &ProfileDir) -> Vec<Self> {
         let runs = RunFile::all(&profile.pid_dir());
         let named = ClusterFile::all(&profile.security_dir());
@@ -49,10 +49,13 @@ impl Found {
             .chain(runs.iter().map(|(_, run)| run.cluster_id.0.clone()))
             .filter(|id| checked_cluster_id(id).is_ok())
             .collect();
+        let locked = ConnectionFiles::locked(&profile.security_dir());
+        ids.extend(locked.into_iter().map(|id| id.0));
         ids.sort();
         ids.dedup();
         ids.into_iter()
             .map(|id| Self::among(profile, &ClusterId(id), &runs))
+            .filter(|found| found.exists() || found.lone_controller().is_some())
             .collect()
     }
 
@@ -87,6 +90,12 @@ impl Found {
             .filter_map(|(_, run)| run.supervisor.clone())
             .filter(ProcessRef::is_alive)
             .collect()
+    }
+
+    /// The runs that they look after.
+    pub fn supervised(&self) -> impl Iterator<Item = &(PathBuf, RunFile)> {
+        let is_alive = |run: &RunFile| run.supervisor.as_ref().is_some_and(ProcessRef::is_alive);
+        self.runs.iter().filter(move |(_, run)| is_alive(run))
     }
 
     /// Jobs of batch systems whose supervisor does not live any more. Whether they do, only the systems know.
@@ -142,8 +151,12 @@ impl Found {
             .collect()
     }
 
-    /// The controller, if it is a process of this host that lives.
+    /// The controller, if it is a process of this host that lives: the cluster's, or one that runs by itself.
     pub fn controller(&self) -> Option<ProcessRef> {
+        self.own_controller().or_else(|| self.lone_controller())
+    }
+
+    fn own_controller(&self) -> Option<ProcessRef> {
         let ours = self
             .runs
             .iter()
@@ -159,10 +172,26 @@ impl Found {
     }
 
     /// A controller of this host that belongs to no cluster: it was started by itself, and ends by itself.
-    pub fn lone_controller(&self) -> Option<i32> {
+    pub fn lone_controller(&self) -> Option<ProcessRef> {
+        // Before a supervisor has noted its controller, that one holds the lock already; so does a job, on its node.
+        let is_expected = |run: &RunFile| {
+            let supervised = run.supervisor.as_ref().is_some_and(ProcessRef::is_alive);
+            run.with_controller() && (supervised || !run.jobs.is_empty())
+        };
+        if self.runs.iter().any(|(_, run)| is_expected(run)) {
+            return None;
+        }
+        // What ipyparallel has started may be a script around the controller, which is another process.
+        if self.own_controller().is_some() {
+            return None;
+        }
         let lock = ConnectionFiles::lock(&self.profile.security_dir(), &self.cluster_id);
-        let ours = self.controller().map(|process| process.pid);
-        lock::holder(&lock).filter(|pid| Some(*pid) != ours)
+        // In a folder that machines share, it may be held on another one: that number is somebody else's here.
+        let holder = ProcessRef::of(lock::holder(&lock)?)?;
+        let is_controller =
+            |argv: &[String]| argv.iter().take(2).any(|word| word.contains("controller"));
+        let other = command(holder.pid).is_some_and(|command| !is_controller(&command.argv));
+        (!other).then_some(holder)
     }
 
     /// Does a controller run, or anything else that would have to be stopped?

@@ -50,7 +50,7 @@ fn go_on(
                 }
             }
             // It may be away for a while, or very busy.
-            Err(HubError::TimedOut { .. }) if !events.is_closed() => {}
+            Err(HubError::TimedOut { .. } | HubError::Lost { .. }) if !events.is_closed() => {}
             Err(error) => return Err(error),
         }
         match leave.recv_timeout(PERIOD) {

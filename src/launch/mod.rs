@@ -24,6 +24,7 @@
 //! | `lost` | clusters whose folder is gone |
 //! | `found`, `stop` | clusters that run, of ours and of ipyparallel's, and how to end them |
 //! | `control` | wishes of other commands, told to the supervisor that runs |
+//! | `watcher` | hearing from outside how a supervisor ends |
 //! | `background` | the two ends of `--daemonize` |
 
 mod announce;
@@ -52,6 +53,7 @@ pub mod stop;
 pub mod supervisor;
 mod tail;
 mod watch;
+pub mod watcher;
 mod wishes;
 
 use std::ffi::OsString;

@@ -20,6 +20,8 @@ pub enum Stopped {
     /// Nothing ran. Files that were left over are gone.
     Already,
     InOrder,
+    /// In order, but the task database could not store everything.
+    RecordsLost,
     /// Something did not end in time, and was killed.
     Killed,
 }

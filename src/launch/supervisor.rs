@@ -34,6 +34,9 @@ const TELLING: [i32; 2] = [2, 10];
 /// Engines that end with it have lost their kernels, and their restart policy wants no others (`cli::exit_code`).
 const KERNELS_DIED: Status = Status::Code(13);
 
+/// Of a controller whose task database does not have everything.
+const RECORDS_LOST: Status = Status::Code(14);
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Process {
     #[default]
@@ -349,7 +352,11 @@ impl Supervisor {
         if std::mem::replace(self.process(member), Process::Absent) == Process::Absent {
             return;
         }
-        if matches!(self.phase, Phase::Stopping { .. }) {
+        if let Phase::Stopping { outcome, .. } = &mut self.phase {
+            let is_controller = member == Member::Controller;
+            if is_controller && status == RECORDS_LOST && *outcome == Outcome::Stopped {
+                *outcome = Outcome::Failed(14);
+            }
             self.go_on_stopping(out);
             return;
         }
@@ -365,6 +372,12 @@ impl Supervisor {
             out.push(Action::Report(Report::ControllerEnded));
             let outcome = self.outcome_of_a_wish();
             self.stop(now, outcome, out);
+            return;
+        }
+        // It has ended in order, and has said what is missing.
+        if up && status == RECORDS_LOST {
+            out.push(Action::Report(Report::ControllerEnded));
+            self.stop(now, Outcome::Failed(14), out);
             return;
         }
         out.push(Action::Report(Report::ControllerDied { status, up }));

@@ -525,6 +525,27 @@ fn engines_whose_kernels_are_to_stay_dead_are_not_started_again() {
 }
 
 #[test]
+fn records_that_are_lost_are_told_by_the_exit_code() {
+    let mut world = World::up(plan());
+    world.exited(CONTROLLER, RECORDS_LOST);
+    assert!(
+        world
+            .take()
+            .contains(&Action::Report(Report::ControllerEnded))
+    );
+    world.exited(ENGINES, Status::Code(0));
+    assert!(world.done().ends_with(&over(Outcome::Failed(14))));
+
+    let mut world = World::up(plan());
+    world
+        .supervisor
+        .on_stop_requested(world.now, StopReason::Interrupted, &mut world.out);
+    world.exited(ENGINES, Status::Code(0));
+    world.exited(CONTROLLER, RECORDS_LOST);
+    assert!(world.done().ends_with(&over(Outcome::Failed(14))));
+}
+
+#[test]
 fn engines_that_joined_a_controller_end_when_their_kernels_are_to_stay_dead() {
     let mut world = World::new(Plan {
         with_controller: false,

@@ -268,6 +268,19 @@ fn expand_text(text: &str, variable: impl Fn(&str) -> Option<String>) -> PathBuf
     PathBuf::from(expand_user(&expanded))
 }
 
+/// Bytes that are left to this user on the file system of `path`.
+pub fn free_space(path: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    // Their types differ from system to system.
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::useless_conversion,
+        reason = "they are narrower on macOS"
+    )]
+    let free = u64::from(found.blocks_available()) * u64::from(found.fragment_size());
+    Some(free)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -104,6 +104,11 @@ pub fn holder(path: &Path) -> Option<i32> {
     }
 }
 
+/// Does a process hold it? The file of one whose holder was killed is removed, where that can be.
+pub fn is_held(path: &Path) -> bool {
+    path.exists() && matches!(FileLock::acquire(path), Err(LockError::Held { .. }))
+}
+
 /// Removes the file of a lock whose holder was killed. One that is held stays.
 pub fn remove_stale(path: &Path) {
     holder(path);

@@ -32,7 +32,6 @@ use super::progress;
 
 pub use component::COMPONENTS;
 pub use level::{ComponentLevels, Levels, LogLevel, UnknownLevel, checked_component};
-pub use line::warning_of;
 pub use rotate::{ROTATED_VARIABLE, RotatedFile, Rotation};
 pub use tail::{Tail, TailLine, keep_tail, tail};
 

@@ -317,6 +317,23 @@ impl ConnectionFiles {
         security_folder.join(format!("{base}.lock"))
     }
 
+    /// The clusters of which there are such locks, held or left behind.
+    pub fn locked(security_folder: &Path) -> Vec<ClusterId> {
+        let entries = std::fs::read_dir(security_folder).into_iter().flatten();
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .filter_map(|name| {
+                let id = name.strip_prefix(".ipcontroller")?.strip_suffix(".lock")?;
+                match id {
+                    "" => Some(ClusterId::default()),
+                    id => Some(ClusterId(id.strip_prefix('-')?.to_owned())),
+                }
+            })
+            .collect()
+    }
+
     /// Both files, which must belong together: for `--reuse`.
     pub fn read(&self) -> Result<(ClientFile, EngineFile), ConnectionError> {
         let engine = EngineFile::read(&self.engine)?;

@@ -19,6 +19,9 @@ pub struct Lookup {
     pub profile: Option<String>,
 }
 
+/// Bytes of a name that becomes a part of file names. These have 255 at most.
+const LONGEST: usize = 200;
+
 #[derive(Debug, Error)]
 pub enum ProfileError {
     #[error("there is no profile {name:?} in {}{}{}; create it with `{}`", ipython_dir.display(), nearest(.near), listed(.existing), create_command(.name))]
@@ -33,11 +36,13 @@ pub enum ProfileError {
     #[error("there is no profile folder {}; create it with `ipcluster profile create --profile-dir={}`", .0.display(), .0.display())]
     NoSuchFolder(PathBuf),
     #[error(
-        "{0:?} is no name of a profile: names have no slash and are not empty; name a folder with --profile-dir instead"
+        "{0:?} is no name of a profile: names have no slash, are not empty and at most {LONGEST} bytes long; name a folder \
+         with --profile-dir instead"
     )]
     BadName(String),
     #[error(
-        "{0:?} is no cluster id: it becomes a part of file names, so it must have no slash, and not begin with a dot"
+        "{0:?} is no cluster id: it becomes a part of file names, so it must have no slash, not begin with a dot, and be at \
+         most {LONGEST} bytes long"
     )]
     BadClusterId(String),
     #[error("neither IPYTHONDIR nor HOME is set: name the folder with --ipython-dir")]
@@ -229,7 +234,7 @@ impl Lookup {
             return Ok(files::expand_path(folder));
         }
         let name = self.profile.as_deref().unwrap_or("default");
-        if name.is_empty() || name.contains(['/', '\0']) {
+        if name.is_empty() || name.contains(['/', '\0']) || name.len() > LONGEST {
             return Err(ProfileError::BadName(name.to_owned()));
         }
         Ok(self.ipython_dir()?.join(format!("profile_{name}")))
@@ -282,7 +287,7 @@ impl Lookup {
 
 /// A cluster id that can stand in a file's name.
 pub fn checked_cluster_id(id: &str) -> Result<ClusterId, ProfileError> {
-    if id.contains(['/', '\0']) || id.starts_with('.') {
+    if id.contains(['/', '\0']) || id.starts_with('.') || id.len() > LONGEST {
         return Err(ProfileError::BadClusterId(id.to_owned()));
     }
     Ok(ClusterId(id.to_owned()))

@@ -225,7 +225,31 @@ pub enum Fault {
     Refused,
 }
 
+impl Fault {
+    /// What ends it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Corrupt => "move the file away: a controller that starts makes another one",
+            Self::OtherVersion => "name another table or file in the settings",
+            Self::Locked => "end the program that holds it: what waits is written then",
+            Self::ReadOnly => "let its file and folder be written to: what waits is written then",
+            Self::DiskFull => "free some of the disk: what waits is written then",
+            Self::Unreachable => "bring its server or its folder back: what waits is written then",
+            Self::Io => "look at its disk (`dmesg`): what waits is written when it works again",
+            Self::Refused => "what it says of it tells why",
+        }
+    }
+}
+
 impl StoreError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoData => "start the controller with a database",
+            Self::Fault { fault, .. } => fault.remedy(),
+        }
+    }
+
     /// The error as a client receives it.
     pub fn to_remote(&self) -> RemoteError {
         let class = match self {

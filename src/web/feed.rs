@@ -267,6 +267,6 @@ fn this_process() -> Host {
         cpu_seconds: usage.map_or(0.0, |usage| {
             seconds(usage.user_time()) + seconds(usage.system_time())
         }),
-        memory: memory::resident().map_or(0, |bytes| bytes as u64),
+        memory: memory::taken().map_or(0, |bytes| bytes as u64),
     }
 }

@@ -191,7 +191,7 @@ def test_a_timeout_of_a_dependency_is_an_error(client):
     slow = client.load_balanced_view().apply_async(time.sleep, 2)
     with view.temp_flags(after=slow, timeout=0.2):
         late = view.apply_async(os.getpid)
-    with pytest.raises(error.RemoteError, match="TaskTimeout"):
+    with pytest.raises(error.RemoteError, match="TaskTimeout.* 0.2 s for the tasks that it depends on"):
         get(late)
     get(slow)
 

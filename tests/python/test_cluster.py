@@ -202,6 +202,30 @@ def test_an_interrupted_start_leaves_nothing(clusters, line, daemonize):
     if code == 0 and daemonize:
         clusters.ok("stop")
     assert code in (0, 130), running.text()
+    if code == 130:
+        assert "the cluster has stopped" in running.text(), "it says what becomes of what was started"
+    clusters.assert_nothing_left()
+
+
+def test_an_interrupted_start_in_the_background_says_that_it_cleans_up(clusters):
+    # It would wait for long.
+    running = clusters.spawn("start", "-n", "1", "--delay=1000", "--daemonize")
+    running.wait_for_line("the controller is ready")
+    running.signal(signal.SIGINT)
+    assert running.wait() == 130
+    text = running.text()
+    assert text.index("interrupted: ending what was started") < text.index("the cluster has stopped")
+    clusters.assert_nothing_left()
+
+
+@pytest.mark.parametrize("verb", ["start", "engines"])
+def test_what_goes_to_the_background_with_a_log_file_says_so_at_the_terminal(clusters, verb):
+    if verb == "engines":
+        clusters.ok("start", "-n", "0", "--daemonize")
+    told = clusters.ok(verb, "-n", "1", "--daemonize", "--log-to-file")
+    assert "engine 0 is registered" in told and "it runs in the background" in told, told
+    assert told.count("Sending logs to") == 1
+    clusters.ok("stop")
     clusters.assert_nothing_left()
 
 
@@ -548,7 +572,7 @@ def test_engines_without_a_cluster_are_refused(clusters):
         assert done.returncode == NO_CLUSTER
         assert "ipcluster start" in done.stdout
     done = clusters.run("engines", "--profile=nope")
-    assert done.returncode == 1
+    assert done.returncode == NO_CLUSTER
     assert "nope" in done.stdout
     clusters.assert_nothing_left()
 

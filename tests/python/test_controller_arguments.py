@@ -1,9 +1,12 @@
-"""What `ipcluster start` hands on to its controller."""
+"""What `ipcluster start` hands on to its controller, and what its engines are given."""
 
 import json
+import os
+import signal
 
 import pytest
-from cluster_fixtures import clusters  # noqa: F401
+from cluster_fixtures import PATIENCE, clusters, wait_until  # noqa: F401
+from ipyparallel import error
 
 USAGE = 2
 
@@ -45,4 +48,42 @@ def test_reused_connection_files_stay(clusters):
     assert file.read_text() == before
     clusters.ok("stop")
     clusters.ok("clean")
+    clusters.assert_nothing_left()
+
+
+@pytest.mark.parametrize("verb", ["start", "engines"])
+def test_flags_of_engines_are_named_as_such_with_the_way_to_give_them(clusters, verb):
+    for flag, setting, argument in (
+        ("--restart=always", "`restart` of [engine]", '["--restart=…"]'),
+        ("--memory-limit=4GiB", "`memory_limit` of [engine]", '["--memory-limit=…"]'),
+        ("--pin", "`pin` of [engine]", '["--pin"]'),
+    ):
+        done = clusters.run(verb, "-n", "1", flag)
+        assert done.returncode == USAGE
+        for part in ("it is a flag of `ipcluster engine`", setting, f"engine_args = {argument}"):
+            assert part in done.stdout, done.stdout
+        assert "did you mean" not in done.stdout
+    assert "--engines=mpi" in clusters.run(verb, "-n", "1", "--mpi").stdout
+    assert "did you mean --daemonize" in clusters.run(verb, "-n", "1", "--deamonize").stdout
+
+
+def test_flags_of_others_are_theirs(clusters):
+    for verb, flag, whose in (("engines", "--sqlitedb", "start"), ("controller", "--pin", "engine"), ("engine", "--hwm=1", "controller")):
+        done = clusters.run(verb, flag)
+        assert done.returncode == USAGE and f"`ipcluster {whose}`" in done.stdout, done.stdout
+
+
+def test_engines_are_given_their_flags_by_the_settings(clusters):
+    clusters.ok("profile", "create", "default")
+    (clusters.profile_dir / "ipcluster.toml").write_text('[engine]\npin = true\n[cluster]\nengine_args = ["--restart=always"]\n')
+    clusters.ok("start", "-n", "2", "--daemonize")
+    with clusters.client() as client:
+        old = client._engines[0]
+        with pytest.raises(error.RemoteError, match="EngineError"):
+            client[0].apply_async(lambda: os.kill(os.getpid(), signal.SIGKILL)).get(timeout=PATIENCE)
+
+        wait_until(lambda: len(client.ids) == 2 and old not in client._engines.values(), "another kernel")
+        processors = client[:].apply_sync(lambda: os.sched_getaffinity(0))
+    assert os.cpu_count() == 1 or not processors[0] & processors[1], processors
+    clusters.ok("stop")
     clusters.assert_nothing_left()

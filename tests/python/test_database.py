@@ -22,6 +22,9 @@ from programs import GENEROUS, wait_until
 # How often the controller is killed in one test; many more in the long run.
 KILLS = int(os.environ.get("IPCLUSTER_TEST_KILLS", "5"))
 
+# The exit code of what ends without the database having everything.
+RECORDS_LOST = 14
+
 
 def get(result):
     return result.get(timeout=GENEROUS)
@@ -234,7 +237,7 @@ def test_what_a_server_that_is_gone_did_not_take_is_told_at_the_end(place, mongo
     mongodb.program.kill()
     assert get(client.load_balanced_view().apply_async(lambda: 1)) == 1
     controller.wait_for("cannot be stored now")
-    assert controller.stop() == 1
+    assert controller.stop() == RECORDS_LOST
     controller.wait_for(r"the task database does not have \d+ changes of records.*cannot be opened or reached")
 
 
@@ -352,7 +355,10 @@ def test_records_of_a_stopped_cluster(place, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["query"], 1, "no cluster of profile"),
+        (["query"], 12, "no cluster of profile"),
+        (["query", '{"complete": null}'], 2, "records have msg_id, header"),
+        (["query", '{"completed": {"$later": 1}}'], 2, "Unsupported operator"),
+        (["purge", '--query={"complete": null}'], 2, "records have msg_id, header"),
         (["query", "{completed: null}"], 2, "no JSON"),
         (["query", "--keys=complete"], 2, "no field"),
         (["query", "--keys=buffers"], 2, "bytes"),
@@ -375,7 +381,7 @@ def test_queries_that_are_wrong_are_told_in_the_original_s_classes(place):
     place.controller("--sqlitedb")
     for query, said in (('{"nonsense": 1}', "KeyError"), ('{"label": {"$odd": 1}}', "KeyError"), ("[]", "AttributeError")):
         code, output = place.run("db", "query", query)
-        assert code == 1 and said in output, output
+        assert code == 2 and said in output, output
     assert place.run("db", "show", "nobody")[0] == 1
 
 
@@ -442,6 +448,14 @@ def test_a_full_disk_stops_no_work_and_is_shown_until_it_heals(place, disk):
     with pytest.raises(error.RemoteError, match="the disk is full"):
         client.db_query({"msg_id": before.msg_ids[0]})
     assert [get(view.apply_async(lambda: "still works"))] == ["still works"]
+    # Those who look are told how much waits, why, and what to do.
+    stats = json.loads(db(place, "stats", "-o", "json"))
+    assert stats["waiting"] > 0 and stats["waiting_bytes"] > 100_000 and stats["records"] is None
+    assert "the disk is full" in stats["fault"]["error"] and "free some of the disk" in stats["fault"]["remedy"]
+    assert re.search(r"fault +.*the disk is full.*; free some of the disk", db(place, "stats"))
+    code, status = place.run("status")
+    assert code == 0 and "refused" not in status, status
+    assert re.search(r"changes of \d+ records wait in memory \(.*\); FAULT since .*the disk is full.*free some", status), status
 
     ballast.unlink()
     controller.wait_for("stored again; none were lost")
@@ -458,7 +472,7 @@ def test_what_a_full_disk_did_not_take_is_told_at_the_end(place, disk):
     fill(disk)
     assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
     controller.wait_for("cannot be stored now")
-    assert controller.stop() == 1
+    assert controller.stop() == RECORDS_LOST
     controller.wait_for(r"the task database does not have \d+ changes of records.*the disk is full")
 
 
@@ -476,7 +490,7 @@ def test_a_disk_that_fails_stops_no_work_and_is_told_at_the_end(place, failing_d
     controller.wait_for("cannot be stored now.*has become read-only")
     assert get(view.apply_async(lambda: "still works")) == "still works"
     assert "has become read-only" in client.queue_status()["database"]["error"]
-    assert controller.stop() == 1
+    assert controller.stop() == RECORDS_LOST
     controller.wait_for(r"the task database does not have 2 changes of records.*has become read-only")
 
 
@@ -487,8 +501,68 @@ def test_the_stop_of_a_cluster_says_what_its_database_does_not_have(place, disk)
     fill(disk)
     assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
     wait_until(lambda: client.queue_status().get("database"), "the fault")
+    code, output = place.run("stop", "-o", "json")
+    assert code == RECORDS_LOST and "the task database does not have" in output and "the disk is full" in output, output
+    (document,) = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert document["clusters"][0]["outcome"] == "records-lost"
+
+
+def test_a_cluster_in_the_foreground_says_so_by_its_exit_code(place, disk):
+    cluster = place.ipcluster("start", "-n", "1", "--sqlitedb", f"--SQLiteDB.location={disk}")
+    cluster.wait_for("the cluster is up")
+    client = place.client(1)
+    fill(disk)
+    assert len(get(client.load_balanced_view().apply_async(lambda: bytes(200_000)))) == 200_000
+    wait_until(lambda: client.queue_status().get("database"), "the fault")
+    # Its log is at its terminal: whoever stops it hears it all the same.
     code, output = place.run("stop")
-    assert code == 0 and "the task database does not have" in output and "the disk is full" in output, output
+    assert code == RECORDS_LOST and "the disk is full" in output and "does not have everything" in output, output
+    assert cluster.wait() == RECORDS_LOST and "the disk is full" in cluster.output
+
+
+def test_what_is_on_storage_that_is_only_read_can_be_read(place, disk):
+    place.run("profile", "create", "default")
+    location = f"--SQLiteDB.location={disk}"
+    controller = place.controller("--sqlitedb", location)
+    place.engines(1)
+    client = place.client(1)
+    results = [client.load_balanced_view().apply_async(abs, n) for n in range(3)]
+    assert [get(result) for result in results] == [0, 1, 2]
+    ids = [result.msg_ids[0] for result in results]
+    client.close()
+    assert controller.stop() == 0
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    file = disk / "tasks.db"
+    assert json.loads(db(place, "stats", "-o", "json", f"--file={file}"))["records"] == 3
+    assert [json.loads(line)["msg_id"] for line in db(place, "query", "-o", "jsonl", f"--file={file}").splitlines()] == ids
+    assert ids[1] in db(place, "show", ids[1][:-1] + ids[1][-1], f"--file={file}")
+    assert json.loads(db(place, "stats", "-o", "json", location))["records"] == 3
+    code, output = place.run("db", "purge", "--all", f"--file={file}")
+    assert code == 1 and "cannot be written to" in output
+
+
+def test_what_a_killed_controller_left_on_storage_that_is_only_read_is_named(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    place.engines(1)
+    client = place.client(1)
+    result = client.load_balanced_view().apply_async(abs, 1)
+    assert get(result) == 1
+    wait_until(lambda: client.result_status(result.msg_ids)["completed"], "the record")
+    client.close()
+    controller.kill()
+    (disk / "tasks.db-shm").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    code, output = place.run("db", "stats", f"--file={disk}/tasks.db")
+    assert code == 1 and f"still in {disk}/tasks.db-wal" in output and "copy both files" in output, output
+
+
+def test_a_disk_without_room_to_read_is_called_full(place, disk):
+    controller = place.controller("--sqlitedb", f"--SQLiteDB.location={disk}")
+    assert controller.stop() == 0
+    # What SQLite puts beside the file when it reads it has no room.
+    fill(disk)
+    code, output = place.run("db", "stats", f"--file={disk}/tasks.db")
+    assert code == 1 and "the disk is full" in output, output
 
 
 def test_what_was_answered_is_in_the_file_after_a_stop(place):
@@ -522,7 +596,7 @@ def test_a_locked_database_is_waited_for(place):
     other.execute("BEGIN IMMEDIATE")
     assert get(view.apply_async(lambda: "last")) == "last"
     controller.wait_for("cannot be stored now.*in use by another program", after=len(controller.lines))
-    assert controller.stop() == 1
+    assert controller.stop() == RECORDS_LOST
     controller.wait_for("still being written to.*the changes of 1 records wait")
     controller.wait_for("does not have 1 changes of records.*in use.*it could not be written to 1 times before")
 

@@ -1,11 +1,14 @@
 """`ipcluster status`, `list`, `logs`, `restart`, `stop --engines`, and what each command says to programs."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -61,9 +64,13 @@ def test_status_tells_of_controller_engines_and_queues(clusters):
         running = [client[1].apply_async(time.sleep, 1000) for _ in range(3)]
         waiting = client.load_balanced_view(targets=[1])
         tasks = [waiting.apply_async(time.sleep, 1000) for _ in range(4)]
-        status = wait_until(
-            lambda: (found := answer(clusters, "status"))["unassigned"] == 3 and found, "the tasks in the queue"
-        )
+
+        def queued():
+            found = answer(clusters, "status")
+            # They go there by different sockets.
+            return found["unassigned"] == 3 and found["engines"][1]["queue"] == 3 and found
+
+        status = wait_until(queued, "the tasks in the queue")
         text = clusters.ok("status")
         client.abort(running[1:] + tasks, block=False)
     assert (status["state"], status["cluster_id"], status["error"]) == ("running", "", None)
@@ -84,7 +91,7 @@ def test_status_tells_of_controller_engines_and_queues(clusters):
 
 def test_status_of_nothing_says_what_runs(clusters):
     none = clusters.run("status")
-    assert none.returncode == 1 and "there is no profile" in none.stdout
+    assert none.returncode == NO_CLUSTER and "there is no profile" in none.stdout
     clusters.ok("start", "-n", "0", "--daemonize", "--cluster-id=a")
     other = clusters.run("status")
     assert other.returncode == NO_CLUSTER
@@ -124,6 +131,69 @@ def test_status_watches_until_the_end(clusters):
     clusters.ok("stop")
     assert watching.wait() == NO_CLUSTER
     assert "no cluster" in watching.text()
+    clusters.assert_nothing_left()
+
+
+class Wire:
+    """A way to a port of this machine, which can be cut and is made again by whoever connects."""
+
+    def __init__(self, port):
+        self.to = port
+        self.pairs = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.to))
+                self.pairs.append((near, far))
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self.carry, args=(one, other), daemon=True).start()
+
+    def carry(self, one, other):
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self):
+        pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+        return len(pairs)
+
+
+def test_status_goes_on_when_its_connection_breaks(clusters):
+    clusters.ok("start", "-n", "1", "--daemonize")
+    clusters.ok("profile", "create", "far")
+    file = json.loads((clusters.profile_dir / "security" / "ipcontroller-client.json").read_text())
+    wires = [Wire(file["registration"]), Wire(file["notification"])]
+    file["registration"], file["notification"] = (wire.port for wire in wires)
+    (clusters.folder / "profile_far" / "security" / "ipcontroller-client.json").write_text(json.dumps(file))
+    watching = clusters.spawn("status", "--profile=far", "--watch=0.05", "-o", "json")
+
+    def looks():
+        lines = watching.text().splitlines()
+        return sum(1 for line in lines if line.startswith("{") and line.endswith("}") and json.loads(line)["engines"])
+
+    for _ in range(3):
+        before = looks()
+        wait_until(lambda: looks() > before + 2, "looks")
+        assert sum(wire.cut() for wire in wires) > 0
+    before = looks()
+    wait_until(lambda: looks() > before + 2, "looks after the connection was lost")
+    assert watching.process.poll() is None
+    for wire in wires:
+        wire.listener.close()
+        wire.cut()
+    assert watching.wait() == NO_CLUSTER, "nobody listens there any more"
+    clusters.ok("stop")
     clusters.assert_nothing_left()
 
 
@@ -214,11 +284,71 @@ def test_a_cluster_whose_profile_was_deleted_is_found_and_stopped(clusters):
     (listed,) = answer(clusters, "list")
     assert (listed["state"], listed["pid"], listed["profile"]) == ("profile-deleted", supervisor, "default")
     assert "profile deleted" in clusters.ok("list", "-o", "table")
-    assert clusters.run("stop", "--cluster-id=other").returncode == 1
+    assert clusters.run("stop", "--cluster-id=other").returncode == ALREADY_STOPPED
     stopped = answer(clusters, "stop")
     assert stopped["clusters"][0]["outcome"] == "in-order"
     clusters.wait_until_gone()
     assert answer(clusters, "list") == []
+
+
+# ---- a controller that runs by itself
+
+
+def said(clusters, *args, code=0):
+    done = clusters.run(*args)
+    assert done.returncode == code, (args, done.stdout)
+    return done.stdout
+
+
+def test_all_commands_tell_the_same_of_a_controller_alone(clusters):
+    controller = clusters.spawn("controller")
+    controller.wait_for_line("listens on")
+    kill = f"`kill {controller.pid}` ends it"
+    (listed,) = answer(clusters, "list")
+    assert (listed["state"], listed["controller_pid"], listed["n_engines"]) == ("controller-alone", controller.pid, 0)
+    assert "controller alone" in said(clusters, "list", "-o", "table")
+    assert answer(clusters, "status")["state"] == "controller-alone"
+    status = said(clusters, "status")
+    assert "controller alone" in status and kill in status
+    findings = answer(clusters, "doctor")["findings"]
+    (found,) = [finding["found"] for finding in findings if finding["check"] == "clusters"]
+    assert "runs and answers" in found and kill in found
+    assert kill in said(clusters, "stop", code=ALREADY_STOPPED)
+    assert kill in said(clusters, "stop", "--all")
+    (left,) = answer(clusters, "stop", "--all")["clusters"]
+    assert (left["outcome"], left["controller_pid"]) == ("already", controller.pid)
+    for what in ([], ["engines"]):
+        assert kill in said(clusters, "restart", *what, code=1)
+    assert kill in said(clusters, "logs", code=1)
+    assert "engines 0" in said(clusters, "top", "--once")
+    assert "(a controller alone)" in said(clusters, "status", "--cluster-id=other", code=NO_CLUSTER)
+
+    clusters.ok("engines", "-n", "2", "--daemonize")
+    (listed,) = answer(clusters, "list")
+    assert (listed["state"], listed["controller_pid"]) == ("running", controller.pid)
+    wait_until(lambda: answer(clusters, "list")[0]["n_engines"] == 2, "the controller's notes")
+    assert kill in said(clusters, "status")
+    stopped = said(clusters, "stop")
+    assert "has stopped" in stopped and kill in stopped, "engines end, and the controller goes on"
+    assert answer(clusters, "status")["state"] == "controller-alone"
+
+    os.kill(controller.pid, signal.SIGTERM)
+    assert controller.wait() == 0
+    assert answer(clusters, "list") == []
+    assert "no cluster" in said(clusters, "stop", code=ALREADY_STOPPED)
+    clusters.assert_nothing_left()
+
+
+def test_one_that_was_killed_is_not_listed(clusters):
+    controller = clusters.spawn("controller", "--cluster-id=a")
+    controller.wait_for_line("listens on")
+    assert [row["cluster_id"] for row in answer(clusters, "list")] == ["a"]
+    controller.process.kill()
+    controller.wait()
+    assert answer(clusters, "list") == []
+    assert said(clusters, "status", "--cluster-id=a", code=NO_CLUSTER)
+    clusters.ok("clean")
+    clusters.assert_nothing_left()
 
 
 # ---- logs
@@ -451,7 +581,7 @@ def test_how_to_end_it_is_said_as_it_is(clusters):
 def test_stop_of_a_missing_profile_says_which_there_are(clusters):
     clusters.ok("start", "-n", "0", "--daemonize", "--profile=lab")
     done = clusters.run("stop", "--profile=lba")
-    assert done.returncode == 1
+    assert done.returncode == ALREADY_STOPPED
     for part in ('no profile "lba"', 'did you mean "lab"', "there are: lab", "there are: --profile=lab"):
         assert part in done.stdout, done.stdout
     clusters.ok("stop", "--profile=lab")
@@ -538,23 +668,6 @@ def test_a_read_only_profile_folder_is_named(clusters):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
-def test_a_controller_that_was_started_by_itself_goes_on_and_is_named(clusters):
-    clusters.ok("profile", "create", "default")
-    controller = clusters.spawn("controller")
-    controller.wait_for_line("listens on")
-    told = clusters.run("stop")
-    assert told.returncode == ALREADY_STOPPED and f"`kill {controller.pid}` ends it" in told.stdout, told.stdout
-    clusters.ok("engines", "-n", "1", "--daemonize")
-    told = clusters.ok("stop")
-    assert "has stopped" in told and f"its controller (process {controller.pid}) was not started" in told, told
-    assert controller.process.poll() is None
-    controller.signal(signal.SIGTERM)
-    assert controller.wait() == 0
-    told = clusters.run("stop")
-    assert told.returncode == ALREADY_STOPPED and "ends it" not in told.stdout, told.stdout
-    clusters.assert_nothing_left()
-
-
 def test_a_full_disk_is_named_and_nothing_is_left_half_started(clusters):
     folder = clusters.folder / "full"
     folder.mkdir()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use super::levels::{boolean, log_format, log_levels};
+use super::levels::{BOOLEANS, LOG_FORMATS, LOG_LEVELS, boolean, log_format, log_levels, offering};
 use crate::os::files;
 use crate::os::log::{Levels, LogFormat};
 use crate::profile::dir::{Lookup, ProfileDir, ProfileError, checked_cluster_id};
@@ -21,6 +21,7 @@ const SECURITY: &str = "Security";
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct CommonArgs {
     /// Profile to use, by its name: the folder profile_NAME of the IPython folder
+    // Shells are told by `completions` which there are.
     #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "NAME")]
     pub profile: Option<String>,
 
@@ -46,11 +47,13 @@ pub struct CommonArgs {
 
     /// How much to log: debug, info, warning, error, critical, or Python's number; of single components by name, as in
     /// info,task=debug,hub=warning
-    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "LEVEL", value_parser = log_levels)]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "LEVEL", value_parser = offering(LOG_LEVELS, log_levels),
+          hide_possible_values = true)]
     pub log_level: Option<Levels>,
 
     /// How lines of the log look: text, or json for one object on each line
-    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FORMAT", value_parser = log_format)]
+    #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "FORMAT", value_parser = offering(LOG_FORMATS, log_format),
+          hide_possible_values = true)]
     pub log_format: Option<LogFormat>,
 
     /// Log as much as possible, as --log-level=debug
@@ -63,12 +66,12 @@ pub struct CommonArgs {
 
     /// Log into a file of the profile's log folder
     #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_parser = boolean)]
+          default_missing_value = "true", value_parser = offering(BOOLEANS, boolean), hide_possible_values = true)]
     pub log_to_file: Option<bool>,
 
     /// Remove the logs of processes that are gone
     #[arg(long, help_heading = PROFILE_AND_LOG, value_name = "TRUE|FALSE", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true", value_parser = boolean)]
+          default_missing_value = "true", value_parser = offering(BOOLEANS, boolean), hide_possible_values = true)]
     pub clean_logs: Option<bool>,
 
     /// Write a commented settings file into the profile if it has none

@@ -1,7 +1,50 @@
 //! Values of arguments as ipyparallel's programs spell them.
 
+use std::ffi::OsStr;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
+
 use crate::os::log::{Levels, LogFormat};
 use crate::profile::traitlets::python_bool;
+
+/// A value that is read in some way, and what shells offer for it: the usual ways to write it, which need not be all.
+#[derive(Clone)]
+pub struct Offering<P> {
+    parser: P,
+    usual: &'static [&'static str],
+}
+
+impl<P: TypedValueParser> TypedValueParser for Offering<P> {
+    type Value = P::Value;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        self.parser.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.usual.iter().map(PossibleValue::new)))
+    }
+}
+
+/// Reads by `parser`. The argument has to hide its possible values: its help tells of them.
+pub fn offering<P>(usual: &'static [&'static str], parser: P) -> Offering<P> {
+    Offering { parser, usual }
+}
+
+/// Any text.
+pub fn text_of(usual: &'static [&'static str]) -> Offering<StringValueParser> {
+    offering(usual, StringValueParser::new())
+}
+
+pub const LOG_LEVELS: &[&str] = &["debug", "info", "warning", "error", "critical"];
+pub const LOG_FORMATS: &[&str] = &["text", "json"];
+pub const BOOLEANS: &[&str] = &["true", "false"];
 
 /// `--log-level`: names in any case, or Python's numbers, of everything or of components.
 pub fn log_levels(text: &str) -> Result<Levels, String> {

@@ -16,8 +16,8 @@ use crate::cli::setup::{ProfileMust, set_up};
 use crate::cli::{Failure, exit_code};
 use crate::profile::traitlets::Program;
 use crate::protocol::Timestamp;
-use crate::taskdb::Key;
 use crate::taskdb::record::Kind;
+use crate::taskdb::{Key, Query, QueryError};
 
 use output::{Format, Printer};
 use source::Source;
@@ -164,13 +164,24 @@ pub(super) fn run(args: &DbArgs, rewritten: Rewritten) -> Result<(), Failure> {
         DbVerb::Stats { o, place } => {
             let mut source = open(place, rewritten)?;
             let mut stats = source.ask("db_stats_request", json!({}))?;
-            let unfinished = source.ids(&json!({"completed": null}))?.len();
+            let is_at_fault = !stats["fault"].is_null();
+            if !is_at_fault {
+                let unfinished = source.ids(&json!({"completed": null}))?.len();
+                stats["unfinished"] = json!(unfinished);
+            }
             if let Some(stats) = stats.as_object_mut() {
                 stats.remove("status");
-                stats.insert("unfinished".to_owned(), json!(unfinished));
+                if *o == Format::Table {
+                    let fault = stats.get_mut("fault").map(Value::take);
+                    stats.insert("fault".to_owned(), json!(fault.as_ref().and_then(in_words)));
+                }
                 say(&output::one(stats, *o));
             }
-            source.close()
+            match is_at_fault {
+                // The cluster has it in its memory, and this has nothing to write.
+                true => Ok(()),
+                false => source.close(),
+            }
         }
         DbVerb::Purge {
             msg_ids,
@@ -219,6 +230,16 @@ fn parse_query(text: &str) -> Result<Value, Failure> {
         ))
     })?;
     check_dates(&query)?;
+    if let Err(error) = Query::parse(&query, &TimeZone::system()) {
+        let fields = match error {
+            QueryError::UnknownKey(_) => format!("; records have {}", known_keys()),
+            _ => String::new(),
+        };
+        return Err(Failure::usage(format!(
+            "the query cannot be asked: {}: {error}{fields}",
+            error.class()
+        )));
+    }
     Ok(query)
 }
 
@@ -253,6 +274,15 @@ fn no_date(condition: &Value) -> Option<&str> {
     }
 }
 
+/// A fault, and what ends it.
+fn in_words(fault: &Value) -> Option<String> {
+    Some(format!(
+        "{}; {}",
+        fault["error"].as_str()?,
+        fault["remedy"].as_str()?
+    ))
+}
+
 /// The keys to be asked for; none for all of them.
 fn checked_keys(keys: &[String], format: Format) -> Result<Vec<String>, Failure> {
     if keys.is_empty() {
@@ -264,10 +294,9 @@ fn checked_keys(keys: &[String], format: Format) -> Result<Vec<String>, Failure>
     for key in keys {
         match Key::parse(key) {
             None => {
-                let known: Vec<&str> = Key::ALL.iter().map(|key| key.as_str()).collect();
                 return Err(Failure::usage(format!(
                     "records have no field {key:?}; they have {}",
-                    known.join(", ")
+                    known_keys()
                 )));
             }
             Some(Key::Buffers | Key::ResultBuffers) => {
@@ -279,6 +308,11 @@ fn checked_keys(keys: &[String], format: Format) -> Result<Vec<String>, Failure>
         }
     }
     Ok(keys.to_vec())
+}
+
+fn known_keys() -> String {
+    let known: Vec<&str> = Key::ALL.iter().map(|key| key.as_str()).collect();
+    known.join(", ")
 }
 
 /// The query for what is to be dropped.

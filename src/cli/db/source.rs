@@ -9,10 +9,10 @@ use thiserror::Error;
 
 use super::Fields;
 use crate::cli::setup::Setup;
-use crate::cli::{Failure, database};
+use crate::cli::{Failure, database, exit_code};
 use crate::hub::recorder::{Ask, Behind, Recorder};
 use crate::hubclient::{HubClient, HubError};
-use crate::os::lock::remove_stale;
+use crate::os::lock::is_held;
 use crate::profile::connection::{ClientFile, ConnectionFiles};
 use crate::profile::settings::Database;
 use crate::protocol::{MsgId, Timestamp};
@@ -75,7 +75,6 @@ pub(in crate::cli) fn open(
     let security = setup.profile.security_dir();
     let connection = ConnectionFiles::paths(&security, &setup.cluster_id).client;
     let lock = ConnectionFiles::lock(&security, &setup.cluster_id);
-    remove_stale(&lock);
     let of_hub = |connection: &Path| -> Result<Source, Failure> {
         let client = HubClient::connect(ClientFile::read(connection)?)?;
         let timeout = Duration::try_from_secs_f64(timeout)
@@ -88,7 +87,7 @@ pub(in crate::cli) fn open(
             },
         })
     };
-    if lock.exists() && table.is_none() {
+    if is_held(&lock) && table.is_none() {
         return of_hub(&connection);
     }
     let path = database::sqlite_path(&sqlite, &setup.profile);
@@ -100,13 +99,16 @@ pub(in crate::cli) fn open(
         _ if path.exists() => of_file(path, &sqlite),
         // A controller on another machine, perhaps.
         _ if connection.exists() => of_hub(&connection),
-        _ => Err(Failure::failed(format!(
-            "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others, and what a \
+        _ => Err(Failure::new(
+            exit_code::NO_CLUSTER,
+            format!(
+                "no cluster of profile {} runs, and there is no {}; --profile, --cluster-id or --file name others, and what a \
              controller was told with --mongodb stands in the settings or is said again: \
              --IPController.db_class=MongoDB --MongoDB.connection_args=…",
-            setup.profile.location().display(),
-            path.display()
-        ))),
+                setup.profile.location().display(),
+                path.display()
+            ),
+        )),
     }
 }
 

@@ -5,17 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::sys::statvfs::statvfs;
-
 use super::Finding;
 use crate::cli::output::size;
 use crate::cli::setup::Setup;
-use crate::cli::target::hub;
+use crate::cli::target::{hub, runs_by_itself};
 use crate::launch::condition::Condition;
 use crate::launch::found::Found;
 use crate::launch::ledger::stop_command;
 use crate::launch::lost::lost_clusters;
-use crate::os::files::remedy;
+use crate::os::files::{free_space, remedy};
 use crate::profile::ProfileDir;
 
 /// Clocks of machines that are kept together by the network differ by less.
@@ -155,14 +153,7 @@ fn private(security: &Path) -> Vec<Finding> {
 }
 
 fn space(location: &Path) -> Option<Finding> {
-    let found = statvfs(location).ok()?;
-    // Their types differ from system to system.
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::useless_conversion,
-        reason = "they are narrower on macOS"
-    )]
-    let free = u64::from(found.blocks_available()) * u64::from(found.fragment_size());
+    let free = free_space(location)?;
     (free < SPACE).then(|| {
         Finding::warning(
             "disk",
@@ -231,11 +222,19 @@ fn answers(setup: &Setup, found: &Found, name: &str) -> Finding {
         traits: Vec::new(),
     };
     let status = hub(&of_cluster).and_then(|mut hub| Ok(hub.status(ANSWER)?));
+    let lone = found.lone_controller();
+    let alone = lone.as_ref().map_or_else(String::new, |controller| {
+        format!("; its controller {}", runs_by_itself(controller))
+    });
+    let end = lone.map_or_else(
+        || stop_command(&setup.profile, &found.cluster_id),
+        |controller| format!("kill {controller}"),
+    );
     match status {
         Ok(status) => Finding::ok(
             "clusters",
             format!(
-                "{name} runs and answers, with {} engines",
+                "{name} runs and answers, with {} engines{alone}",
                 status.engines.len()
             ),
         ),
@@ -245,7 +244,7 @@ fn answers(setup: &Setup, found: &Found, name: &str) -> Finding {
                 "{name} runs, but its controller does not answer: {}",
                 failure.message().unwrap_or_default()
             ),
-            "`ipcluster logs --controller` shows what it says, `ipcluster stop` ends it",
+            format!("`ipcluster logs --controller` shows what it says, `{end}` ends it"),
         ),
     }
 }

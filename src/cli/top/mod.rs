@@ -15,10 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::Failure;
 use crate::cli::args::{CommonArgs, Rewritten};
 use crate::cli::setup::{ProfileMust, set_up};
+use crate::cli::target::Controller;
 use crate::cli::watched::{Model, Watched, find, state_of_hub};
 use crate::profile::traitlets::Program;
 
-use source::{Controller, Source};
+use source::Source;
 use terminal::Terminal;
 
 #[derive(Args, Clone, Debug)]

@@ -1,24 +1,15 @@
 //! Where `ipcluster top` hears what the cluster does.
 
-use std::path::PathBuf;
-use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::cli::Failure;
-use crate::cli::setup::Setup;
+use crate::cli::target::Controller;
 use crate::cli::watched::{Watched, state_of_hub};
 use crate::hubclient::{HubClient, Notification};
-use crate::launch::found::Found;
-use crate::os::lock::remove_stale;
-use crate::os::process::{ProcessRef, wait_until_gone};
-use crate::profile::connection::ConnectionFiles;
 use crate::web::{Events, VisitError};
-
-/// How long a controller takes at most from closing its connections to its end.
-const LAST_STEPS: Duration = Duration::from_secs(5);
 
 /// Of whom it is heard what the cluster does.
 pub(super) enum Source {
@@ -65,36 +56,6 @@ impl Source {
     }
 }
 
-/// A hub's controller, as far as this machine knows it.
-pub(super) struct Controller {
-    process: Option<ProcessRef>,
-    /// Held by one that nobody supervises.
-    lock: Option<PathBuf>,
-}
-
-impl Controller {
-    pub(super) fn of(setup: &Setup) -> Self {
-        let lock = ConnectionFiles::lock(&setup.profile.security_dir(), &setup.cluster_id);
-        remove_stale(&lock);
-        Self {
-            process: Found::of(&setup.profile, &setup.cluster_id).controller(),
-            lock: lock.exists().then_some(lock),
-        }
-    }
-
-    /// Whether it has; waits for one that may be about to. Of one elsewhere nothing is known.
-    fn has_ended(&self) -> bool {
-        match (&self.process, &self.lock) {
-            (Some(process), _) => wait_until_gone(from_ref(process), LAST_STEPS).is_empty(),
-            (None, Some(lock)) => {
-                remove_stale(lock);
-                !lock.exists()
-            }
-            (None, None) => false,
-        }
-    }
-}
-
 /// Tells the hub's figures, with pauses, until the cluster has ended or nobody listens. `has_ended` is asked when the hub
 /// cannot be.
 fn tell(
@@ -106,8 +67,13 @@ fn tell(
     loop {
         let state = match state_of_hub(client) {
             Ok(state) => state,
-            Err(_) if news(client, Duration::ZERO)? == News::End || has_ended() => return Ok(()),
-            Err(failure) => return Err(failure),
+            Err(failure) => match news(client, Duration::ZERO)? {
+                News::End => return Ok(()),
+                News::Break | News::None if has_ended() => return Ok(()),
+                // It was lost with the connection, which is made again.
+                News::Break => continue,
+                News::None => return Err(failure),
+            },
         };
         if told.send(Ok(state)).is_err() {
             return Ok(());

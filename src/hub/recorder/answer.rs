@@ -50,20 +50,20 @@ impl<S: TaskStore> Recorder<S> {
         answer.unwrap_or_else(|error| Answer::hub_error(&error))
     }
 
-    /// `{place, records, bytes, unfinished, behind, delay, longest_delay, waiting, waiting_bytes, lost}`: ours, for
-    /// `ipcluster db stats`. Delays are in seconds.
+    /// `{place, records, bytes, unfinished, behind, delay, longest_delay, waiting, waiting_bytes, lost, fault}`: ours, for
+    /// `ipcluster db stats`. Delays are in seconds. A store at fault is no reason not to say what waits: then it is not
+    /// known how much it has.
     fn stats(&mut self, ask: &Ask<'_>) -> Answer {
-        const REPLY: &str = "db_stats_reply";
-        let stats = match self.store.stats() {
-            Ok(stats) => stats,
-            Err(error) => return Answer::error(REPLY, &error.to_remote()),
+        let (stats, fault) = match self.store.stats() {
+            Ok(stats) => (Some(stats), None),
+            Err(error) => (None, Some(error)),
         };
         let backlog = self.store.backlog();
         let content = json!({
             "status": "ok",
             "place": self.store.place(),
-            "records": stats.records,
-            "bytes": stats.bytes,
+            "records": stats.map(|stats| stats.records),
+            "bytes": stats.map(|stats| stats.bytes),
             "unfinished": self.pending.len(),
             "behind": ask.behind.reports,
             "delay": ask.behind.delays.last.as_secs_f64(),
@@ -71,8 +71,9 @@ impl<S: TaskStore> Recorder<S> {
             "waiting": backlog.records,
             "waiting_bytes": backlog.bytes,
             "lost": backlog.refused,
+            "fault": fault.map(|error| json!({ "error": error.to_string(), "remedy": error.remedy() })),
         });
-        Answer::json(REPLY, &content)
+        Answer::json("db_stats_reply", &content)
     }
 
     fn purge(&mut self, request: &PurgeRequest, ask: &Ask<'_>) -> Answer {

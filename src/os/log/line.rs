@@ -11,6 +11,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::tail::tail;
 use super::{LogFormat, component};
 use crate::os::progress;
+use crate::protocol::text::is_unseen;
 
 /// Formats an event.
 pub(super) struct Line {
@@ -118,25 +119,10 @@ fn shown_level(level: Level) -> Option<(&'static str, u8)> {
     }
 }
 
-/// What a line of a log says, if it is a warning or worse.
-pub fn warning_of(line: &str) -> Option<String> {
-    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
-        let is_grave = matches!(line["level"].as_str(), Some("warning" | "error"));
-        return line["message"]
-            .as_str()
-            .filter(|_| is_grave)
-            .map(str::to_owned);
-    }
-    let (_, rest) = line.split_once("] ")?;
-    let text = ["WARNING | ", "ERROR | "];
-    let text = text.iter().find_map(|level| rest.strip_prefix(level))?;
-    Some(text.to_owned())
-}
-
 /// Text from elsewhere must not steer the terminal that shows it.
 fn write_harmless(out: &mut dyn fmt::Write, text: &str) -> fmt::Result {
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
+        if is_unseen(c) && c != '\n' && c != '\t' {
             write!(out, "{}", c.escape_default())?;
         } else {
             out.write_char(c)?;
@@ -221,5 +207,14 @@ mod tests {
     fn control_characters_do_not_reach_the_terminal() {
         let line = line(false, Level::INFO, "a\x1b[2Jb\r\tc\nd");
         assert!(line.contains("a\\u{1b}[2Jb\\r\tc\nd"), "{line}");
+    }
+
+    #[test]
+    fn what_would_turn_the_line_around_is_named() {
+        let line = line(false, Level::WARN, "name\u{202e}gnp.exe\u{2066} ع\u{200d}");
+        assert!(
+            line.contains("name\\u{202e}gnp.exe\\u{2066} ع\u{200d}"),
+            "{line}"
+        );
     }
 }

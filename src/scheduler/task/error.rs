@@ -23,8 +23,12 @@ pub enum TaskError {
     #[error("{0}")]
     Invalid(String),
     /// It waited longer than its `timeout` allows.
-    #[error("the task waited longer than its timeout of {} s for an engine", .0.as_secs_f64())]
-    Timeout(Duration),
+    #[error("the task waited longer than its timeout of {} s for {}", limit.as_secs_f64(), awaited(*.blocked))]
+    Timeout {
+        limit: Duration,
+        /// For other tasks, and not yet for an engine.
+        blocked: bool,
+    },
     /// A client asked for it.
     #[error("the task was aborted while it waited in the scheduler")]
     Aborted,
@@ -38,6 +42,14 @@ pub enum TaskError {
     Duplicate(MsgId),
 }
 
+fn awaited(blocked: bool) -> &'static str {
+    if blocked {
+        "the tasks that it depends on"
+    } else {
+        "an engine"
+    }
+}
+
 impl TaskError {
     /// What the client raises. The names are those that ipyparallel's client knows.
     pub fn to_remote_error(&self) -> RemoteError {
@@ -49,7 +61,7 @@ impl TaskError {
             } => return RemoteError::engine_died(engine, msg_id.as_str(), how),
             Self::Impossible(_) => "ImpossibleDependency",
             Self::Invalid(_) => "InvalidDependency",
-            Self::Timeout(_) => "TaskTimeout",
+            Self::Timeout { .. } => "TaskTimeout",
             Self::Aborted => "TaskAborted",
             Self::BadRequest(_) | Self::Duplicate(_) => "ValueError",
         };
@@ -77,9 +89,20 @@ mod tests {
             ),
             (TaskError::Invalid("why".into()), "InvalidDependency", "why"),
             (
-                TaskError::Timeout(Duration::from_millis(1500)),
+                TaskError::Timeout {
+                    limit: Duration::from_millis(1500),
+                    blocked: false,
+                },
                 "TaskTimeout",
-                "1.5 s",
+                "1.5 s for an engine",
+            ),
+            (
+                TaskError::Timeout {
+                    limit: Duration::from_secs(1),
+                    blocked: true,
+                },
+                "TaskTimeout",
+                "1 s for the tasks that it depends on",
             ),
             (TaskError::Aborted, "TaskAborted", "aborted"),
             (TaskError::BadRequest("why".into()), "ValueError", "why"),

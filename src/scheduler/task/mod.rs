@@ -533,11 +533,12 @@ impl<P: Payload> TaskScheduler<P> {
     pub fn on_time(&mut self, now: Instant, out: &mut Vec<TaskAction<P>>) {
         while let Some(job) = self.deadlines.pop_passed(now) {
             let known = &mut self.jobs[job];
-            let timeout = known.timeout().map(Nanos::duration).unwrap_or_default();
+            let limit = known.timeout().map(Nanos::duration).unwrap_or_default();
+            let blocked = matches!(known.state, State::Blocked);
             if let Some(terms) = &mut known.terms {
                 terms.deadline = None;
             }
-            self.doom(job, TaskError::Timeout(timeout), None);
+            self.doom(job, TaskError::Timeout { limit, blocked }, None);
         }
         self.work(now, out);
     }

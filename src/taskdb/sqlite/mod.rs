@@ -44,6 +44,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use self::checkpoint::Checkpointer;
@@ -53,6 +54,7 @@ use super::query::Query;
 use super::record::{KeySet, RecordUpdate, TaskRecord};
 use super::retention::Retention;
 use super::store::{Backlog, Fault, RecordReader, StoreError, StoreStats, TaskStore};
+use crate::os::files::free_space;
 use crate::protocol::{MsgId, Timestamp};
 
 /// How long a change may wait in memory.
@@ -178,9 +180,37 @@ impl SqliteStore {
 
     /// Opens a file to look into it, whether a controller uses it or not.
     pub fn open_to_read(config: &SqliteConfig) -> Result<Self, StoreError> {
+        let read = Self::read_by(config, reader::connect);
+        let is_closed = matches!(
+            read,
+            Err(StoreError::Fault {
+                fault: Fault::ReadOnly | Fault::Unreachable | Fault::Io,
+                ..
+            })
+        );
+        if !is_closed || can_write_beside(&config.path) {
+            return read;
+        }
+        if let Some(log) = log_beside(&config.path) {
+            return Err(StoreError::Fault {
+                place: config.path.display().to_string(),
+                fault: Fault::ReadOnly,
+                detail: format!(
+                    "its newest records are still in {}, which cannot be read where nothing can be written: copy both files \
+                     to one folder elsewhere",
+                    log.display()
+                ),
+            });
+        }
+        Self::read_by(config, reader::connect_to_unchanging)
+    }
+
+    fn read_by(
+        config: &SqliteConfig,
+        connect: impl FnOnce(&Path) -> Result<Connection, rusqlite::Error>,
+    ) -> Result<Self, StoreError> {
         let place = config.path.display().to_string();
-        let wrong = |error| fault(&place, error);
-        let db = reader::connect(&config.path).map_err(wrong)?;
+        let db = connect(&config.path).map_err(|error| fault(&place, error))?;
         let found = schema::existing(&db, config, &place)?;
         Self::with(db, place, found, config)
     }
@@ -379,13 +409,34 @@ impl SqliteStore {
     }
 }
 
+/// Storage that is only read, or a folder of somebody else's.
+fn can_write_beside(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    access(folder.unwrap_or_else(|| Path::new(".")), AccessFlags::W_OK).is_ok()
+}
+
+/// What a controller that was killed had written last.
+fn log_beside(path: &Path) -> Option<PathBuf> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    let has_content = std::fs::metadata(&log).is_ok_and(|found| found.len() > 0);
+    has_content.then_some(log)
+}
+
+/// As much as SQLite asks for at a time, and a little more: with less there is no room.
+const NO_ROOM: u64 = 128 << 10;
+
 /// What SQLite's error means to the user.
 fn fault(place: &str, error: rusqlite::Error) -> StoreError {
+    // For some of its files, it does not tell a full disk from one that fails.
+    let is_full = || free_space(Path::new(place)).is_some_and(|free| free < NO_ROOM);
     let fault = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Fault::Corrupt,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Locked,
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Fault::ReadOnly,
         Some(ErrorCode::DiskFull) => Fault::DiskFull,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if is_full() => Fault::DiskFull,
         Some(ErrorCode::CannotOpen) => Fault::Unreachable,
         Some(ErrorCode::SystemIoFailure) => Fault::Io,
         _ => Fault::Refused,

@@ -1,6 +1,8 @@
 //! Looking for records in the file.
 
+use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,6 +96,30 @@ impl SqliteReader {
         }
         Ok(list)
     }
+}
+
+/// A connection to a file beside which nothing can be written, and so nobody else writes: SQLite would put its index of the
+/// write-ahead log there.
+pub(super) fn connect_to_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut uri = String::from("file://");
+    for byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            other => {
+                let _ = write!(uri, "%{other:02X}");
+            }
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(uri, flags)?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(db)
 }
 
 /// A connection that changes nothing.

@@ -258,7 +258,7 @@ impl Model {
                 return;
             }
             TaskError::Aborted => assert!(task.aborted),
-            TaskError::Timeout(timeout) => {
+            TaskError::Timeout { limit: timeout, .. } => {
                 assert_eq!(task.timeout, Some(*timeout));
                 assert!(task.waits_since.unwrap() + *timeout <= self.world.now);
             }
