@@ -73,6 +73,16 @@ impl SharedMemory {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd().as_raw_fd())
     }
 
+    /// Writes bytes from `start` on to a socket, as many as go at once. The system takes the pages as they are: to write
+    /// them from here would be to map them first, one by one, and to copy them.
+    pub fn write_to(&self, socket: impl AsFd, start: usize) -> io::Result<usize> {
+        let mapping = self.mapping();
+        match system::send(&mapping.file, start, mapping.length - start, socket)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => Ok(count),
+        }
+    }
+
     fn mapping(&self) -> &Mapping {
         self.mapping.as_ref().expect("it is not dropped")
     }
@@ -216,11 +226,13 @@ mod system {
     use std::fs::File;
     use std::io;
     use std::num::NonZeroUsize;
+    use std::os::fd::AsFd;
     use std::ptr::NonNull;
 
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
     use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+    use nix::sys::sendfile::sendfile;
 
     pub(super) fn create() -> io::Result<File> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -259,12 +271,23 @@ mod system {
         let first = unsafe { mmap(None, length, protection, flags, file, 0)? };
         Ok(first.cast())
     }
+
+    pub(super) fn send(
+        file: &File,
+        start: usize,
+        length: usize,
+        socket: impl AsFd,
+    ) -> io::Result<usize> {
+        let mut start = i64::try_from(start).map_err(io::Error::other)?;
+        Ok(sendfile(socket, file, Some(&mut start), length)?)
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod system {
     use std::fs::File;
     use std::io;
+    use std::os::fd::AsFd;
     use std::ptr::NonNull;
 
     pub(super) fn create() -> io::Result<File> {
@@ -280,6 +303,15 @@ mod system {
     }
 
     pub(super) fn map(_file: &File, _length: usize) -> io::Result<NonNull<u8>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn send(
+        _file: &File,
+        _start: usize,
+        _length: usize,
+        _socket: impl AsFd,
+    ) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

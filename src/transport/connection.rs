@@ -15,7 +15,7 @@ use super::endpoint::{Address, Stream};
 use super::frame::{ConnectionId, PeerName};
 use super::limits::Visitor;
 use super::zmtp::Violation;
-use super::zmtp::outgoing::Outgoing;
+use super::zmtp::outgoing::{Next, Outgoing};
 use super::zmtp::peer::{Io, Ours, Peer};
 use super::zmtp::room::Room;
 use super::zmtp::subscriptions::Subscriptions;
@@ -26,12 +26,18 @@ const CHUNK: usize = 64 * 1024;
 /// Of a large frame, read at once: then others have their turn.
 const LARGE_CHUNK: usize = 4 << 20;
 
+/// Of one that is read into shared memory: to where it stays in the processor's caches until it is written there.
+const SHARED_CHUNK: usize = 1 << 20;
+
 /// Descriptors that may have come along before it is said what for.
 const UNCLAIMED: usize = 8;
 
 thread_local! {
     /// What is read goes through here, so that an idle connection needs no buffer.
     static CHUNK_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+
+    /// Likewise, on its way to shared memory.
+    static SHARED_BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SHARED_CHUNK]);
 }
 
 #[derive(Debug)]
@@ -185,17 +191,16 @@ impl Connection {
         let Some(stream) = &mut self.stream else {
             return Ok(());
         };
-        while self.may_write && !self.is_connecting && !self.out.is_empty() {
-            let memory = self.out.memory();
-            let goes_along = memory.is_some();
-            let result = match (memory, self.out.single()) {
-                (Some((command, memory)), _) => stream.send_with(command, memory.fd()),
-                (None, Some(bytes)) => stream.write(bytes),
-                (None, None) => {
-                    let mut slices = Vec::new();
-                    self.out.slices(&mut slices);
-                    stream.write_vectored(&slices)
-                }
+        while self.may_write
+            && !self.is_connecting
+            && let Some(next) = self.out.next()
+        {
+            let goes_along = matches!(next, Next::WithMemory(..));
+            let result = match next {
+                Next::Bytes(bytes) => stream.write(bytes),
+                Next::Pieces(slices) => stream.write_vectored(&slices),
+                Next::WithMemory(command, memory) => stream.send_with(command, memory.fd()),
+                Next::FromMemory(memory, start) => memory.write_to(&*stream, start),
             };
             match result {
                 Ok(count) => {
@@ -251,7 +256,7 @@ impl Connection {
                 }
             }
             Some((room @ Room::Shared(_), missing)) => {
-                let read = CHUNK_BUFFER.with_borrow_mut(|chunk| {
+                let read = SHARED_BUFFER.with_borrow_mut(|chunk| {
                     let most = missing.min(chunk.len());
                     let count = stream.read(&mut chunk[..most])?;
                     Ok((count, room.extend(&chunk[..count])))

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use mio::Interest;
@@ -182,10 +182,7 @@ impl Stream {
     }
 
     fn fd(&self) -> RawFd {
-        match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) | Self::Near(stream) => stream.as_raw_fd(),
-        }
+        self.as_fd().as_raw_fd()
     }
 
     /// Small messages leave at once.
@@ -277,6 +274,15 @@ const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
 /// Elsewhere no descriptors are passed on.
 #[cfg(not(target_os = "linux"))]
 const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) | Self::Near(stream) => stream.as_fd(),
+        }
+    }
+}
 
 impl io::Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

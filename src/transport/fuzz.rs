@@ -52,15 +52,7 @@ impl End {
     }
 
     fn written(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while !self.out.is_empty() {
-            let mut slices = Vec::new();
-            self.out.slices(&mut slices);
-            let some: Vec<u8> = slices.iter().flat_map(|it| it.iter().copied()).collect();
-            self.out.advance(some.len());
-            bytes.extend(some);
-        }
-        bytes
+        self.out.take_bytes()
     }
 
     fn messages(&self) -> Vec<Vec<Vec<u8>>> {

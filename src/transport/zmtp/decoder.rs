@@ -271,18 +271,6 @@ mod tests {
     use crate::transport::zmtp::encoder;
     use crate::transport::zmtp::outgoing::Outgoing;
 
-    fn bytes_of(out: &mut Outgoing) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while !out.is_empty() {
-            let mut slices = Vec::new();
-            out.slices(&mut slices);
-            let some: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
-            out.advance(some.len());
-            bytes.extend(some);
-        }
-        bytes
-    }
-
     fn frame() -> impl Strategy<Value = Vec<u8>> {
         let size = prop_oneof![0..50usize, 200..300usize, LARGE - 2..LARGE + 2];
         (size, any::<u8>()).prop_map(|(size, byte)| vec![byte; size])
@@ -300,7 +288,7 @@ mod tests {
                 let frames: Vec<Frame> = message.iter().map(|f| Frame::from(&f[..])).collect();
                 encoder::message(&frames, false, &mut out);
             }
-            let wire = bytes_of(&mut out);
+            let wire = out.take_bytes();
             let mut decoder = Decoder::new(u64::MAX);
             let (mut got, mut current) = (Vec::new(), Vec::new());
             let mut sink = |flags: u8, frame: Frame| {

@@ -32,7 +32,39 @@ enum Piece {
     Memory(Vec<u8>, Arc<SharedMemory>),
 }
 
+/// What is to be written next, and how.
+#[derive(Debug)]
+pub(in crate::transport) enum Next<'a> {
+    /// It is all there is.
+    Bytes(&'a [u8]),
+    /// In a gathering write.
+    Pieces(Vec<IoSlice<'a>>),
+    /// Bytes that the memory goes along with.
+    WithMemory(&'a [u8], &'a SharedMemory),
+    /// Bytes of the memory, from there on.
+    FromMemory(&'a SharedMemory, usize),
+}
+
+impl Next<'_> {
+    #[cfg(any(test, fuzzing))]
+    fn to_vec(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) | Self::WithMemory(bytes, _) => bytes.to_vec(),
+            Self::Pieces(slices) => slices.iter().flat_map(|it| it.iter().copied()).collect(),
+            Self::FromMemory(memory, start) => memory.as_ref()[*start..].to_vec(),
+        }
+    }
+}
+
 impl Piece {
+    fn has_memory(&self) -> bool {
+        match self {
+            Self::Gathered(_) => false,
+            Self::Shared(frame) => frame.memory().is_some(),
+            Self::Memory(..) => true,
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Gathered(bytes) | Self::Memory(bytes, _) => bytes,
@@ -86,12 +118,17 @@ impl Outgoing {
         self.pieces.push_back(Piece::Memory(command, memory));
     }
 
-    /// What is to be written next, if memory goes along with it.
-    pub(in crate::transport) fn memory(&self) -> Option<(&[u8], &SharedMemory)> {
-        match self.pieces.front() {
-            Some(Piece::Memory(command, memory)) if self.written == 0 => Some((command, memory)),
-            _ => None,
-        }
+    /// What is to be written next; nothing when all is written.
+    pub(in crate::transport) fn next(&self) -> Option<Next<'_>> {
+        let written = self.written;
+        Some(match self.pieces.front()? {
+            Piece::Memory(command, memory) if written == 0 => Next::WithMemory(command, memory),
+            Piece::Shared(frame) if let Some(memory) = frame.memory() => {
+                Next::FromMemory(memory, written)
+            }
+            piece if self.pieces.len() == 1 => Next::Bytes(&piece.bytes()[written..]),
+            _ => Next::Pieces(self.slices()),
+        })
     }
 
     /// The system does not let it go along now: the peer gets its bytes. Returns by how many more there are to write.
@@ -109,27 +146,32 @@ impl Outgoing {
         more
     }
 
-    /// All that is to be written, when it lies in one piece.
-    pub(in crate::transport) fn single(&self) -> Option<&[u8]> {
-        match self.pieces.front() {
-            Some(piece) if self.pieces.len() == 1 => Some(&piece.bytes()[self.written..]),
-            _ => None,
-        }
-    }
-
-    /// The first of what is to be written next, for a gathering write.
-    pub(in crate::transport) fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
+    /// The first of the pieces, up to one that is written in another way.
+    fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices = Vec::new();
         let mut skip = self.written;
         for (number, piece) in self.pieces.iter().take(SLICES).enumerate() {
-            if number > 0 && matches!(piece, Piece::Memory(..)) {
-                return;
+            if number > 0 && piece.has_memory() {
+                break;
             }
             let bytes = &piece.bytes()[skip..];
             skip = 0;
             if !bytes.is_empty() {
-                into.push(IoSlice::new(bytes));
+                slices.push(IoSlice::new(bytes));
             }
         }
+        slices
+    }
+
+    /// All that is to be written, which then is.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::transport) fn take_bytes(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(next) = self.next().map(|next| next.to_vec()) {
+            self.advance(next.len());
+            bytes.extend(next);
+        }
+        bytes
     }
 
     /// `count` bytes were written.
@@ -175,9 +217,7 @@ mod tests {
         let mut written = Vec::new();
         let mut step = 1;
         while !out.is_empty() {
-            let mut slices = Vec::new();
-            out.slices(&mut slices);
-            let bytes: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+            let bytes = out.next().unwrap().to_vec();
             let count = bytes.len().min(step);
             assert!(count > 0);
             written.extend_from_slice(&bytes[..count]);

@@ -35,15 +35,7 @@ impl End {
     }
 
     fn written(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while !self.out.is_empty() {
-            let mut slices = Vec::new();
-            self.out.slices(&mut slices);
-            let some: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
-            self.out.advance(some.len());
-            bytes.extend(some);
-        }
-        bytes
+        self.out.take_bytes()
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<(), Violation> {
@@ -205,12 +197,7 @@ fn who_is_not_taken_in_is_told_why() {
         let router = End::secured(SocketType::Router, b"", ours);
         let mut peer = End::secured(SocketType::Dealer, b"", theirs);
         let mut said = Peer::dismissal(&router.ours, &violation);
-        let mut bytes = Vec::new();
-        while let Some(piece) = said.single().map(<[u8]>::to_vec) {
-            said.advance(piece.len());
-            bytes.extend(piece);
-        }
-        let told = peer.receive(&bytes).unwrap_err();
+        let told = peer.receive(&said.take_bytes()).unwrap_err();
         assert_eq!(told, Violation::Refused(violation.to_string()));
         assert!(peer.identity.is_none());
     }
