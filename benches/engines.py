@@ -18,6 +18,7 @@ import time
 import ipyparallel
 import numpy
 import psutil
+import zmq
 
 BINARY = os.environ.get("IPCLUSTER_BIN", "target/release/ipcluster")
 PROGRAMS = {"ours": [BINARY], "stock": [sys.executable, "-m", "ipyparallel.cluster"]}
@@ -99,6 +100,34 @@ def median_of(count, call):
     return statistics.median(seconds(call) for _ in range(count))
 
 
+ANSWERER = """
+import sys, numpy, zmq
+socket = zmq.Context().socket(zmq.DEALER)
+socket.connect(sys.argv[1])
+payload = numpy.random.default_rng(0).random(int(sys.argv[2]) // 8)
+while socket.recv():
+    socket.send(payload, copy=False)
+"""
+
+
+def hop_of_libzmq(size):
+    """Seconds from a small message to one of `size` bytes that answers it: what no client of libzmq can do without."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        other = subprocess.Popen([sys.executable, "-c", ANSWERER, f"tcp://127.0.0.1:{port}", str(size)])
+
+        def hop():
+            socket.send(b"go")
+            socket.recv(copy=False)
+
+        try:
+            hop()
+            return median_of(9, hop)
+        finally:
+            socket.send(b"")
+            other.wait()
+
+
 def cpu_per_request(cluster, count, send):
     """Microseconds of the engines' time for each of many requests to one of them."""
     for result in [send() for _ in range(50)]:
@@ -129,8 +158,9 @@ def measure(cluster):
     found["execute p50, ms"] = median_of(200, lambda: one.execute("pass").get(LIMIT)) * 1e3
 
     large = numpy.random.default_rng(0).random(LARGE // 8)
-    found["push 100 MB, MB/s"] = 100 / median_of(3, lambda: one.push({"large": large}, block=True))
-    found["pull 100 MB, MB/s"] = 100 / median_of(3, lambda: one.pull("large", block=True))
+    found["push 100 MB, MB/s"] = 100 / median_of(9, lambda: one.push({"large": large}, block=True))
+    found["pull 100 MB, MB/s"] = 100 / median_of(9, lambda: one.pull("large", block=True))
+    found["the client's libzmq alone, MB/s"] = 100 / hop_of_libzmq(LARGE)
 
     everyone = client.broadcast_view(is_coalescing=True)
     medium = large[: MEDIUM // 8].copy()
