@@ -283,7 +283,8 @@ fn silence(found: &Found, error: &HubError, seconds: f64) -> String {
             };
             format!(
                 "the controller (process {process}) runs, but has not answered within {seconds:.1} s: it hangs, is stopped, \
-                 has very much to do, or the connection file is not its own; --timeout waits longer, `ipcluster logs --controller` shows what it says, {end}"
+                 has very much to do, or the connection file is not its own; --timeout waits longer, `ipcluster logs \
+                 --controller` shows what it says, {end}"
             )
         }
         None => error.to_string(),

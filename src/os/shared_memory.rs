@@ -120,7 +120,8 @@ impl Drop for SharedMemory {
     }
 }
 
-/// Pages take a third of the time to go back to the system that it took to write them, and others wait for this thread: another one does it.
+/// Pages take a third of the time to go back to the system that it took to write them, and others wait for this thread:
+/// another one does it.
 fn drop_aside(mapping: Mapping) {
     static ASIDE: OnceLock<Option<mpsc::Sender<Mapping>>> = OnceLock::new();
     let aside = ASIDE.get_or_init(|| {

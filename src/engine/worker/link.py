@@ -27,7 +27,8 @@ _IOV_MAX = 1024
 _JOINED = 8192
 """Messages below this size leave as one buffer: that costs less than a list of them."""
 _COPIED = 4096
-"""Frames of large messages below this size are handed out as bytes, larger ones as views that can be written to: an array that is made of one can be, too."""
+"""Frames of large messages below this size are handed out as bytes, larger ones as views that can be written to: then an
+array that is made of one can be, too."""
 _MANY_PAGES = 4 << 20
 """Frames from this size on are received in large pages."""
 _PASSED = 2 << 20

@@ -35,7 +35,7 @@ def with_shared(places, frames):
 
 
 def mapped():
-    """All that is mapped now. Who keeps it decides when what a request gives up goes back to the system, which takes time."""
+    """All that is mapped now. Who keeps it decides when what a request gives up goes back to the system: that takes time."""
     return list(_mapped_rooms) if _mapped_rooms else ()
 
 
