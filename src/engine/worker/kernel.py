@@ -345,6 +345,7 @@ class LinkKernel(BaseKernel):
     def _done(self, message):
         self.standard.settle()
         self.link.send(DONE, (message["msg_id"].encode(),))
+        self._kept = ()
 
     async def _handle(self, handlers, message, signals=NO_SIGNALS):
         """Call the handler; whatever comes of it, the request has one reply."""
