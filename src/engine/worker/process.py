@@ -69,7 +69,8 @@ def _move_up(fd):
     if limit < hard or hard == resource.RLIM_INFINITY:
         reach, then = limit + 1, soft
     else:
-        reach, then = limit, limit - 1
+        # And one is left for what `shared` opens for a moment.
+        reach, then = limit, limit - 2
     try:
         if soft != resource.RLIM_INFINITY and soft < reach:
             resource.setrlimit(resource.RLIMIT_NOFILE, (reach, hard))
