@@ -448,6 +448,24 @@ def test_large_payloads_after_harm(place, harm, how):
     assert running_engines(engines) == [0]
 
 
+def many_arrays():
+    import numpy
+
+    return [numpy.full(2_500_000, number, dtype="u1") for number in range(35)]
+
+
+def test_more_large_payloads_at_once_than_an_engine_may_have_open_files(place):
+    place.controller()
+    few_files = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))  # noqa: E731
+    engines = place.engines(4, preexec_fn=few_files)
+    client = place.client(4)
+    for result in [client[n].apply_async(many_arrays) for n in range(4)]:
+        arrays = result.get(GENEROUS)
+        assert [array.min() == array.max() == number for number, array in enumerate(arrays)] == [True] * 35
+    assert sorted(running_engines(engines)) == [0, 1, 2, 3]
+    assert client[:].apply_async(abs, -7).get(GENEROUS) == [7] * 4
+
+
 @pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
 def test_a_payload_that_there_is_no_memory_for(place, how):
     place.controller()

@@ -103,7 +103,7 @@ class LinkKernel(BaseKernel):
         sys.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
         self.standard = streams.Standard(link, self.parents)
         self.signals.leave_user_code()
-        process.report_ready(link, self.mode, MODE == "ipyparallel" and link.passes_memory)
+        process.report_ready(link, self.mode, MODE == "ipyparallel" and settings.maps)
 
     def _adopt_identity(self):
         settings, session = self.settings, self.session

@@ -39,8 +39,6 @@ _MANY_PAGES = 4 << 20
 _PASSED = 2 << 20
 """Frames from this size on are passed on in memory of their own, which the engine and the controller need not copy."""
 _IN_MEMORY = 1 << 63
-_MOST_PASSED = 32
-"""Descriptors that go with one message."""
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
 _mmap = mmap.mmap
 
@@ -66,7 +64,8 @@ class Link:
         self._received = []
         self._large = None
         self.disowned = False
-        self.passes_memory = False
+        self.passes_memory = 0
+        """Descriptors of memory that may go with one message."""
 
     def fileno(self):
         return self._sock.fileno()
@@ -79,7 +78,7 @@ class Link:
         if size < _JOINED:
             self._outgoing.append(b"".join((_head(tag, lengths), *frames)))
         elif size >= _PASSED and self.passes_memory:
-            self._outgoing.extend(_with_memory(tag, lengths, frames))
+            self._outgoing.extend(_with_memory(tag, lengths, frames, self.passes_memory))
         else:
             self._outgoing.extend((_head(tag, lengths), *frames))
 
@@ -245,13 +244,13 @@ def _head(tag, lengths):
     return (_HEADS[n] if n < 16 else Struct("<II%dQ" % n)).pack(tag, n, *lengths)
 
 
-def _with_memory(tag, lengths, frames):
+def _with_memory(tag, lengths, frames, most):
     """A message as the buffers to be moved, large frames of it in memory."""
     memory = []
     rest = []
     for number, frame in enumerate(frames):
         copy = None
-        if lengths[number] >= _PASSED and len(memory) < _MOST_PASSED:
+        if lengths[number] >= _PASSED and len(memory) < most:
             copy = sealed(memoryview(frame))
         if copy is None:
             rest.append(frame)
