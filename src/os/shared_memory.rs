@@ -64,6 +64,11 @@ impl SharedMemory {
         Self::map(File::from(file), length, Counted::one_more())
     }
 
+    /// With it this process has more payloads than it may: whoever keeps this one copies it.
+    pub fn is_one_too_many(&self) -> bool {
+        LIVING.load(Ordering::Relaxed) > most_descriptors()
+    }
+
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.mapping().file.as_fd()
     }

@@ -139,6 +139,16 @@ impl AsRef<[u8]> for Frame {
     }
 }
 
+impl From<SharedMemory> for Frame {
+    /// Without a copy, unless this process has too much memory of this kind.
+    fn from(memory: SharedMemory) -> Self {
+        if memory.is_one_too_many() {
+            return Self::from(memory.as_ref());
+        }
+        Self(Content::Memory(Arc::new(memory)))
+    }
+}
+
 impl From<&[u8]> for Frame {
     fn from(bytes: &[u8]) -> Self {
         if bytes.len() > INLINE {

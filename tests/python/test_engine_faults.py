@@ -274,6 +274,31 @@ def change_the_recursion_limit():
     return "shallow"
 
 
+def leave_streams_that_raise():
+    import sys
+
+    class Broken:
+        def __getattr__(self, name):
+            raise SystemExit(name)
+
+    sys.stdout = sys.stderr = Broken()
+    return "left"
+
+
+def remove_the_streams():
+    import sys
+
+    del sys.stdout, sys.stderr
+    return "removed"
+
+
+def close_the_event_loop():
+    import asyncio
+
+    asyncio.get_event_loop()._selector.close()
+    return "closed"
+
+
 def die_in_a_thread():
     import threading
 
@@ -294,6 +319,9 @@ def die_in_a_thread():
         (fork_and_fail, "parent"),
         (start_processes, [1, 2]),
         (go_elsewhere, "gone"),
+        (leave_streams_that_raise, "left"),
+        (remove_the_streams, "removed"),
+        (close_the_event_loop, "closed"),
         (die_in_a_thread, "survived"),
     ],
 )
@@ -320,6 +348,151 @@ def test_harm_that_stays(place, harm, how):
         result.get(GENEROUS)
     assert client[0].apply_async(lambda: 1).get(GENEROUS) == 1
     assert sorted(running_engines(engines)) == [0, 1]
+
+
+LATE = ["TimeoutError", "OSError(110, 'timed out')", "ValueError", "KeyboardInterrupt", "SystemExit", "BaseException"]
+
+
+def leave_a_handler(of):
+    import signal
+
+    def handle(signum, frame):
+        raise eval(of)
+
+    signal.signal(signal.SIGALRM, handle)
+
+
+@pytest.mark.parametrize("raised", LATE)
+def test_an_alarm_that_comes_when_its_request_is_over(view, raised):
+    pid = view.apply_async(os.getpid).get(GENEROUS)
+    view.apply_async(leave_a_handler, raised).get(GENEROUS)
+    for _ in range(3):
+        os.kill(pid, signal.SIGALRM)
+        assert view.apply_async(abs, -7).get(GENEROUS) == 7
+
+
+def raise_alarms_all_the_time(of):
+    import signal
+
+    leave_a_handler(of)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+
+def end_alarms():
+    import signal
+
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("raised", LATE)
+def test_alarms_that_come_all_the_time(view, raised):
+    """Some requests fail of them, and each has its answer."""
+    results = [view.apply_async(raise_alarms_all_the_time, raised)]
+    for _ in range(5):
+        results += [view.apply_async(bytes, 3_000_000), view.apply_async(len, bytes(3_000_000))]
+        results += [view.execute("print('x' * 100_000)", silent=False, block=False)]
+    for result in results:
+        result.wait(GENEROUS)
+        assert result.ready()
+    calm = False
+    while not calm:
+        result = view.apply_async(end_alarms)
+        result.wait(GENEROUS)
+        calm = result.successful()
+
+
+def open_all_files():
+    import os
+
+    files = globals()["files"] = []
+    try:
+        while True:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return "opened"
+
+
+def limit_the_size_of_files():
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return "limited"
+
+
+def replace_what_large_payloads_need():
+    import fcntl
+    import mmap
+    import os
+    import struct
+    import sys
+
+    os.open = os.close = os.pwrite = os.memfd_create = fcntl.fcntl = mmap.mmap = None
+    struct.pack = struct.Struct = struct.unpack_from = sys.modules["ctypes"] = None
+    return "replaced"
+
+
+@pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
+@pytest.mark.parametrize("harm", [open_all_files, limit_the_size_of_files, replace_what_large_payloads_need])
+def test_large_payloads_after_harm(place, harm, how):
+    place.controller()
+    few_files = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))  # noqa: E731
+    engines = place.engines(1, *how, preexec_fn=few_files)
+    view = place.client(1)[0]
+    view.apply_async(harm).get(GENEROUS)
+    payload = os.urandom(5_000_000)
+    for _ in range(3):
+        assert view.apply_async(lambda x: x, payload).get(GENEROUS) == payload
+    assert running_engines(engines) == [0]
+
+
+def many_arrays():
+    import numpy
+
+    return [numpy.full(2_500_000, number, dtype="u1") for number in range(35)]
+
+
+def test_more_large_payloads_at_once_than_an_engine_may_have_open_files(place):
+    place.controller()
+    few_files = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))  # noqa: E731
+    engines = place.engines(4, preexec_fn=few_files)
+    client = place.client(4)
+    for result in [client[n].apply_async(many_arrays) for n in range(4)]:
+        arrays = result.get(GENEROUS)
+        assert [array.min() == array.max() == number for number, array in enumerate(arrays)] == [True] * 35
+    assert sorted(running_engines(engines)) == [0, 1, 2, 3]
+    assert client[:].apply_async(abs, -7).get(GENEROUS) == [7] * 4
+
+
+@pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
+def test_a_payload_that_there_is_no_memory_for(place, how):
+    place.controller()
+    engines = place.engines(1, *how)
+    view = place.client(1)[0]
+    for size in (5_000_000, 50_000_000):
+        view.apply_async(limit_memory).get(GENEROUS)
+        for _ in range(2):
+            fails(view.apply_async(len, bytes(size)), "memory|Memory")
+            fails(view.execute("len(large)", block=False), "NameError")
+        view.apply_async(allow_memory).get(GENEROUS)
+        assert view.apply_async(len, bytes(size)).get(GENEROUS) == size
+    assert running_engines(engines) == [0]
+
+
+def limit_memory():
+    import resource
+
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def allow_memory():
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 @pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])

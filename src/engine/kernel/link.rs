@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::sys::socket::MsgFlags;
 
 use crate::os::memory::room_for;
-use crate::os::shared_memory::SharedMemory;
+use crate::os::shared_memory::{SharedMemory, most_descriptors};
 use crate::transport::Frame;
 
 /// Read at once while frames are small.
@@ -27,6 +27,13 @@ const IN_MEMORY: u64 = 1 << 63;
 
 /// Descriptors that come with one message; a kernel sends no more.
 const DESCRIPTORS: usize = 32;
+
+/// As many as may come with one message of each of `engines` kernels. The system drops those that do not fit under the
+/// limit on open files.
+pub(in crate::engine) fn descriptors_of_a_message(engines: u32) -> usize {
+    let of_each = most_descriptors() / u64::from(engines.max(1));
+    usize::try_from(of_each).map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS))
+}
 
 /// Pieces that are handed to one `writev`.
 const PIECES: usize = 64;
@@ -422,7 +429,11 @@ impl Decoder {
                     let none = || io::Error::other("a frame's memory did not come along");
                     let file = self.fds.pop_front().ok_or_else(none)?;
                     let memory = SharedMemory::received(file, *length)?;
-                    partial.frames.push(LinkFrame::Memory(memory));
+                    partial.frames.push(if memory.is_one_too_many() {
+                        LinkFrame::Bytes(memory.as_ref().to_vec())
+                    } else {
+                        LinkFrame::Memory(memory)
+                    });
                 }
                 None => break,
             }

@@ -19,8 +19,8 @@ from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
 from . import process, shared, streams
-from .link import APPLY, DONE, EXIT, MAPPED, REPLY, REQUEST
-from .messages import OK, ApplyMessage, MissingPackage, dump, error_content, load, load_header, request
+from .link import APPLY, DONE, EXIT, MAPPED, REPLY, REQUEST, TOO_LARGE
+from .messages import OK, ApplyMessage, MissingPackage, dump, error_content, load, load_header, request, text_of
 from .session import IOPubChannel, LinkSession, ReplyChannel
 from .signals import NO_SIGNALS, Signals
 
@@ -57,7 +57,7 @@ class LinkKernel(BaseKernel):
         super().__init__(session=LinkSession(), iopub_socket=IOPubChannel(), log=process.kernel_logger(), **kwargs)
         self.shell_channel_thread = MainThread()
         self.control_handlers.setdefault("clear_request", self.clear_request)
-        self._tasks = set()
+        self._tasks = {}
         self._apply_message = ApplyMessage()
         self._parent_is_apply = False
         self.session.apply_header = self._apply_message["header"]
@@ -95,14 +95,15 @@ class LinkKernel(BaseKernel):
         self.link = link
         self.settings = settings
         self.parents = streams.Parents()
-        self.signals = Signals(stop=self._stop_from_signal)
+        self.signals = Signals(self.log.warning, stop=self._stop_from_signal)
         self._adopt_identity()
         self._new_loop()
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
         self.loop.run_until_complete(self._start_up_in_loop())
         sys.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
         self.standard = streams.Standard(link, self.parents)
-        process.report_ready(link, self.mode, MODE == "ipyparallel" and link.passes_memory)
+        self.signals.leave_user_code()
+        process.report_ready(link, self.mode, MODE == "ipyparallel" and settings.maps)
 
     def _adopt_identity(self):
         settings, session = self.settings, self.session
@@ -140,22 +141,34 @@ class LinkKernel(BaseKernel):
     def serve(self):
         """Serve requests until the engine says so, a shutdown_request comes, or a cell calls exit."""
         while True:
-            self.loop.add_reader(self.link.fileno(), self._on_readable)
             try:
+                self.loop.add_reader(self.link.fileno(), self._on_readable)
                 self.loop.run_forever()
                 if self._is_to_end():
                     return
                 self.log.warning("user code stopped the event loop: it goes on")
-            except (KeyboardInterrupt, SystemExit):
-                # Of a background task of user code, or of SIGTERM.
+            except BaseException as error:
                 if self.signals.ending:
                     return
-            except OSError:
-                # User code closed the loop's descriptors. They may be somebody else's by now: the old loop is kept,
-                # so that nothing of it is ever closed.
-                self._lost_loops.append(self.loop)
-                self.log.warning("the event loop was lost: user code closed its descriptors")
-                self._new_loop()
+                self._on_loop_failure(error)
+
+    def _on_loop_failure(self, error):
+        """No code of the kernel fails here. A background task of user code may exit, or a handler of a signal raise while
+        a cell awaits, and the loop goes on; it cannot where user code has closed its descriptors."""
+        try:
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+            return
+        except (KeyboardInterrupt, SystemExit, TimeoutError):
+            return
+        except BaseException:
+            self.log.warning("the event loop was lost: user code broke it (%s: %s)", type(error).__name__, text_of(error))
+        # Its descriptors may be somebody else's by now: it is kept, so that nothing of it is ever closed.
+        self._lost_loops.append(self.loop)
+        self._new_loop()
+        unfinished, self._tasks = self._tasks, {}
+        for message in unfinished.values():
+            self._fail(message, error)
 
     def _is_to_end(self):
         """Whether the engine, a SIGTERM, a cell's `exit` or a shutdown_request has stopped the loop."""
@@ -181,7 +194,10 @@ class LinkKernel(BaseKernel):
         while True:
             message = link.next()
             if message is not None:
-                self._dispatch(*message)
+                try:
+                    self._dispatch(*message)
+                except BaseException as error:
+                    self._fail(_request_of(*message), error)
             elif link.partial:
                 link.receive()
             else:
@@ -192,7 +208,7 @@ class LinkKernel(BaseKernel):
         self._kept = shared.mapped()
         if tag == APPLY:
             if self._turn.locked():
-                self._create_task(self._apply_in_turn(frames))
+                self._create_task(self._apply_in_turn(frames), _request_of(tag, frames))
             else:
                 self._context.run(self._apply, frames)
         elif tag == REQUEST:
@@ -202,24 +218,27 @@ class LinkKernel(BaseKernel):
         elif tag == EXIT:
             self._told_to_end = True
             self.loop.stop()
+        elif tag == TOO_LARGE:
+            raise MemoryError("no memory for this request")
 
     def _dispatch_mapped(self, where, frames):
-        try:
-            frames = shared.with_shared(where["places"], frames)
-        except OSError as error:
-            self._create_task(self._refuse(request(frames[0], {}, {}, {}, []), error))
-        else:
-            self._dispatch(APPLY, frames)
+        self._dispatch(APPLY, shared.with_shared(where["places"], frames))
 
-    def _create_task(self, coroutine, context=None):
+    def _create_task(self, coroutine, message=None, context=None):
         """Run a request's handler. All share one context, so that variables set by one are seen by the next."""
         context = context or self._context
         if _TASKS_TAKE_CONTEXT:
             task = self.loop.create_task(coroutine, context=context)
         else:
             task = context.run(self.loop.create_task, coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = message
+        task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task):
+        message = self._tasks.pop(task, None)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and message is not None:
+            self._fail(message, error)
 
     def _begin(self, message):
         raw_header = message.raw_header
@@ -304,18 +323,13 @@ class LinkKernel(BaseKernel):
     # everything else
 
     def _on_request(self, channel, raw_header, parent_header, metadata, content, buffers):
-        try:
-            message = request(raw_header, load(parent_header), load(metadata), load(content), buffers)
-        except ValueError as error:
-            message = request(raw_header, {}, {}, {}, [])
-            self._create_task(self._refuse(message, error))
-            return
+        message = request(raw_header, load(parent_header), load(metadata), load(content), buffers)
         if channel == b"control":
-            self._create_task(self._handle_control(message))
+            self._create_task(self._handle_control(message), message)
         elif message["msg_type"] in _COMM and self._turn.locked():
-            self._create_task(self._handle_comm_meanwhile(message), self._context.copy())
+            self._create_task(self._handle_comm_meanwhile(message), message, self._context.copy())
         else:
-            self._create_task(self._handle_shell(message))
+            self._create_task(self._handle_shell(message), message)
 
     async def _handle_shell(self, message):
         async with self._turn:
@@ -338,9 +352,14 @@ class LinkKernel(BaseKernel):
         self._parent_is_apply = False
         self._done(message)
 
-    async def _refuse(self, message, error):
-        self._reply_error(ReplyChannel(message["msg_id"]), message, error)
-        self._done(message)
+    def _fail(self, message, error):
+        """Answer a request whose handling failed. Where it was answered before that, the engine takes no second answer."""
+        try:
+            self._reply_error(ReplyChannel(message["msg_id"]), message, error)
+        finally:
+            if self.parents.current == message.raw_header:
+                self.parents.current = self.session.current_header = None
+            self._done(message)
 
     def _done(self, message):
         self.standard.settle()
@@ -390,6 +409,13 @@ class LinkKernel(BaseKernel):
         # Of now; the engine knows when the request began.
         metadata.pop("started", None)
         return metadata
+
+
+def _request_of(tag, frames):
+    """The request that a message is, as far as an answer needs it."""
+    if tag == TOO_LARGE:
+        tag, *frames = frames
+    return request(bytes(frames[0] if tag == APPLY else frames[1]), {}, {}, {}, [])
 
 
 def _writable(buffers):

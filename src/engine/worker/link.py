@@ -8,22 +8,28 @@ call has not happened.
 
 import mmap
 import os
-import struct
 import sys
 import threading
 from contextlib import suppress
+from errno import EBADF, ENOTSOCK
 from operator import itemgetter
+from select import poll
 from socket import SCM_RIGHTS, SOL_SOCKET
+from struct import Struct, pack, unpack_from
 
 from .shared import sealed
 
 CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
+TOO_LARGE = 0
+"""In place of a message that there was no memory for: its tag, and its frames, None for those that were not kept."""
 PRELOAD, FORK, SIGNAL = 201, 202, 203
 WARM, FORKED, EXITED, ERROR = 301, 302, 303, 304
 
 _CHUNK = 65536
 _IOV_MAX = 1024
+_LITTLE = 512
+"""Python has memory for objects of this size at hand when the system has none left for it."""
 _JOINED = 8192
 """Messages below this size leave as one buffer: that costs less than a list of them."""
 _COPIED = 4096
@@ -34,12 +40,11 @@ _MANY_PAGES = 4 << 20
 _PASSED = 2 << 20
 """Frames from this size on are passed on in memory of their own, which the engine and the controller need not copy."""
 _IN_MEMORY = 1 << 63
-_MOST_PASSED = 32
-"""Descriptors that go with one message."""
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
+_mmap = mmap.mmap
 
-_PREFIX = struct.Struct("<II")
-_HEADS = [struct.Struct("<II%dQ" % n) for n in range(16)]
+_PREFIX = Struct("<II")
+_HEADS = [Struct("<II%dQ" % n) for n in range(16)]
 _first = itemgetter(0)
 
 
@@ -60,7 +65,8 @@ class Link:
         self._received = []
         self._large = None
         self.disowned = False
-        self.passes_memory = False
+        self.passes_memory = 0
+        """Descriptors of memory that may go with one message."""
 
     def fileno(self):
         return self._sock.fileno()
@@ -73,7 +79,7 @@ class Link:
         if size < _JOINED:
             self._outgoing.append(b"".join((_head(tag, lengths), *frames)))
         elif size >= _PASSED and self.passes_memory:
-            self._outgoing.extend(_with_memory(tag, lengths, frames))
+            self._outgoing.extend(_with_memory(tag, lengths, frames, self.passes_memory))
         else:
             self._outgoing.extend((_head(tag, lengths), *frames))
 
@@ -98,8 +104,20 @@ class Link:
                         queue[0].extend(map(self._sendmsg, ([queue[1]],), (queue[1].rights(),)))
                     else:
                         queue[0].extend(map(self._sendmsg, (_alone(queue),)))
-        except OSError:
+        except OSError as error:
+            if not self._is_over(error):
+                raise
             self._ended()
+
+    def _is_over(self, error):
+        """Whether an error is of the socket, and not of a signal handler of user code: TimeoutError is an OSError, too."""
+        if error.errno is None:
+            return False
+        if error.errno in (EBADF, ENOTSOCK):
+            return True
+        looking = poll()
+        looking.register(self._sock, 0)
+        return bool(looking.poll(0))
 
     def _is_interrupted(self):
         """Whether the owner of the lock, which is this thread, is still at work in `flush`.
@@ -126,10 +144,15 @@ class Link:
                     if not queue[0][-1]:
                         self._ended()
             else:
-                self._received.extend(map(self._recv, (_CHUNK,)))
+                try:
+                    self._received.extend(map(self._recv, (_CHUNK,)))
+                except MemoryError:
+                    self._received.extend(map(self._recv, (_LITTLE,)))
                 if not self._received[-1]:
                     self._ended()
-        except OSError:
+        except OSError as error:
+            if not self._is_over(error):
+                raise
             self._ended()
 
     def next(self):
@@ -149,7 +172,7 @@ class Link:
         start = 8 + 8 * n
         if size < start:
             return None
-        lengths = struct.unpack_from("<%dQ" % n, data, 8)
+        lengths = unpack_from("<%dQ" % n, data, 8)
         end = start + sum(lengths)
         if end > size:
             if end > _CHUNK:
@@ -174,11 +197,14 @@ class Link:
         """Have the rest of a message received in place: into one buffer per frame, so that arrays are aligned."""
         frames = [_room(length) for length in lengths]
         views = []
-        for frame in frames:
-            part = data[start : start + len(frame)]
+        for frame, length in zip(frames, lengths):
+            part = data[start : start + length]
             start += len(part)
+            if frame is None:
+                views.extend(_nowhere(length - len(part)))
+                continue
             frame[: len(part)] = part
-            if len(part) < len(frame):
+            if len(part) < length:
                 views.append(memoryview(frame)[len(part) :])
         self._large = (tag, frames, [[], *views])
 
@@ -190,6 +216,8 @@ class Link:
         # The part that came with the message's head was copied; it is dropped before anything else is received.
         self._received.clear()
         self._large = None
+        if None in frames:
+            return TOO_LARGE, [tag, *frames]
         return tag, [bytes(f) if len(f) < _COPIED else memoryview(f) for f in frames]
 
     @property
@@ -209,21 +237,21 @@ class _Accompanied(bytes):
     """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes."""
 
     def rights(self):
-        return [(SOL_SOCKET, SCM_RIGHTS, struct.pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
+        return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
 
 
 def _head(tag, lengths):
     n = len(lengths)
-    return (_HEADS[n] if n < 16 else struct.Struct("<II%dQ" % n)).pack(tag, n, *lengths)
+    return (_HEADS[n] if n < 16 else Struct("<II%dQ" % n)).pack(tag, n, *lengths)
 
 
-def _with_memory(tag, lengths, frames):
+def _with_memory(tag, lengths, frames, most):
     """A message as the buffers to be moved, large frames of it in memory."""
     memory = []
     rest = []
     for number, frame in enumerate(frames):
         copy = None
-        if lengths[number] >= _PASSED and len(memory) < _MOST_PASSED:
+        if lengths[number] >= _PASSED and len(memory) < most:
             copy = sealed(memoryview(frame))
         if copy is None:
             rest.append(frame)
@@ -247,14 +275,28 @@ def _alone(queue):
 
 
 def _room(length):
-    """A buffer for a frame, in large pages where the system has them: to fill small ones costs five times as much."""
-    if length < _MANY_PAGES or _MADV_HUGEPAGE is None:
-        return bytearray(length)
-    room = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """A buffer for a frame, in large pages where the system has them: to fill small ones costs five times as much.
+
+    None where there is no memory for it, as under a limit that user code has set.
+    """
+    try:
+        if length < _MANY_PAGES or _MADV_HUGEPAGE is None:
+            return bytearray(length)
+        room = _mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (MemoryError, OSError):
+        return None
     with suppress(OSError):
         # Refused by a system without them.
         room.madvise(_MADV_HUGEPAGE)
     return room
+
+
+def _nowhere(length):
+    """Buffers that so many bytes are received into to be dropped: the same one over and over."""
+    scratch = memoryview(bytearray(min(length, _CHUNK)))
+    while length > 0:
+        yield scratch[:length]
+        length -= len(scratch)
 
 
 def _flat(buffer):

@@ -25,7 +25,7 @@ class Settings:
     engine_id, engine_uuid; config: traitlets configuration {Class: {trait: value}}; exec_lines, exec_files: start-up
     code; mpi_init: code run before them, which must not fail, or null; work_dir; env {name: value, null to unset}; profile_dir and
     ipython_dir; session {key, signature_scheme} for bind_kernel's connection file; shared_memory: the path of some memory
-    of the engine's, or null.
+    of the engine's, or null; descriptors: of such memory that may go with one message.
     """
 
     def __init__(self, values):
@@ -41,6 +41,9 @@ class Settings:
         self.ipython_dir = values.get("ipython_dir")
         self.session = values.get("session") or {}
         self.shared_memory = values.get("shared_memory")
+        self.descriptors = values.get("descriptors", 32)
+        self.maps = False
+        """Whether this process can map the engine's memory."""
 
     def init_mpi(self, namespace):
         """Become a part of the MPI job. A kernel that cannot is none."""
@@ -69,7 +72,8 @@ def _move_up(fd):
     if limit < hard or hard == resource.RLIM_INFINITY:
         reach, then = limit + 1, soft
     else:
-        reach, then = limit, limit - 1
+        # And one is left for what `shared` opens for a moment.
+        reach, then = limit, limit - 2
     try:
         if soft != resource.RLIM_INFINITY and soft < reach:
             resource.setrlimit(resource.RLIMIT_NOFILE, (reach, hard))
@@ -101,7 +105,8 @@ def receive_settings(link):
     if tag != CONFIGURE:
         raise RuntimeError("the first message of a kernel is CONFIGURE, not %d" % tag)
     settings = Settings(load(frames[0]))
-    link.passes_memory = can_map(settings.shared_memory)
+    settings.maps = can_map(settings.shared_memory)
+    link.passes_memory = settings.descriptors if settings.maps else 0
     update_environment(settings.env)
     if settings.ipython_dir:
         os.environ["IPYTHONDIR"] = settings.ipython_dir

@@ -16,7 +16,8 @@ class SerialKernel:
 
     def __init__(self):
         self.parents = streams.Parents()
-        self.signals = Signals()
+        self.log = process.kernel_logger()
+        self.signals = Signals(self.log.warning)
         self.ending = False
 
     def start_up(self):

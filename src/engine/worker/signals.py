@@ -3,10 +3,14 @@
 import os
 import signal
 from contextlib import contextmanager
-from _signal import default_int_handler, signal as set_handler  # The one of `signal` makes enums: 5 us per request.
+from _signal import default_int_handler, getsignal, signal as set_handler  # Those of `signal` make enums: 5 us each.
+
+from .messages import text_of
 
 _SIGINT = int(signal.SIGINT)
 _TERMINATE = {signal.SIGTERM}
+_OTHERS = tuple(int(s) for s in signal.Signals if s < 32 and s not in (signal.SIGINT, signal.SIGKILL, signal.SIGSTOP))
+_TRIES = 5
 
 
 class Signals:
@@ -14,17 +18,26 @@ class Signals:
 
     While user code runs, SIGINT has Python's own handler, as in ipykernel: a traceback ends at the user's line, and
     libraries that look at the handler find what they know.
+
+    Handlers that user code has left behind are called at any time, but what they raise, they raise in user code: an alarm
+    that comes too late ends nothing but itself.
     """
 
-    def __init__(self, stop=None):
+    def __init__(self, warn, stop=None):
         self.in_user_code = False
         self.ending = False
+        self._warn = warn
         self._stop = stop
         """Wakes the event loop for its end; None where there is none."""
+        self._own = ()
+        """Handlers of the other signals as they are without user code."""
+        self._guards = {}
+        """{signal: (handler of user code, what stands in for it outside of user code)}"""
 
     def install(self):
         set_handler(_SIGINT, _ignore)
         signal.signal(signal.SIGTERM, self._on_terminate)
+        self._own = tuple(map(getsignal, _OTHERS))
         os.register_at_fork(
             before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATE),
             after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATE),
@@ -42,18 +55,54 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATE)
 
     def enter_user_code(self):
-        """From here on a SIGINT raises."""
+        """From here on a signal may raise."""
         self.in_user_code = True
         set_handler(_SIGINT, default_int_handler)
+        if self._guards:
+            for number, (handler, guard) in self._guards.items():
+                if getsignal(number) is guard:
+                    set_handler(number, handler)
 
     def leave_user_code(self):
-        """From here on a SIGINT does nothing, whatever handler the user's code has left."""
+        """From here on none does, whatever handlers the user's code has left."""
         self.in_user_code = False
-        try:
-            set_handler(_SIGINT, _ignore)
-        except KeyboardInterrupt:
-            # One that came just now is too late, and has kept the handler from being set.
-            set_handler(_SIGINT, _ignore)
+        for _ in range(_TRIES):
+            try:
+                set_handler(_SIGINT, _ignore)
+                handlers = tuple(map(getsignal, _OTHERS))
+                if self._guards or handlers != self._own:
+                    self._guard(handlers)
+                return
+            except BaseException:
+                # Of a signal that came just now: it is too late, and has kept the rest from being done.
+                continue
+
+    def _guard(self, handlers):
+        guards = {}
+        for number, handler, own in zip(_OTHERS, handlers, self._own):
+            if handler is own or not callable(handler):
+                continue
+            known = self._guards.get(number)
+            if known is None or handler not in known:
+                known = (handler, self._guarding(handler))
+            set_handler(number, known[1])
+            guards[number] = known
+        self._guards = guards
+
+    def _guarding(self, handler):
+        raised = False
+
+        def guard(signum, frame):
+            nonlocal raised
+            try:
+                handler(signum, frame)
+            except BaseException as error:
+                if not raised:
+                    raised = True
+                    name = type(error).__name__
+                    self._warn("a handler of signal %d raised when no request ran: %s: %s", signum, name, text_of(error))
+
+        return guard
 
     @contextmanager
     def cancelling(self, cancel):

@@ -138,16 +138,16 @@ class Standard:
 
     def settle(self):
         """After a request: flush what user code has put in place of a stream, or take back one that is broken."""
-        if sys.stdout is not self.stdout and not _flushes(sys.stdout):
-            sys.stdout = self.stdout
-        if sys.stderr is not self.stderr and not _flushes(sys.stderr):
-            sys.stderr = self.stderr
+        for name, own in (("stdout", self.stdout), ("stderr", self.stderr)):
+            stream = getattr(sys, name, None)
+            if stream is not own and not _flushes(stream):
+                setattr(sys, name, own)
 
 
 def _flushes(stream):
     try:
         stream.flush()
-    except Exception:
+        return not getattr(stream, "closed", False)
+    except BaseException:
         # None, closed, or no stream at all.
         return False
-    return not getattr(stream, "closed", False)

@@ -8,7 +8,7 @@ use super::sending::object;
 use super::{Entries, GRACE, Serving, State, TIME_TO_EXIT};
 use crate::engine::engine_thread::requests::{Request, is_comm};
 use crate::engine::heart::HeartMail;
-use crate::engine::kernel::link::Received;
+use crate::engine::kernel::link::{Received, descriptors_of_a_message};
 use crate::engine::kernel::messages::{ExitStatus, FromKernel, KernelInfo, to_kernel};
 use crate::engine::mail::{Ending, HostMail, Killed};
 use crate::engine::outputs::Stream;
@@ -32,6 +32,7 @@ impl Serving {
             "profile_dir": kernel.profile_dir,
             "ipython_dir": kernel.ipython_dir,
             "shared_memory": self.sample,
+            "descriptors": descriptors_of_a_message(self.config.count),
             "session": {
                 "key": self.config.connection.common.key,
                 "signature_scheme": self.config.connection.common.signature_scheme,
