@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::os::memory::room_for;
 use crate::os::shared_memory::SharedMemory;
 use crate::protocol::Identity;
 
@@ -99,6 +100,18 @@ impl Frame {
             Content::Memory(memory) => Bytes::from_owner(Mapped(memory.clone())),
             _ => Bytes::copy_from_slice(self),
         }
+    }
+
+    /// Memory that has come from another process. It is copied where this one has so many payloads that it would have no
+    /// descriptors left for the next ones.
+    pub fn received(memory: SharedMemory) -> Self {
+        if memory.is_too_many() {
+            let bytes = memory.as_ref();
+            let mut copy = room_for(bytes.len());
+            copy.extend_from_slice(bytes);
+            return Self::from(copy);
+        }
+        Self::from(Arc::new(memory))
     }
 
     /// The memory in which it lies, if other processes can have it too.
