@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde_json::{Map, Value};
 
 use super::mail::HubMail;
+use crate::os::process::await_end_of_child;
 use crate::protocol::RemoteError;
 use crate::transport::Sender;
 
@@ -137,10 +137,8 @@ fn listen(stdout: ChildStdout, notes: &Notes<Note>) {
     let _ = notes.send(Note::Silent);
 }
 
-/// Leaves the process to be waited for, so that its number remains its own.
 fn await_end(pid: Pid, notes: &Notes<Note>) {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    while waitid(Id::Pid(pid), flags) == Err(nix::errno::Errno::EINTR) {}
+    await_end_of_child(pid);
     let _ = notes.send(Note::Ended);
 }
 

@@ -106,7 +106,7 @@ pub struct EngineHost {
     inbox: UnboundedReceiver<HostMail>,
     hearts: Sender<HeartMail>,
     post: Option<PostBox>,
-    /// By which kernels find out whether they can map memory of this process.
+    /// By which kernels find out whether they can map memory of this process: they know what it holds.
     sample: Option<SharedMemory>,
     threads: Vec<JoinHandle<()>>,
     engines: HashMap<Rank, RunningEngine>,

@@ -8,6 +8,7 @@
 const LARGE: usize = 32 << 20;
 
 /// Room from which on large pages are worth asking for: a few of them, whatever the alignment.
+#[cfg(target_os = "linux")]
 const MANY_PAGES: usize = 4 << 20;
 
 /// An empty vector with room for a payload, in large pages where the system has them. To fill memory that is fresh from

@@ -1,6 +1,7 @@
 //! This machine: private files, processes and who they are, limits, memory, names and addresses, the log, Python.
 
 pub mod appear;
+pub mod descriptors;
 pub mod files;
 pub mod folder_watch;
 pub mod hang_up;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -139,9 +138,24 @@ pub async fn child_ended(pid: Pid) {
         let _ = fd.readable().await;
         return;
     }
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    let wait = move || while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {};
-    let _ = tokio::task::spawn_blocking(wait).await;
+    let _ = tokio::task::spawn_blocking(move || await_end_of_child(pid)).await;
+}
+
+/// Waits until a child has ended, and leaves it to be waited for, so that its number remains its own. (nix has no
+/// `waitid` on macOS.)
+pub fn await_end_of_child(pid: Pid) {
+    use nix::libc;
+    let flags = libc::WEXITED | libc::WNOWAIT;
+    loop {
+        // SAFETY: it consists of numbers and pointers that may be null.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the system writes to `info` and to nothing else.
+        let result =
+            unsafe { libc::waitid(libc::P_PID, pid.as_raw() as libc::id_t, &mut info, flags) };
+        if result == 0 || Errno::last() != Errno::EINTR {
+            return;
+        }
+    }
 }
 
 /// A descriptor that becomes readable when the process ends (pidfd_open(2), Linux 5.3).
@@ -293,7 +307,7 @@ fn start_of(pid: i32) -> Option<StartTime> {
     if pid <= 0 {
         return None;
     }
-    let size = std::mem::size_of::<libc::proc_bsdinfo>();
+    let size = size_of::<libc::proc_bsdinfo>();
     let mut info = std::mem::MaybeUninit::<libc::proc_bsdinfo>::zeroed();
     // SAFETY: the buffer is as large as the size that is passed, and all-zero is a valid proc_bsdinfo.
     let info = unsafe {

@@ -38,7 +38,7 @@ fn all_pids() -> Vec<i32> {
     let count = unsafe { libc::proc_listallpids(std::ptr::null_mut(), 0) };
     // Some may start between the two calls.
     let mut pids = vec![0_i32; usize::try_from(count).unwrap_or(0) + 64];
-    let size = i32::try_from(std::mem::size_of_val(pids.as_slice())).unwrap_or(0);
+    let size = i32::try_from(size_of_val(pids.as_slice())).unwrap_or(0);
     // SAFETY: the buffer is as large as the size that is passed, in bytes.
     let filled = unsafe { libc::proc_listallpids(pids.as_mut_ptr().cast(), size) };
     pids.truncate(usize::try_from(filled).unwrap_or(0));

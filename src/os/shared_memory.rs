@@ -42,7 +42,7 @@ struct Mapping {
     file: File,
     first: NonNull<u8>,
     length: usize,
-    _counted: Counted,
+    counted: Counted,
 }
 
 // SAFETY: the memory is sealed: everybody only reads it.
@@ -55,22 +55,34 @@ impl SharedMemory {
     pub fn holding(bytes: &[u8]) -> io::Result<Self> {
         let mut memory = Unsealed::new()?;
         memory.write(bytes)?;
-        memory.seal()
+        memory.seal().map_err(|(_, error)| error)
     }
 
     /// Memory of another process, of which `length` bytes are meant. An error if it is not sealed, and so could change or
     /// vanish while it is read.
     pub fn received(file: OwnedFd, length: usize) -> io::Result<Self> {
-        Self::map(File::from(file), length, Counted::one_more())
-    }
-
-    /// With it this process has more payloads than it may: whoever keeps this one copies it.
-    pub fn is_one_too_many(&self) -> bool {
-        LIVING.load(Ordering::Relaxed) > most_descriptors()
+        let (file, mut counted) = (File::from(file), Counted::one_more());
+        system::check(&file, length)?;
+        counted.set_bytes(length);
+        let first = system::map(&file, length)?;
+        let mapping = Mapping {
+            file,
+            first,
+            length,
+            counted,
+        };
+        Ok(Self {
+            mapping: Some(mapping),
+        })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.mapping().file.as_fd()
+    }
+
+    /// To keep it would take a descriptor that others need.
+    pub fn is_too_many(&self) -> bool {
+        self.mapping().counted.is_too_many()
     }
 
     /// By which other processes of the user can open it as long as it lives.
@@ -90,21 +102,6 @@ impl SharedMemory {
 
     fn mapping(&self) -> &Mapping {
         self.mapping.as_ref().expect("it is not dropped")
-    }
-
-    fn map(file: File, length: usize, mut counted: Counted) -> io::Result<Self> {
-        system::check(&file, length)?;
-        counted.set_bytes(length);
-        let first = system::map(&file, length)?;
-        let mapping = Mapping {
-            file,
-            first,
-            length,
-            _counted: counted,
-        };
-        Ok(Self {
-            mapping: Some(mapping),
-        })
     }
 }
 
@@ -160,7 +157,7 @@ impl Unsealed {
     /// An error where the system has no such memory, or this process has enough of it.
     pub fn new() -> io::Result<Self> {
         let counted = Counted::one_more();
-        if counted.all > most_descriptors() {
+        if counted.is_too_many() {
             return Err(io::Error::other("there is enough shared memory"));
         }
         Ok(Self {
@@ -192,9 +189,23 @@ impl Unsealed {
         Ok(bytes)
     }
 
-    pub fn seal(self) -> io::Result<SharedMemory> {
-        system::seal(&self.file)?;
-        SharedMemory::map(self.file, self.length, self.counted)
+    /// Gives back what cannot be sealed: some systems cannot at all, and any can be short of address space or find a page
+    /// in use.
+    pub fn seal(self) -> Result<SharedMemory, (Self, io::Error)> {
+        let sealed = system::seal(&self.file);
+        let first = match sealed.and_then(|()| system::map(&self.file, self.length)) {
+            Ok(first) => first,
+            Err(error) => return Err((self, error)),
+        };
+        let mapping = Mapping {
+            file: self.file,
+            first,
+            length: self.length,
+            counted: self.counted,
+        };
+        Ok(SharedMemory {
+            mapping: Some(mapping),
+        })
     }
 }
 
@@ -210,6 +221,10 @@ impl Counted {
     fn one_more() -> Self {
         let all = LIVING.fetch_add(1, Ordering::Relaxed) + 1;
         Self { all, bytes: 0 }
+    }
+
+    fn is_too_many(&self) -> bool {
+        self.all > most_descriptors()
     }
 
     fn set_bytes(&mut self, bytes: usize) {
@@ -345,6 +360,18 @@ mod tests {
         let there = SharedMemory::received(memory.fd().try_clone_to_owned().unwrap(), 6).unwrap();
         drop(memory);
         assert_eq!(there.as_ref(), b"first ");
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_not_lost() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let mut memory = Unsealed::new().unwrap();
+        memory.write(b"bytes").unwrap();
+        let (length, flags) = (5.try_into().unwrap(), MapFlags::MAP_SHARED);
+        // SAFETY: a new mapping, which nobody uses.
+        unsafe { mmap(None, length, ProtFlags::PROT_WRITE, flags, &memory.file, 0) }.unwrap();
+        let (memory, _) = memory.seal().unwrap_err();
+        assert_eq!(memory.read().unwrap(), b"bytes");
     }
 
     #[test]

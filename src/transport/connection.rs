@@ -303,6 +303,10 @@ impl Connection {
                 State::Open
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => State::Open,
+            // What came along could not be taken in.
+            Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                State::Refused(Violation::Memory(error.to_string()))
+            }
             Err(_) => State::Ended,
         }
     }

@@ -1,9 +1,9 @@
 //! Where sockets listen and what they connect to, in ZeroMQ's spelling.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use mio::Interest;
@@ -11,12 +11,9 @@ use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Registry, Token};
 use nix::libc;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use super::nearby::{self, Names};
-
-/// Descriptors that come with one message of a Unix socket; more are not sent at once.
-const DESCRIPTORS: usize = 4;
+use crate::os::descriptors;
 
 /// What a socket connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,27 +234,16 @@ impl Stream {
             let count = io::Read::read(self, bytes)?;
             return Ok((count, count == bytes.len()));
         }
-        let (before, room) = (descriptors.len(), bytes.len());
-        let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
-        let mut into = [IoSliceMut::new(bytes)];
-        let received = recvmsg::<()>(self.fd(), &mut into, Some(&mut space), CLOSE_ON_EXEC)?;
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(got) = message {
-                // SAFETY: they have just been received, and are nobody else's.
-                descriptors.extend(got.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
-            }
-        }
+        let before = descriptors.len();
+        let count = descriptors::receive(self.as_fd(), bytes, descriptors)?;
         // After bytes that something comes along with, the system stops.
-        let may_have_more = received.bytes == room || descriptors.len() > before;
-        Ok((received.bytes, may_have_more))
+        let may_have_more = count == bytes.len() || descriptors.len() > before;
+        Ok((count, may_have_more))
     }
 
     /// Writes once; the descriptor goes along with the first byte.
     pub(super) fn send_with(&mut self, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
-        let bytes = [IoSlice::new(bytes)];
-        let rights = [ControlMessage::ScmRights(&[fd.as_raw_fd()])];
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        Ok(sendmsg::<()>(self.fd(), &bytes, &rights, flags, None)?)
+        descriptors::send(self.as_fd(), bytes, &[fd.as_raw_fd()])
     }
 
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -268,12 +254,6 @@ impl Stream {
         }
     }
 }
-
-#[cfg(target_os = "linux")]
-const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
-/// Elsewhere no descriptors are passed on.
-#[cfg(not(target_os = "linux"))]
-const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {

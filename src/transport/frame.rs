@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::os::memory::room_for;
 use crate::os::shared_memory::SharedMemory;
 use crate::protocol::Identity;
 
@@ -101,6 +102,18 @@ impl Frame {
         }
     }
 
+    /// Memory that has come from another process. It is copied where this one has so many payloads that it would have no
+    /// descriptors left for the next ones.
+    pub fn received(memory: SharedMemory) -> Self {
+        if memory.is_too_many() {
+            let bytes = memory.as_ref();
+            let mut copy = room_for(bytes.len());
+            copy.extend_from_slice(bytes);
+            return Self::from(copy);
+        }
+        Self::from(Arc::new(memory))
+    }
+
     /// The memory in which it lies, if other processes can have it too.
     pub fn memory(&self) -> Option<&Arc<SharedMemory>> {
         match &self.0 {
@@ -136,16 +149,6 @@ impl Deref for Frame {
 impl AsRef<[u8]> for Frame {
     fn as_ref(&self) -> &[u8] {
         self
-    }
-}
-
-impl From<SharedMemory> for Frame {
-    /// Without a copy, unless this process has too much memory of this kind.
-    fn from(memory: SharedMemory) -> Self {
-        if memory.is_one_too_many() {
-            return Self::from(memory.as_ref());
-        }
-        Self(Content::Memory(Arc::new(memory)))
     }
 }
 

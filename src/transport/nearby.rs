@@ -5,15 +5,15 @@
 //! of this program and of the same user. Whoever knows no key, or is elsewhere, in a container or behind a tunnel,
 //! finds none, and goes by the network.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 
 /// Says what such sockets are called. Cloning is cheap.
 #[derive(Clone)]
 pub(super) struct Names {
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "there is nothing to name")
+    )]
     key: Arc<[u8]>,
 }
 
@@ -24,9 +24,11 @@ impl Names {
 
     /// Under which somebody who listens on `address` can be found; the first is the one to listen on.
     #[cfg(target_os = "linux")]
-    pub(super) fn of(&self, address: SocketAddr) -> [String; 2] {
+    pub(super) fn of(&self, address: std::net::SocketAddr) -> [String; 2] {
+        use hmac::{Hmac, KeyInit, Mac};
         let named = |host: &str| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("any length will do");
+            let mut mac =
+                Hmac::<sha2::Sha256>::new_from_slice(&self.key).expect("any length will do");
             mac.update(format!("{host} {}", address.port()).as_bytes());
             let digest = mac.finalize().into_bytes();
             let digits = digest[..16].iter().map(|byte| format!("{byte:02x}"));
@@ -56,7 +58,7 @@ pub(super) use elsewhere::{accept, connect, listen};
 #[cfg(target_os = "linux")]
 mod linux {
     use std::io;
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, SocketAddr};
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr as UnixAddress;
 
@@ -64,6 +66,7 @@ mod linux {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
     use super::Names;
+    use crate::os::Host;
 
     /// Listens for those of this machine who want to connect to `address`.
     pub(in crate::transport) fn listen(
@@ -76,10 +79,16 @@ mod linux {
 
     /// A connection to whoever listens for this address on this machine.
     pub(in crate::transport) fn connect(names: &Names, address: SocketAddr) -> Option<UnixStream> {
-        let name = |name| UnixAddress::from_abstract_name(name).ok();
-        let mut addresses = names.of(address).into_iter().filter_map(name);
-        let stream = addresses.find_map(|it| UnixStream::connect_addr(&it).ok())?;
+        let to = |name| UnixStream::connect_addr(&UnixAddress::from_abstract_name(name).ok()?).ok();
+        let [own, any] = names.of(address);
+        // A controller of the same key may listen at the same port of another machine, and be the one that is meant.
+        let stream = to(own).or_else(|| is_here(address.ip()).then(|| to(any)).flatten())?;
         is_ours(&stream).then_some(stream)
+    }
+
+    fn is_here(ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_unspecified() || ip.is_loopback() || Host::this().has(ip)
     }
 
     /// One that has come, if it is from a process of this user.

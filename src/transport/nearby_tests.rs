@@ -2,6 +2,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
 
 use std::io::Write;
+use std::sync::Arc;
 
 use super::Names;
 use crate::os::shared_memory::{SHARE_FROM, SharedMemory};
@@ -90,6 +91,25 @@ fn whoever_does_not_know_the_key_goes_by_the_network() {
 }
 
 #[test]
+fn an_address_of_another_machine_is_not_found_here() {
+    let ours = context("key");
+    let router = ours.socket(Kind::Router).unwrap();
+    router.set_nearby();
+    let port = router.bind("tcp://*", 0).unwrap();
+    let find = |host: &str| {
+        super::connect(
+            &Names::new(b"key"),
+            format!("{host}:{port}").parse().unwrap(),
+        )
+    };
+    for host in ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+        assert!(find(host).is_some(), "{host}");
+    }
+    // Of a network that is only written about (RFC 5737).
+    assert!(find("192.0.2.1").is_none());
+}
+
+#[test]
 fn a_peer_that_comes_back_by_the_network_gets_what_it_was_to_have() {
     let ours = context("key");
     let (mut first, port) = router(&ours);
@@ -98,7 +118,7 @@ fn a_peer_that_comes_back_by_the_network_gets_what_it_was_to_have() {
     receive(&mut [&mut first, &mut dealer]);
     drop(first);
     let memory = SharedMemory::holding(&large(2)).unwrap();
-    let memory = Frame::from(std::sync::Arc::new(memory));
+    let memory = Frame::from(Arc::new(memory));
     dealer.send(&mut vec![memory]).unwrap();
     // One that nobody finds but by the network.
     let mut second = Context::new().socket(Kind::Router).unwrap();

@@ -162,6 +162,22 @@ def few_open_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 
 
+@pytest.mark.parametrize("short", ["engine", "controller"])
+def test_more_payloads_are_kept_than_there_are_descriptors(place, short):
+    few = {"preexec_fn": few_open_files}
+    place.controller("--dictdb", **(few if short == "controller" else {}))
+    place.engines(1, **(few if short == "engine" else {}))
+    client = place.client(1)
+    first = client[0].apply_async(lambda: __import__("threading").Event().wait())
+    arrays = [np.full(300_000, n, dtype=float) for n in range(150)]
+    results = [client[0].apply_async(twice, array) for array in arrays]
+    client.send_signal(signal.SIGINT, block=True)
+    with pytest.raises(error.RemoteError, match="KeyboardInterrupt"):
+        first.get(GENEROUS)
+    for array, result in zip(arrays, results):
+        assert np.array_equal(result.get(GENEROUS), array * 2)
+
+
 def test_engines_find_a_controller_that_is_started_again(place):
     controller = place.controller("--reuse", "--ping=200")
     engines = place.engines(1)

@@ -277,7 +277,7 @@ def test_hundred_megabytes_both_ways(kernel):
 def sample():
     """The path of some memory of the engine's, for as long as the tests run."""
     fd = os.memfd_create("sample")
-    os.write(fd, b"x")
+    os.write(fd, b"sample")
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
@@ -323,6 +323,43 @@ def test_large_results_leave_as_bytes_where_there_are_no_descriptors_left(start)
     kernel = start(shared_memory=sample())
     assert kernel.value(use_up) == (errno.EMFILE, b"x" * (5 << 20))
     assert kernel.link.in_memory == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_large_results_leave_as_bytes_while_too_many_descriptors_are_under_way(start):
+    def results():
+        import errno
+        import gc
+
+        (link,) = [it for it in gc.get_objects() if type(it).__name__ == "Link" and hasattr(it, "passes_memory")]
+        send, refused = link._sendmsg, []
+
+        def refuses(buffers, rights=()):
+            if rights and len(refused) < 2:
+                refused.append(rights)
+                raise OSError(errno.ETOOMANYREFS, "too many")
+            return send(buffers, *([rights] if rights else []))
+
+        link._sendmsg = refuses
+        return [b"a", b"b" * (3 << 20), b"c" * 100_000, b"d" * (4 << 20), b""]
+
+    kernel = start(shared_memory=sample())
+    expected = [b"a", b"b" * (3 << 20), b"c" * 100_000, b"d" * (4 << 20), b""]
+    assert kernel.value(results) == expected
+    assert kernel.link.in_memory == 0
+    assert kernel.value(lambda value: value, expected) == expected
+    assert kernel.link.in_memory == 0
+    assert kernel.value(lambda value: value, expected) == expected
+    assert kernel.link.in_memory == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_a_path_that_means_something_else_is_not_used(start):
+    for other in (os.memfd_create("other"), os.pipe()[0]):
+        kernel = start(shared_memory=f"/proc/{os.getpid()}/fd/{other}")
+        assert not kernel.ready["maps"]
+        assert kernel.value(lambda: b"x" * (3 << 20)) == b"x" * (3 << 20)
+        assert kernel.link.in_memory == 0
 
 
 @marks.numpy

@@ -2,13 +2,11 @@
 //! with its highest bit set is that of a frame which is not among them: it lies in memory whose descriptor comes along.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
-use nix::sys::socket::MsgFlags;
-
+use crate::os::descriptors;
 use crate::os::memory::room_for;
 use crate::os::shared_memory::{SharedMemory, most_descriptors};
 use crate::transport::Frame;
@@ -25,14 +23,11 @@ const RESERVE: usize = 1 << 30;
 /// Of a frame that lies in memory, in its length.
 const IN_MEMORY: u64 = 1 << 63;
 
-/// Descriptors that come with one message; a kernel sends no more.
-const DESCRIPTORS: usize = 32;
-
 /// As many as may come with one message of each of `engines` kernels. The system drops those that do not fit under the
 /// limit on open files.
 pub(in crate::engine) fn descriptors_of_a_message(engines: u32) -> usize {
     let of_each = most_descriptors() / u64::from(engines.max(1));
-    usize::try_from(of_each).map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS))
+    usize::try_from(of_each).map_or(descriptors::MOST, |most| most.min(descriptors::MOST))
 }
 
 /// Pieces that are handed to one `writev`.
@@ -61,11 +56,11 @@ impl LinkFrame {
         }
     }
 
-    /// For what is passed on: nothing is copied.
+    /// For what is passed on: nothing is copied as long as there are descriptors.
     pub(in crate::engine) fn into_frame(self) -> Frame {
         match self {
             Self::Bytes(bytes) => Frame::from(bytes),
-            Self::Memory(memory) => Frame::from(Arc::new(memory)),
+            Self::Memory(memory) => Frame::received(memory),
         }
     }
 }
@@ -193,7 +188,8 @@ impl Link {
         while let Some(first) = self.outgoing.front() {
             let written = match first {
                 Piece::WithFds(bytes, fds) if self.written == 0 => {
-                    write_with_fds(&self.stream, bytes, fds)
+                    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+                    descriptors::send(&self.stream, bytes, &fds)
                 }
                 _ => (&self.stream).write_vectored(&self.next_slices()),
             };
@@ -273,48 +269,6 @@ fn head(
         head.extend_from_slice(&(length as u64).to_le_bytes());
     }
     head
-}
-
-#[cfg(target_os = "linux")]
-const CLOSE_ON_EXEC: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
-/// Elsewhere no memory comes along.
-#[cfg(not(target_os = "linux"))]
-const CLOSE_ON_EXEC: MsgFlags = MsgFlags::empty();
-
-fn write_with_fds(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
-    use nix::sys::socket::{ControlMessage, sendmsg};
-    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    Ok(sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?)
-}
-
-/// Reads once, with the descriptors that come along.
-fn read_with_fds(
-    stream: &UnixStream,
-    bytes: &mut [u8],
-    fds: &mut VecDeque<OwnedFd>,
-) -> io::Result<usize> {
-    use nix::sys::socket::{ControlMessageOwned, recvmsg};
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS]);
-    let mut into = [IoSliceMut::new(bytes)];
-    let received = recvmsg::<()>(
-        stream.as_raw_fd(),
-        &mut into,
-        Some(&mut space),
-        CLOSE_ON_EXEC,
-    )?;
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(got) = message {
-            // SAFETY: they have just been received, and are nobody else's.
-            fds.extend(got.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
-        }
-    }
-    Ok(received.bytes)
 }
 
 /// Puts messages together from what is read.
@@ -397,7 +351,7 @@ impl Decoder {
         self.start = 0;
         let filled = self.buffer.len();
         self.buffer.resize(filled + CHUNK, 0);
-        let result = read_with_fds(stream, &mut self.buffer[filled..], &mut self.fds);
+        let result = descriptors::receive(&*stream, &mut self.buffer[filled..], &mut self.fds);
         self.buffer
             .truncate(filled + *result.as_ref().unwrap_or(&0));
         result
@@ -429,11 +383,7 @@ impl Decoder {
                     let none = || io::Error::other("a frame's memory did not come along");
                     let file = self.fds.pop_front().ok_or_else(none)?;
                     let memory = SharedMemory::received(file, *length)?;
-                    partial.frames.push(if memory.is_one_too_many() {
-                        LinkFrame::Bytes(memory.as_ref().to_vec())
-                    } else {
-                        LinkFrame::Memory(memory)
-                    });
+                    partial.frames.push(LinkFrame::Memory(memory));
                 }
                 None => break,
             }
@@ -565,7 +515,7 @@ mod tests {
     /// Reads everything that is there, with the descriptors that come along.
     fn read_all(stream: &UnixStream, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) {
         let mut buffer = vec![0; CHUNK];
-        while let Ok(count) = read_with_fds(stream, &mut buffer, fds) {
+        while let Ok(count) = descriptors::receive(stream, &mut buffer, fds) {
             bytes.extend_from_slice(&buffer[..count]);
         }
     }

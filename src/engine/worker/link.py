@@ -11,13 +11,13 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from errno import EBADF, ENOTSOCK
+from errno import EBADF, ENOTSOCK, ETOOMANYREFS
 from operator import itemgetter
 from select import poll
 from socket import SCM_RIGHTS, SOL_SOCKET
 from struct import Struct, pack, unpack_from
 
-from .shared import sealed
+from .shared import Sealed, sealed
 
 CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
@@ -100,8 +100,15 @@ class Link:
                         _tidy(queue)
                     if len(queue) == 1:
                         return
-                    if type(queue[1]) is _Accompanied:
-                        queue[0].extend(map(self._sendmsg, ([queue[1]],), (queue[1].rights(),)))
+                    head = queue[1]
+                    if type(head) is _Accompanied:
+                        try:
+                            queue[0].extend(map(self._sendmsg, ([head],), (head.rights(),)))
+                        except OSError as error:
+                            if error.errno != ETOOMANYREFS:
+                                raise
+                            # So many descriptors are under way between the user's processes.
+                            queue[1 : 2 + head.follow] = head.in_full()
                     else:
                         queue[0].extend(map(self._sendmsg, (_alone(queue),)))
         except OSError as error:
@@ -234,10 +241,19 @@ class Link:
 
 
 class _Accompanied(bytes):
-    """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes."""
+    """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes.
+
+    `frames` are the message's, and those of them that do not go in memory `follow` it.
+    """
 
     def rights(self):
-        return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
+        memory = [frame.fd for frame in self.frames if type(frame) is Sealed]
+        return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(memory), *memory))]
+
+    def in_full(self):
+        """The message without memory."""
+        frames = [frame.view() if type(frame) is Sealed else frame for frame in self.frames]
+        return [_head(self.tag, [len(frame) for frame in frames]), *frames]
 
 
 def _head(tag, lengths):
@@ -247,21 +263,18 @@ def _head(tag, lengths):
 
 def _with_memory(tag, lengths, frames, most):
     """A message as the buffers to be moved, large frames of it in memory."""
-    memory = []
-    rest = []
+    carried = list(frames)
+    passed = 0
     for number, frame in enumerate(frames):
-        copy = None
-        if lengths[number] >= _PASSED and len(memory) < most:
-            copy = sealed(memoryview(frame))
-        if copy is None:
-            rest.append(frame)
-        else:
-            memory.append(copy)
+        if lengths[number] >= _PASSED and passed < most and (copy := sealed(memoryview(frame))) is not None:
+            carried[number] = copy
             lengths[number] |= _IN_MEMORY
-    if not memory:
-        return [_head(tag, lengths), *rest]
-    head = _Accompanied(_head(tag, lengths))
-    head.memory = memory
+            passed += 1
+    rest = [frame for frame in carried if type(frame) is not Sealed]
+    head = _head(tag, lengths)
+    if passed:
+        head = _Accompanied(head)
+        head.tag, head.frames, head.follow = tag, carried, len(rest)
     return [head, *rest]
 
 

@@ -395,8 +395,12 @@ impl Talk {
             Command::Memory { more, length } => {
                 let none = || Violation::Memory("there is none".to_owned());
                 let file = io.descriptors.pop_front().ok_or_else(none)?;
+                let limit = io.ours.limit;
+                if length as u64 > limit {
+                    return Err(Violation::TooLarge { limit });
+                }
                 let memory = SharedMemory::received(file, length).map_err(unusable)?;
-                return self.on_message_frame(more, Frame::from(memory), io);
+                return self.on_message_frame(more, Frame::received(memory), io);
             }
             // As ZMTP 3.1 has them; as messages they are told on.
             Command::Subscribe(topic) => io.incoming.push_back(vec![subscription(1, topic)]),

@@ -1,5 +1,7 @@
 //! Where a large frame is put while its bytes come in.
 
+use std::sync::Arc;
+
 use super::Violation;
 use crate::os::memory::room_for;
 use crate::os::shared_memory::{SHARE_FROM, Unsealed};
@@ -55,13 +57,34 @@ impl Room {
     pub(super) fn into_frame(self) -> Result<Frame, Violation> {
         match self {
             Self::Own(bytes) => Ok(Frame::from(bytes)),
-            Self::Shared(memory) => Ok(Frame::from(std::sync::Arc::new(
-                memory.seal().map_err(unusable)?,
-            ))),
+            Self::Shared(memory) => match memory.seal() {
+                Ok(memory) => Ok(Frame::from(Arc::new(memory))),
+                Err((memory, _)) => Ok(Frame::from(memory.read().map_err(unusable)?)),
+            },
         }
     }
 }
 
 pub(super) fn unusable(error: impl std::fmt::Display) -> Violation {
     Violation::Memory(error.to_string())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_shared_comes_as_bytes() {
+        let shared = || Room::Shared(Unsealed::new().unwrap());
+        let mut room = shared();
+        room.extend(b"bytes").unwrap();
+        let frame = room.into_frame().unwrap();
+        assert_eq!(
+            (&frame[..], frame.memory().is_some()),
+            (&b"bytes"[..], true)
+        );
+        // Nothing cannot be mapped.
+        let frame = shared().into_frame().unwrap();
+        assert_eq!((&frame[..], frame.memory().is_some()), (&b""[..], false));
+    }
 }
