@@ -63,7 +63,8 @@ pub fn receive(
         if (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: the calls only calculate.
             let (first, empty) = unsafe { (libc::CMSG_DATA(control), libc::CMSG_LEN(0)) };
-            let length = head.cmsg_len as usize - empty as usize;
+            let whole: usize = head.cmsg_len as _;
+            let length = whole - empty as usize;
             let first = first.cast::<RawFd>();
             descriptors.extend((0..length / size_of::<RawFd>()).map(|n| {
                 // SAFETY: the head says that so many are there. They have just been received, and are nobody else's.
