@@ -325,6 +325,32 @@ def test_large_results_leave_as_bytes_where_there_are_no_descriptors_left(start)
     assert kernel.link.in_memory == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
+def test_large_results_leave_as_bytes_where_no_more_descriptors_can_be_passed_on(start):
+    def pass_on():
+        import array
+        import os
+        import resource
+        import socket
+
+        if os.getuid() == 0:
+            # Who may do everything may do this, too.
+            os.setuid(65534)
+        ends = globals()["ends"] = socket.socketpair()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1] * 200))]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        try:
+            while True:
+                ends[0].sendmsg([b"x"], rights)
+        except OSError as error:
+            return error.errno, b"x" * (5 << 20), 3, b"y" * (3 << 20)
+
+    kernel = start(shared_memory=sample())
+    for _ in range(2):
+        assert kernel.value(pass_on) == (errno.ETOOMANYREFS, b"x" * (5 << 20), 3, b"y" * (3 << 20))
+    assert kernel.link.in_memory == 0
+
+
 @marks.numpy
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd_create")
 def test_buffers_in_memory_that_is_mapped(start):

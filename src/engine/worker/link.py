@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from errno import EBADF, ENOTSOCK
+from errno import EBADF, ENOTSOCK, ETOOMANYREFS
 from operator import itemgetter
 from select import poll
 from socket import SCM_RIGHTS, SOL_SOCKET
@@ -99,8 +99,15 @@ class Link:
                         _tidy(queue)
                     if len(queue) == 1:
                         return
-                    if type(queue[1]) is _Accompanied:
-                        queue[0].extend(map(self._sendmsg, ([queue[1]],), (queue[1].rights(),)))
+                    head = queue[1]
+                    if type(head) is _Accompanied:
+                        try:
+                            queue[0].extend(map(self._sendmsg, ([head],), (head.rights(),)))
+                        except OSError as error:
+                            if error.errno != ETOOMANYREFS:
+                                raise
+                            # So many descriptors of this user are under way that the system takes no more.
+                            queue[1 : 2 + head.following] = head.as_bytes
                     else:
                         queue[0].extend(map(self._sendmsg, (_alone(queue),)))
         except OSError as error:
@@ -233,7 +240,10 @@ class Link:
 
 
 class _Accompanied(bytes):
-    """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes."""
+    """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes.
+
+    `following` buffers of the message come behind it; `as_bytes` is the whole message without memory.
+    """
 
     def rights(self):
         return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
@@ -248,6 +258,7 @@ def _with_memory(tag, lengths, frames, most):
     """A message as the buffers to be moved, large frames of it in memory."""
     memory = []
     rest = []
+    as_bytes = [_head(tag, lengths), *frames]
     for number, frame in enumerate(frames):
         copy = None
         if lengths[number] >= _PASSED and len(memory) < most:
@@ -258,9 +269,9 @@ def _with_memory(tag, lengths, frames, most):
             memory.append(copy)
             lengths[number] |= _IN_MEMORY
     if not memory:
-        return [_head(tag, lengths), *rest]
+        return as_bytes
     head = _Accompanied(_head(tag, lengths))
-    head.memory = memory
+    head.memory, head.following, head.as_bytes = memory, len(rest), as_bytes
     return [head, *rest]
 
 
