@@ -434,6 +434,25 @@ def replace_what_large_payloads_need():
     return "replaced"
 
 
+@pytest.mark.parametrize("name", ["len", "isinstance", "getattr", "super", "type", "list", "range"])
+@pytest.mark.parametrize("code", ["del builtins.{}", "builtins.{} = None"])
+def test_builtins_that_are_taken_away(place, code, name):
+    """Nothing works without them; but every request is answered, and the kernel lives."""
+    place.controller()
+    engines = place.engines(1)
+    view = place.client(1)[0]
+    for request in (
+        view.execute("import builtins; " + code.format(name), silent=False, block=False),
+        view.execute("print(1)", silent=False, block=False),
+        view.apply_async(abs, -7),
+        view.apply_async(abs, -7),
+    ):
+        request.wait(GENEROUS)
+        assert request.ready()
+        assert request.successful() or "EngineError" not in str(request.exception())
+    assert running_engines(engines) == [0]
+
+
 @pytest.mark.parametrize("how", [[], ["--spawn"]], ids=["forked", "spawned"])
 @pytest.mark.parametrize("harm", [open_all_files, limit_the_size_of_files, replace_what_large_payloads_need])
 def test_large_payloads_after_harm(place, harm, how):

@@ -92,3 +92,29 @@ def test_a_loop_that_user_code_stops_goes_on(kernel):
     kernel.execute("import asyncio\nasyncio.get_event_loop().stop()").ok
     kernel.execute("asyncio.get_event_loop().call_soon(asyncio.get_event_loop().stop)").ok
     assert kernel.execute("await asyncio.sleep(0); print('still here')").ok.streams() == "still here\n"
+
+
+AN_ALARM_MEANWHILE = """
+import asyncio, os, signal, threading
+
+def late(signum, frame):
+    raise TimeoutError("late")
+
+def wake():
+    os.kill(os.getpid(), signal.SIGALRM)
+    loop.call_soon_threadsafe(done.set_result, 7)
+
+signal.signal(signal.SIGALRM, late)
+loop = asyncio.get_running_loop()
+done = loop.create_future()
+threading.Thread(target=wake).start()
+await done
+"""
+
+
+def test_an_alarm_while_a_cell_awaits(kernel):
+    """It may come in the cell's own code; otherwise the loop goes on, and the cell with it."""
+    for _ in range(20):
+        result = kernel.execute(AN_ALARM_MEANWHILE)
+        assert result.reply["status"] == "ok" or result.reply["ename"] == "TimeoutError"
+        assert kernel.execute("6 * 7").shown == "42"

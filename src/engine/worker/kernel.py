@@ -155,6 +155,7 @@ class LinkKernel(BaseKernel):
     def _on_loop_failure(self, error):
         """No code of the kernel fails here. A background task of user code may exit, or a handler of a signal raise while
         a cell awaits, and the loop goes on; it cannot where user code has closed its descriptors."""
+        process.mend_builtins()
         try:
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
@@ -354,6 +355,7 @@ class LinkKernel(BaseKernel):
 
     def _fail(self, message, error):
         """Answer a request whose handling failed. Where it was answered before that, the engine takes no second answer."""
+        process.mend_builtins()
         try:
             self._reply_error(ReplyChannel(message["msg_id"]), message, error)
         finally:

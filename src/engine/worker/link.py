@@ -107,8 +107,8 @@ class Link:
                         except OSError as error:
                             if error.errno != ETOOMANYREFS:
                                 raise
-                            # So many descriptors are under way between the user's processes.
-                            queue[1 : 2 + head.follow] = head.in_full()
+                            # So many descriptors of this user are under way that the system takes no more.
+                            queue[1 : 2 + head.following] = head.as_bytes
                     else:
                         queue[0].extend(map(self._sendmsg, (_alone(queue),)))
         except OSError as error:
@@ -243,7 +243,7 @@ class Link:
 class _Accompanied(bytes):
     """The head of a message that memory goes along with: with its first byte, so that what is left of it is bytes.
 
-    `frames` are the message's, and those of them that do not go in memory `follow` it.
+    `following` buffers of the message come behind it; `as_bytes` is the whole message without memory.
     """
 
     def rights(self):
@@ -263,18 +263,17 @@ def _head(tag, lengths):
 
 def _with_memory(tag, lengths, frames, most):
     """A message as the buffers to be moved, large frames of it in memory."""
-    carried = list(frames)
-    passed = 0
+    memory = []
+    rest = []
+    as_bytes = [_head(tag, lengths), *frames]
     for number, frame in enumerate(frames):
         if lengths[number] >= _PASSED and passed < most and (copy := sealed(memoryview(frame))) is not None:
             carried[number] = copy
             lengths[number] |= _IN_MEMORY
-            passed += 1
-    rest = [frame for frame in carried if type(frame) is not Sealed]
-    head = _head(tag, lengths)
-    if passed:
-        head = _Accompanied(head)
-        head.tag, head.frames, head.follow = tag, carried, len(rest)
+    if not memory:
+        return as_bytes
+    head = _Accompanied(_head(tag, lengths))
+    head.memory, head.following, head.as_bytes = memory, len(rest), as_bytes
     return [head, *rest]
 
 

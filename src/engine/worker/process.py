@@ -1,5 +1,6 @@
 """What a kernel process sets up for itself, whichever mode it is in."""
 
+import builtins
 import contextlib
 import fcntl
 import logging
@@ -17,6 +18,8 @@ from .shared import can_map
 
 _LARGE_LIMIT = 65536
 _ABOVE_MOST = 4096
+_builtins = builtins.__dict__
+_builtins_at_first = dict(_builtins)
 
 
 class Settings:
@@ -136,6 +139,13 @@ def prepare_interpreter():
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
+
+
+def mend_builtins():
+    """Bring back those that user code has taken away: the library that the kernel runs on does nothing without them."""
+    for name, value in _builtins_at_first.items():
+        if _builtins.get(name) is None:
+            _builtins[name] = value
 
 
 def reseed():

@@ -37,7 +37,7 @@ class Signals:
     def install(self):
         set_handler(_SIGINT, _ignore)
         signal.signal(signal.SIGTERM, self._on_terminate)
-        self._own = tuple(map(getsignal, _OTHERS))
+        self._own = self._own or tuple(map(getsignal, _OTHERS))
         os.register_at_fork(
             before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATE),
             after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATE),
