@@ -17,7 +17,7 @@ from select import poll
 from socket import SCM_RIGHTS, SOL_SOCKET
 from struct import Struct, pack, unpack_from
 
-from .shared import Sealed, sealed
+from .shared import sealed
 
 CONFIGURE, APPLY, REQUEST, EXIT, MAPPED = 1, 2, 3, 4, 5
 READY, FAILED, REPLY, IOPUB, STREAM, DONE, LOG = 101, 102, 103, 104, 105, 106, 107
@@ -247,13 +247,7 @@ class _Accompanied(bytes):
     """
 
     def rights(self):
-        memory = [frame.fd for frame in self.frames if type(frame) is Sealed]
-        return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(memory), *memory))]
-
-    def in_full(self):
-        """The message without memory."""
-        frames = [frame.view() if type(frame) is Sealed else frame for frame in self.frames]
-        return [_head(self.tag, [len(frame) for frame in frames]), *frames]
+        return [(SOL_SOCKET, SCM_RIGHTS, pack("%di" % len(self.memory), *[m.fd for m in self.memory]))]
 
 
 def _head(tag, lengths):
@@ -267,8 +261,13 @@ def _with_memory(tag, lengths, frames, most):
     rest = []
     as_bytes = [_head(tag, lengths), *frames]
     for number, frame in enumerate(frames):
-        if lengths[number] >= _PASSED and passed < most and (copy := sealed(memoryview(frame))) is not None:
-            carried[number] = copy
+        copy = None
+        if lengths[number] >= _PASSED and len(memory) < most:
+            copy = sealed(memoryview(frame))
+        if copy is None:
+            rest.append(frame)
+        else:
+            memory.append(copy)
             lengths[number] |= _IN_MEMORY
     if not memory:
         return as_bytes

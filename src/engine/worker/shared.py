@@ -122,9 +122,6 @@ class Sealed:
     def __init__(self, fd):
         self.fd = fd
 
-    def view(self):
-        return memoryview(make_room(self.fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
-
     def __del__(self):
         with suppress(OSError):
             close(self.fd)
