@@ -1,8 +1,11 @@
+import os
 import sys
 
 import pytest
 
 sys.path.insert(0, __file__.rpartition("/")[0])
+# Of the shell that tests are run from: IPython would take another Python's packages.
+os.environ.pop("VIRTUAL_ENV", None)
 
 import engine  # noqa: E402
 
