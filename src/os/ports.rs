@@ -2,21 +2,37 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 
-/// A port of this machine for each that is wanted: the same where that is free, so that connection files change little. They
-/// were free a moment ago.
+/// Below those that systems take for outgoing connections and for servers that leave the choice to them (Linux 32768 and
+/// up, macOS 49152 and up): what was free here is not taken by chance a moment later.
+const QUIET: Range<u16> = 10_000..32_000;
+const TRIES: usize = 100;
+
+/// A port of this machine for each that is wanted: the same where that is free, so that connection files change little, and
+/// any for 0. They were free a moment ago.
 pub fn free_ports(wanted: impl IntoIterator<Item = u16>) -> io::Result<Vec<u16>> {
     // All are held until each has its own.
     let held: Vec<TcpListener> = wanted
         .into_iter()
-        .map(|port| {
-            let here = Ipv4Addr::LOCALHOST;
-            TcpListener::bind((here, port)).or_else(|_| TcpListener::bind((here, 0)))
+        .map(|port| match port {
+            0 => listen_anywhere(),
+            port => listen(port).or_else(|_| listen_anywhere()),
         })
         .collect::<io::Result<_>>()?;
     held.iter()
         .map(|listener| listener.local_addr().map(|address| address.port()))
         .collect()
+}
+
+fn listen_anywhere() -> io::Result<TcpListener> {
+    (0..TRIES)
+        .find_map(|_| listen(fastrand::u16(QUIET)).ok())
+        .map_or_else(|| listen(0), Ok)
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
 /// For the end of a message: ` by PROGRAM (pid N)`, or nothing where it cannot be told (other users' processes, and
@@ -104,5 +120,11 @@ mod tests {
         let found = free_ports([port, port]).unwrap();
         assert!(found.iter().all(|found| *found != port));
         assert_ne!(found[0], found[1]);
+    }
+
+    #[test]
+    fn ports_that_are_to_be_listened_on_later_are_not_those_of_outgoing_connections() {
+        let found = free_ports([0; 20]).unwrap();
+        assert!(found.iter().all(|port| QUIET.contains(port)), "{found:?}");
     }
 }

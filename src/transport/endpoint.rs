@@ -154,7 +154,8 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// A connection that was begun is there (`Some(true)`), is still being made, or failed.
+    /// A connection that was begun is there (true), is still being made, or failed: also one whose own port the system chose
+    /// to be the one it leads to, where nobody listens. It would hold the port of a server that is about to come back.
     pub(super) fn is_connected(&self) -> io::Result<bool> {
         let error = match self {
             Self::Tcp(stream) => stream.take_error()?,
@@ -165,6 +166,9 @@ impl Stream {
         }
         match self {
             Self::Tcp(stream) => match stream.peer_addr() {
+                Ok(peer) if peer == stream.local_addr()? => {
+                    Err(io::ErrorKind::ConnectionRefused.into())
+                }
                 Ok(_) => Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
                 Err(error) => Err(error),
@@ -295,6 +299,10 @@ impl io::Write for Stream {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, socket,
+    };
+
     use super::*;
 
     #[test]
@@ -312,6 +320,23 @@ mod tests {
         ] {
             assert!(Address::resolve(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_none() {
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        )
+        .unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let own: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+        connect(socket.as_raw_fd(), &own).unwrap();
+        let stream = std::net::TcpStream::from(socket);
+        let error = Stream::Tcp(TcpStream::from_std(stream)).is_connected();
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

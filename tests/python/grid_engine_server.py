@@ -7,6 +7,7 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
+import ports
 import real_servers
 
 COMMANDS = ("sge_qmaster", "sge_execd", "qsub", "qstat", "qdel", "qconf")
@@ -112,8 +113,8 @@ class GridEngine:
             "PATH": real_servers.PATH,
             "SGE_ROOT": str(self.root),
             "SGE_CELL": "default",
-            "SGE_QMASTER_PORT": str(real_servers.free_port()),
-            "SGE_EXECD_PORT": str(real_servers.free_port()),
+            "SGE_QMASTER_PORT": str(ports.free_port()),
+            "SGE_EXECD_PORT": str(ports.free_port()),
             # In the foreground, so that they can be waited for.
             "SGE_ND": "1",
         }

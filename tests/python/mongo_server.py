@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+from ports import free_port
 from programs import wait_until
 
 
@@ -13,8 +14,7 @@ class MongoServer:
 
     def __init__(self, place, folder):
         self.place, self.folder = place, folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.arguments = ["--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {self.port}]"]
         self.start()
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -15,21 +14,6 @@ PATIENCE = 60
 def missing(*commands):
     """Those that this machine has not got."""
     return [name for name in commands if not shutil.which(name, path=PATH)]
-
-
-def free_port():
-    (port,) = free_ports(1)
-    return port
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Server:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 from contextlib import contextmanager
 
+import ports
 import real_servers
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "srun", "sinfo")
@@ -53,7 +54,7 @@ def slurm(folder):
     folder.chmod(0o755)
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    controller_port, node_port = real_servers.free_ports(2)
+    controller_port, node_port = ports.free_ports(2)
     configuration = folder / "slurm.conf"
     host = socket.gethostname().split(".")[0]
     configuration.write_text(

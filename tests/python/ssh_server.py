@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from contextlib import contextmanager
 
+import ports
 import pytest
 import real_servers
 
@@ -55,7 +56,7 @@ def sshd(folder, address="127.0.0.1", begin=()):
     """Runs it, by a command that begins so; gives the client's configuration file, which knows it as `there` and
     `elsewhere`."""
     program = shutil.which("sshd", path=real_servers.PATH)
-    port = real_servers.free_port()
+    port = ports.free_port()
     for name in ("host_key", "key", "other_key"):
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
@@ -65,21 +66,15 @@ def sshd(folder, address="127.0.0.1", begin=()):
     (folder / "known_hosts").write_text(f"[{address}]:{port} {host_key}")
     server, client = folder / "sshd_config", folder / "ssh_config"
     server.write_text(SERVER.format(address=address, port=port, folder=folder))
-    client.write_text(
-        CLIENT.format(
-            address=address,
-            port=port,
-            folder=folder,
-            user=getpass.getuser(),
-            closed=real_servers.free_port(),
-        )
-    )
     if os.getuid() == 0:
         # Where it separates privileges.
         os.makedirs("/run/sshd", exist_ok=True)
     log = folder / "sshd.log"
     log.touch()
-    with real_servers.server(folder, None, "sshd.log") as running:
+    with ports.closed_port() as closed, real_servers.server(folder, None, "sshd.log") as running:
+        client.write_text(
+            CLIENT.format(address=address, port=port, folder=folder, user=getpass.getuser(), closed=closed)
+        )
         running.start(*begin, program, "-D", "-f", server, "-E", log)
         running.wait_until(lambda: "Server listening" in log.read_text())
         yield client

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from ports import free_port, free_ports
 from programs import BINARY, wait_until
 
 FAILED, USAGE, ALREADY_STARTED = 1, 2, 10
@@ -19,22 +20,6 @@ ENGINE_KEYS = {"control", "mux", "task", "iopub", "hb_ping", "hb_pong", "broadca
 COMMON_KEYS = {
     "ssh", "interface", "key", "curve_serverkey", "location", "pack", "unpack", "signature_scheme",
 }  # fmt: skip
-
-
-def free_ports(n):
-    """Neighbours that nobody listens on, most likely."""
-    for first in range(21000, 60000, 97):
-        sockets = []
-        try:
-            for port in range(first, first + n):
-                sockets.append(socket.create_server(("127.0.0.1", port)))
-            return first
-        except OSError:
-            continue
-        finally:
-            for each in sockets:
-                each.close()
-    raise AssertionError("no free ports")
 
 
 def ports_in(connection):
@@ -209,21 +194,21 @@ def test_a_second_controller_is_refused_and_told_of_the_first(place):
 
 
 def test_ports_come_from_the_pool_in_order(place):
-    first = free_ports(14)
+    first = free_ports(14).start
     place.controller(f"--ports={first}-{first + 13}")
     client, engine = place.connection(), json.loads(place.engine_file().read_text())
     assert set(ports_in(client)) | set(ports_in(engine)) == set(range(first, first + 14))
 
 
 def test_pools_of_engines_and_clients(place):
-    first = free_ports(14)
+    first = free_ports(14).start
     place.controller(f"--engine-ports={first}-{first + 7}", f"--client-ports={first + 8}-{first + 13}")
     assert set(ports_in(json.loads(place.engine_file().read_text()))) == set(range(first, first + 8))
     assert set(ports_in(place.connection())) <= set(range(first + 8, first + 14)) | {first}
 
 
 def test_ports_of_the_pool_that_are_taken_are_passed_over(place):
-    first = free_ports(16)
+    first = free_ports(16).start
     with socket.create_server(("127.0.0.1", first + 3)):
         controller = place.controller(f"--ports={first}-{first + 15}")
     controller.wait_for(f"port {first + 3} is in use")
@@ -232,14 +217,14 @@ def test_ports_of_the_pool_that_are_taken_are_passed_over(place):
 
 
 def test_port_is_that_of_the_registration(place):
-    port = free_ports(1)
+    port = free_port()
     place.controller(f"--port={port}")
     assert place.connection()["registration"] == port
     assert json.loads(place.engine_file().read_text())["registration"] == port
 
 
 def test_a_registration_port_that_is_taken_is_not_passed_over(place):
-    port = free_ports(1)
+    port = free_port()
     with socket.create_server(("127.0.0.1", port)):
         code, output = place.run("controller", f"--port={port}")
     assert code == FAILED
@@ -248,7 +233,7 @@ def test_a_registration_port_that_is_taken_is_not_passed_over(place):
 
 
 def test_ports_that_do_not_suffice_are_filled_up(place):
-    first = free_ports(3)
+    first = free_ports(3).start
     controller = place.controller(f"--ports={first}-{first + 2}")
     assert controller.output.count("used up") == 1
     used = set(ports_in(place.connection())) | set(ports_in(json.loads(place.engine_file().read_text())))

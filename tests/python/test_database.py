@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from ipyparallel import Dependency, error
+from ports import closed_port
 from programs import GENEROUS, wait_until
 
 # How often the controller is killed in one test; many more in the long run.
@@ -637,9 +637,8 @@ def test_a_database_that_cannot_be_had_is_named_at_the_start(place, disk):
 
 
 def test_mongodb_that_is_not_there_is_told_at_the_start(place):
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    code, output = place.run("controller", "--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {port}]")
+    with closed_port() as port:
+        code, output = place.run("controller", "--mongodb", f"--MongoDB.connection_args=['127.0.0.1', {port}]")
     assert code == 1 and "cannot be opened or reached" in output, output
 
 

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -16,6 +15,7 @@ from cluster_fixtures import PATIENCE, clusters, wait_until  # noqa: F401
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
+from ports import free_port
 from programs import CHECKOUT
 from prometheus_client.parser import text_string_to_metric_families
 from test_dashboard import Dashboard, fail, work
@@ -189,8 +189,7 @@ def test_prometheus_takes_the_figures_and_answers(clusters, dashboard, tmp_path)
         f"global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: ipcluster\n"
         f"  authorization: {{credentials: {dashboard.token}}}\n  static_configs: [{{targets: ['{dashboard.host}:{dashboard.port}']}}]\n"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = (tmp_path / "log").open("w")
     server = subprocess.Popen(
         ["prometheus", f"--config.file={settings}", f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address=127.0.0.1:{port}"],

@@ -1,12 +1,12 @@
 //! The transport and libzmq, at either end of a connection. Encrypted connections are tested from Python: the libzmq that is
 //! built here has no CURVE, and that of pyzmq has.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ipcluster::os::ports::free_ports;
 use ipcluster::transport::{
     ConnectionEvent, Context, Frame, Kind, Monitor, Poller, SendError, Socket,
 };
@@ -44,8 +44,7 @@ fn url(port: u16) -> String {
 
 /// A port at which nobody listens.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    free_ports([0]).unwrap()[0]
 }
 
 fn frames(message: &Message) -> Vec<Frame> {

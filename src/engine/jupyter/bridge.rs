@@ -1,7 +1,6 @@
 //! The thread between an engine's link and a Jupyter kernel's sockets.
 
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +11,7 @@ use super::conversation::{Action, Channel, Conversation, JupyterMessage};
 use super::spec::KernelSpec;
 use crate::engine::kernel::link::{Link, LinkMessage, Received};
 use crate::engine::kernel::messages::to_kernel;
+use crate::os::ports::free_ports;
 use crate::os::{files, user};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{Composer, DELIMITER, Signer, Timestamp, Wire};
@@ -51,7 +51,10 @@ impl Drop for ConnectionFile {
 impl Bridge {
     /// Chooses ports and a key, and writes them into a file for the kernel (jupyter_client, "Connection files").
     pub(in crate::engine) fn new(context: &Context, spec: &KernelSpec) -> io::Result<Self> {
-        let [shell_port, iopub_port, stdin_port, control_port, hb_port] = free_ports()?;
+        // The kernel is to listen there, so that they are let go of before it starts; should another program take one in
+        // between, the kernel ends and says why.
+        let [shell_port, iopub_port, stdin_port, control_port, hb_port] =
+            free_ports([0; 5])?.try_into().expect("as many as wanted");
         let key = uuid::Uuid::new_v4().to_string();
         let content = json!({
             "transport": "tcp",
@@ -121,19 +124,6 @@ impl Bridge {
         }
         drop(self.file);
     }
-}
-
-/// Five ports that nobody listens on. The kernel is to listen there, so that they must be let go of before it starts;
-/// should another program take one in between, the kernel ends and says why.
-fn free_ports() -> io::Result<[u16; 5]> {
-    let mut listeners = Vec::new();
-    let mut ports = [0; 5];
-    for port in &mut ports {
-        let listener = TcpListener::bind((ADDRESS, 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
 }
 
 struct Work {

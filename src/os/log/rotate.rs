@@ -3,9 +3,11 @@
 //! Several processes may write into one file: the ranks of an MPI program, the jobs of an array. One of them begins the next
 //! file, and the others go on in it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -46,8 +48,8 @@ impl LogFile {
 
     fn write(&self, line: &[u8], on_new: impl Fn(&File)) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.rotation.max_size > 0
-            // Where it cannot be done, the file goes on.
+        // The next one may have been filled by others already. Where it cannot be done, the file goes on.
+        while self.rotation.max_size > 0
             && let Ok(Some(file)) = state.successor(self.rotation, line.len() as u64)
         {
             on_new(&file);
@@ -64,22 +66,23 @@ impl State {
         let own = file.metadata()?;
         let mut there = fs::metadata(&self.path);
         if there.is_err() && is_provisional(&self.path) {
-            self.path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+            self.path = path_of(file)?;
             there = fs::metadata(&self.path);
         }
-        match there {
-            Err(_) => return Ok(None),
-            Ok(there) if !is_same(&own, &there) => return open(&self.path).map(Some),
-            Ok(_) if own.len() == 0 || own.len() + more <= rotation.max_size => return Ok(None),
-            Ok(_) => {}
+        if there.is_ok_and(|there| !is_same(&own, &there)) {
+            return open(&self.path).map(Some);
+        }
+        if own.len() == 0 || own.len() + more <= rotation.max_size {
+            return Ok(None);
         }
         let _lock = Flock::lock(file.try_clone()?, FlockArg::LockExclusive)
             .map_err(|(_, errno)| io::Error::from(errno))?;
-        // Somebody else may have been first.
-        if fs::metadata(&self.path).is_ok_and(|there| is_same(&own, &there)) {
-            next_file(&self.path, rotation.keep).map(Some)
-        } else {
-            open(&self.path).map(Some)
+        match fs::metadata(&self.path) {
+            Ok(there) if is_same(&own, &there) => next_file(&self.path, rotation.keep).map(Some),
+            // Somebody else was first.
+            Ok(_) => open(&self.path).map(Some),
+            // A log that was removed stays away.
+            Err(_) => Ok(None),
         }
     }
 }
@@ -88,6 +91,16 @@ impl State {
 fn is_provisional(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Where a file is, also when it was renamed, or was when another one took its place (proc(5), /proc/pid/fd).
+fn path_of(file: &impl AsRawFd) -> io::Result<PathBuf> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let text = path.as_os_str().as_bytes();
+    Ok(match text.strip_suffix(b" (deleted)") {
+        Some(before) if !path.exists() => OsStr::from_bytes(before).into(),
+        _ => path,
+    })
 }
 
 fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
@@ -142,8 +155,7 @@ impl StderrFile {
         if rotation.max_size == 0 {
             return None;
         }
-        // The link follows a file that was renamed.
-        let path = fs::read_link("/proc/self/fd/2").ok()?;
+        let path = path_of(&io::stderr()).ok()?;
         let folder = fs::canonicalize(folder).ok()?;
         if path.parent() != Some(folder.as_path()) {
             return None;
@@ -188,22 +200,23 @@ impl Write for Lines<'_> {
     }
 }
 
-/// Renames what is there, and begins a new file for this user alone.
+/// Gives what is there another name, and puts a new file for this user alone in its place. There is one at every moment:
+/// other writers take a log that is not there for one that was removed.
 fn next_file(path: &Path, keep: u32) -> io::Result<File> {
-    let numbered = |number: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let numbered = |number: u32| path.with_file_name(format!("{name}.{number}"));
+    let next = path.with_file_name(format!(".{name}.next"));
+    let file = open(&next)?;
     for number in (1..keep).rev() {
         let _ = fs::rename(numbered(number), numbered(number + 1));
     }
     if keep > 0 {
-        fs::rename(path, numbered(1))?;
-    } else {
-        fs::remove_file(path)?;
+        let _ = fs::remove_file(numbered(1));
+        // Some file systems have no links.
+        fs::hard_link(path, numbered(1)).or_else(|_| fs::rename(path, numbered(1)))?;
     }
-    open(path)
+    fs::rename(&next, path)?;
+    Ok(file)
 }
 
 #[cfg(test)]

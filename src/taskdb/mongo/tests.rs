@@ -3,7 +3,7 @@
 //! say that they are skipped.
 
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::os::ports::free_ports;
 use crate::taskdb::record::dropped_bytes;
 use crate::taskdb::testing::{
     any_query, any_record, compare, conformance, full_record, ids, record, time, with_buffer,
@@ -47,11 +48,7 @@ impl Server {
                 return None;
             }
         };
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_ports([0]).unwrap()[0];
         let folder = tempfile::tempdir().unwrap();
         let process = launch(&command, port, folder.path());
         let server = Self {
