@@ -37,9 +37,13 @@ test: test-rust test-python test-pythons test-conformance
 test-rust:
 	$(CARGO) test --locked
 
+# Many of them start servers and programs of others, which have their own races: where nobody is there to look, what fails is
+# tried once more, and named.
+ONCE_MORE = $(if $(CI),--reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks -r fER)
+
 test-python:
 	$(CARGO) build --locked
-	@python=$$($(ENVIRONMENT)) && $(call EACH,"$$python" -m pytest -q,tests/worker tests/python tests/chaos)
+	@python=$$($(ENVIRONMENT)) && $(call EACH,"$$python" -m pytest -q $(ONCE_MORE),tests/worker tests/python tests/chaos)
 
 # The kernel's own tests, under every Python that is there.
 test-pythons:

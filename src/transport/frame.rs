@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::os::memory::room_for;
-use crate::os::shared_memory::SharedMemory;
+use crate::os::shared_memory::{self, SharedMemory};
 use crate::protocol::Identity;
 
 /// From this size on, a frame shares the memory that it is made from; below, copying is cheaper than counting.
@@ -102,11 +102,11 @@ impl Frame {
         }
     }
 
-    /// Memory that has come from another process. It is copied where this one has so many payloads that it would have no
-    /// descriptors left for the next ones.
+    /// Memory that has come from another process. It is copied where it is not worth a descriptor, and where this process
+    /// has so many payloads that it would have none left for the next ones.
     pub fn received(memory: SharedMemory) -> Self {
-        if memory.is_too_many() {
-            let bytes = memory.as_ref();
+        let bytes = memory.as_ref();
+        if bytes.len() < shared_memory::SHARE_FROM || memory.is_too_many() {
             let mut copy = room_for(bytes.len());
             copy.extend_from_slice(bytes);
             return Self::from(copy);

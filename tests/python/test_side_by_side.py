@@ -31,7 +31,6 @@ DIFFERENCES = [
     (SQL, "record of *", "display_data*", "it is in no column; the update fails"),
     (SQL, "result of * failed", "metadata/error*", "an error that is a text"),
     (SQL, "result of *execute", "*", "the client fails with an execute_result that is a text"),
-    (BOTH, "re* of its request", "*stderr", "while it shuts down its engine writes of errors of its own"),
     # ---- questions that no client asks
     (BOTH, "result_request with * str", "*", "one id is taken for the list of its letters"),
     (BOTH, "result_request with * list", "evalue", "Python's words"),
@@ -102,6 +101,11 @@ DIFFERENCES = [
     (BOTH, "queues after it left", "1", "an engine that has left is still listed"),
 ]
 
+# The same, of what it does only sometimes.
+SOMETIMES = [
+    (BOTH, "re* of its request", "*stderr", "while it shuts down its engine may write of errors of its own"),
+]
+
 
 def original(place, database):
     name = {"dictdb": "dictdb.DictDB", "sqlitedb": "sqlitedb.SQLiteDB"}[database]
@@ -158,7 +162,7 @@ def differences(one, other, path=()):
 @pytest.mark.parametrize(("database", "of_the_original"), [("dictdb", "dictdb"), ("sqlitedb", "sqlitedb"), ("mongodb", "dictdb")])
 def test_answers_are_the_original_s(answers, database, of_the_original):
     expected, found = answers(original, of_the_original), answers(ours, database)
-    allowed = [one for one in DIFFERENCES if of_the_original in one[0]]
+    allowed = [one for one in DIFFERENCES + SOMETIMES if of_the_original in one[0]]
     met, wrong = set(), []
     for question in {**expected, **found}:
         if question not in expected or question not in found:
@@ -171,7 +175,7 @@ def test_answers_are_the_original_s(answers, database, of_the_original):
             if not lines:
                 wrong.append(f"{question} ({path}): {theirs} with ipyparallel, {here} here")
     assert not wrong, "\n".join(wrong)
-    unmet = [one[1:] for n, one in enumerate(allowed) if n not in met]
+    unmet = [one[1:] for n, one in enumerate(allowed) if n not in met and one not in SOMETIMES]
     assert not unmet, f"listed, and no difference: {unmet}"
 
 

@@ -20,6 +20,9 @@ const MAX_FRAMES: u32 = 1_000_000;
 /// Room for a frame that is made before its bytes are there: user code can reach the link, and claim any length.
 const RESERVE: usize = 1 << 30;
 
+/// Descriptors of a message that is still to come as a whole, and of the next one, whose first byte may be read with its last.
+const UNCLAIMED: usize = 2 * descriptors::MOST;
+
 /// Of a frame that lies in memory, in its length.
 const IN_MEMORY: u64 = 1 << 63;
 
@@ -354,6 +357,9 @@ impl Decoder {
         let result = descriptors::receive(&*stream, &mut self.buffer[filled..], &mut self.fds);
         self.buffer
             .truncate(filled + *result.as_ref().unwrap_or(&0));
+        if self.fds.len() > UNCLAIMED {
+            return Err(io::Error::other("more comes along than is spoken of"));
+        }
         result
     }
 
@@ -548,6 +554,20 @@ mod tests {
         assert!(send(message(&[IN_MEMORY | 3_000_001], b""), vec![fd()]).is_err());
         let (socket, _) = UnixStream::pair().unwrap();
         assert!(send(message(&[IN_MEMORY | 5], b""), vec![socket.into()]).is_err());
+    }
+
+    #[test]
+    fn descriptors_that_nobody_speaks_of_are_an_error_before_they_are_many() {
+        let (mut one, mut two) = linked();
+        let (end, _other) = UnixStream::pair().unwrap();
+        for _ in 0..4 {
+            let fds = (0..descriptors::MOST).map(|_| end.try_clone().unwrap().into());
+            one.outgoing
+                .push_back(Piece::WithFds(vec![0], fds.collect()));
+        }
+        one.flush().unwrap();
+        assert!(two.receive().is_err());
+        assert!(two.decoder.fds.len() <= 3 * descriptors::MOST);
     }
 
     #[test]
