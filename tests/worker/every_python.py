@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -59,8 +60,7 @@ def run(minor, python, kind, folder):
     tests = [made.stdout.strip(), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE)]
     done = subprocess.run(tests, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
-        print(done.stdout)
-        return "FAILED"
+        return f"{done.stdout}\nFAILED"
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -70,7 +70,7 @@ def main():
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     found = pythons()
-    results = []
+    chosen = []
     for minor in range(OLDEST, max([NEWEST_KNOWN, *found]) + 1):
         version = f"3.{minor}"
         if options.only and version not in options.only:
@@ -78,10 +78,13 @@ def main():
         if minor not in found:
             print(f"Python {version}: skipped: there is none on this machine", flush=True)
             continue
-        for kind in KINDS:
-            results.append(run(minor, found[minor], kind, options.folder))
-            print(f"Python {version}, {kind}: {results[-1]}", flush=True)
-    sys.exit(not results or "FAILED" in results)
+        chosen += [(minor, found[minor], kind, options.folder) for kind in KINDS]
+    failed = not chosen
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
+        for (minor, _, kind, _), result in zip(chosen, at_once.map(lambda one: run(*one), chosen)):
+            print(f"Python 3.{minor}, {kind}: {result}", flush=True)
+            failed |= result.endswith("FAILED")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
