@@ -149,6 +149,17 @@ def test_base_exceptions_leave_the_kernel_alive(kernel, code):
     assert kernel.execute("1").ok
 
 
+@pytest.mark.parametrize("name", ["len", "tuple"])
+@pytest.mark.parametrize("harm", ["del builtins.{}", "builtins.{} = None", "del builtins.{}; undefined"])
+def test_builtins_that_are_taken_away(start, harm, name):
+    """Nothing works without them; but every request is answered, and the kernel lives."""
+    kernel = start()
+    kernel.execute("import builtins; " + harm.format(name))
+    for _ in range(3):
+        kernel.execute("1 / 0")
+    assert kernel.execute("print(len(range(3)))").ok.streams() == "3\n"
+
+
 def test_interrupt_of_synchronous_code(kernel):
     msg_id = kernel.post("execute_request", {"code": "print('begun')\nwhile True: pass", "silent": False})
     kernel.until(lambda m: m.tag == engine.STREAM)

@@ -384,6 +384,7 @@ class LinkKernel(BaseKernel):
                 raise ValueError("this %s lacks something" % message["msg_type"])
             signals.leave_user_code()
         except BaseException as error:
+            process.mend_builtins()
             signals.leave_user_code()
             self._reply_error(channel, message, error)
 

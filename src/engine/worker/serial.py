@@ -59,7 +59,10 @@ class SerialKernel:
             self.parents.current = raw_header
         try:
             self.signals.enter_user_code()
-            content = call()
+            try:
+                content = call()
+            finally:
+                process.mend_builtins()
             self.signals.leave_user_code()
         except BaseException as error:
             self.signals.leave_user_code()
