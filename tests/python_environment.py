@@ -41,7 +41,9 @@ def make(folder, requirements, oldest=OLDEST):
         )
     say(f"making a Python environment in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    run([sys.executable, "-m", "venv", str(folder)], "the virtual environment could not be made")
+    # What runs this may be the environment that has just been removed: its Python is the one that it was made with.
+    made_with = getattr(sys, "_base_executable", None) or sys.executable
+    run([made_with, "-m", "venv", str(folder)], "the virtual environment could not be made")
     run(
         [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(requirements)],
         "the packages could not be installed; is the package index reachable?",
