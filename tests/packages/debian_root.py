@@ -35,7 +35,8 @@ def make(folder):
     if stamp.is_file() and stamp.read_text() == suite:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    # In namespaces of its own, as its mounts outlive it when it is killed: who then removes the folder removes what is mounted there.
+    # In namespaces of its own: its mounts would outlive it when it is killed, and who then removes the folder removes what is
+    # mounted there.
     subprocess.run(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
