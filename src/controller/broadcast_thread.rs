@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::controller::Witnesses;
+use crate::controller::doubts::{Doubts, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{HubMail, SchedulerMail};
@@ -20,17 +21,18 @@ use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
 use crate::protocol::{
-    Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
+    Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, Recount, RemoteError, Wire,
 };
 use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+    Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
 };
 
 pub(super) struct BroadcastThread {
     clients: Socket,
     engines: Socket,
+    connections: Monitor,
     mailbox: Mailbox<SchedulerMail>,
     hub: Sender<HubMail>,
     desk: Desk,
@@ -48,6 +50,12 @@ struct Desk {
     scheduler: BroadcastScheduler<Frame, Reply>,
     outbox: Outbox,
     hosts: Hosts,
+    /// Of engines' own connections, over which they answer.
+    doubts: Doubts,
+    /// Of those over which their hosts take requests for them.
+    doubts_of_hosts: Doubts,
+    /// Of engines after one or the other of them broke, and is there again.
+    recounts: Vec<(EngineUuid, Recount)>,
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
     lookout: Option<Lookout>,
@@ -79,6 +87,12 @@ impl Hosts {
         let host = self.of_engines.remove(engine)?;
         let is_empty = self.of_engines.values().all(|other| *other != host);
         is_empty.then_some(host)
+    }
+
+    fn engines_of(&self, host: &Identity) -> impl Iterator<Item = &EngineUuid> {
+        let all = self.of_engines.iter();
+        all.filter(move |(_, its)| *its == host)
+            .map(|(engine, _)| engine)
     }
 
     /// What goes to engines themselves, and what to which host.
@@ -117,12 +131,16 @@ impl BroadcastThread {
             scheduler: BroadcastScheduler::new(),
             outbox: Outbox::default(),
             hosts: Hosts::default(),
+            doubts: Doubts::default(),
+            doubts_of_hosts: Doubts::default(),
+            recounts: Vec::new(),
             outgoing: Vec::new(),
             reporter: witnesses.reporter,
             lookout: witnesses.lookout,
             room: witnesses.room,
         };
         Self {
+            connections: Monitor::new(&sockets.engines),
             clients: sockets.clients,
             engines: sockets.engines,
             mailbox,
@@ -142,6 +160,8 @@ impl BroadcastThread {
             if let Some(lookout) = &mut self.desk.lookout {
                 lookout.begin_round();
             }
+            // Before anything is sent to them.
+            self.note_connections();
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -150,6 +170,7 @@ impl BroadcastThread {
                 self.on_mail(message, &mut frames);
             }
             self.receive_replies(&mut frames);
+            self.hear_recounts(&mut frames);
             let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
@@ -189,9 +210,10 @@ impl BroadcastThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                let pending = self.desk.scheduler.pending_ids(&engine).len();
-                let peers = self.desk.scheduler.snapshot().count() + 1;
-                drain_turns(pending, peers, || self.receive_replies(frames));
+                self.note_connections();
+                self.receive_all_of(&engine, frames);
+                self.desk.doubts.forget(&engine);
+                self.desk.doubts_of_hosts.forget(&engine);
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 if let Some(host) = self.desk.hosts.on_engine_gone(&engine) {
                     self.desk.outbox.forget(host.as_bytes());
@@ -217,6 +239,27 @@ impl BroadcastThread {
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes
             | SchedulerMail::Stop => {}
+        }
+    }
+
+    /// Receives at least what an engine has sent by now, as far as the socket has looked.
+    fn receive_all_of(&mut self, engine: &EngineUuid, frames: &mut Vec<Frame>) {
+        let pending = self.desk.scheduler.pending_ids(engine).len();
+        let peers = self.desk.scheduler.snapshot().count() + 1;
+        drain_turns(pending, peers, || self.receive_replies(frames));
+    }
+
+    fn note_connections(&mut self) {
+        for peer in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&peer);
+        }
+    }
+
+    fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
+        while let Some((engine, recount)) = self.desk.recounts.pop() {
+            // What has come over the old connection counts.
+            self.receive_all_of(&engine, frames);
+            self.desk.on_recount(&engine, &recount, &mut self.clients);
         }
     }
 
@@ -252,6 +295,56 @@ impl Desk {
             .as_mut()
             .is_none_or(|room| room.takes_requests(is_pending));
         has_room && !self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
+    /// A connection of an engine, or of a process with several, is there, again or for the first time.
+    fn on_connected(&mut self, peer: &Identity) {
+        let of_host: Vec<EngineUuid> = self.hosts.engines_of(peer).cloned().collect();
+        if of_host.is_empty() {
+            let engine = EngineUuid::from(String::from_utf8_lossy(peer.as_bytes()).into_owned());
+            let sent = self.scheduler.outgoing_ids(&engine);
+            return self.doubts.on_connected(engine, sent);
+        }
+        // A message to a host has the client's id.
+        let waiting = unsent(&self.outbox, peer.as_bytes());
+        for engine in of_host {
+            let outgoing = self.scheduler.outgoing_ids(&engine).into_iter();
+            let originals = self.scheduler.pending_ids(&engine);
+            let sent = outgoing.zip(originals);
+            let sent = sent.filter(|(_, original)| !waiting.contains(original));
+            let sent = sent.map(|(outgoing, _)| outgoing).collect();
+            self.doubts_of_hosts.on_connected(engine, sent);
+        }
+    }
+
+    /// Requests come over one connection, answers go over another: only the one that broke has lost anything.
+    fn on_recount(&mut self, engine: &EngineUuid, recount: &Recount, clients: &mut Socket) {
+        let (mut lost, how) = if recount.of_host {
+            let mut lost = self.doubts_of_hosts.on_recount(engine, recount);
+            lost.answers.clear();
+            (
+                lost,
+                "the request was lost on its way to it when a connection broke",
+            )
+        } else {
+            let mut lost = self.doubts.on_recount(engine, recount);
+            if self.hosts.of_engines.contains_key(engine) {
+                lost.requests.clear();
+            }
+            (
+                lost,
+                "its answer, or the request, was lost when a connection broke",
+            )
+        };
+        lost.log("broadcast", engine);
+        lost.requests.append(&mut lost.answers);
+        let mut ends = Vec::new();
+        for id in &lost.requests {
+            self.scheduler.on_lost(engine, id.as_str(), how, &mut ends);
+        }
+        for end in ends {
+            self.end(end, clients);
+        }
     }
 
     /// `frames`: `client, <IDS|MSG>, …`.
@@ -397,6 +490,11 @@ impl Desk {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
+        match read_recount(&wire) {
+            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Err(why)) => return self.door.refuse(frames, why),
+            None => {}
+        }
         let layout = wire.layout();
         let read = read_reply(&wire);
         let (engine, original, outgoing) = match read {

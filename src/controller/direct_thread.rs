@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::controller::Witnesses;
+use crate::controller::doubts::{Doubts, id_of, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{Answer, HubMail, SchedulerMail};
@@ -20,16 +21,17 @@ use crate::hub::recorder::Traffic;
 use crate::observe::{Load, Look};
 use crate::protocol::header::{Brief, parent_id, reply_type};
 use crate::protocol::metadata::says_failed;
-use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Recount, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+    Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
 };
 
 pub(super) struct DirectThread {
     clients: Socket,
     engines: Socket,
+    connections: Monitor,
     mailbox: Mailbox<SchedulerMail>,
     hub: Sender<HubMail>,
     desk: Desk,
@@ -41,6 +43,9 @@ struct Desk {
     /// Keeps each request's header, which becomes the parent of a reply made here.
     scheduler: DirectScheduler<Frame>,
     outbox: Outbox,
+    doubts: Doubts,
+    /// Of engines whose connections broke, and are there again.
+    recounts: Vec<(EngineUuid, Recount)>,
     /// Messages to engines of a former controller, until they come back.
     held: HashMap<EngineUuid, Vec<Vec<Frame>>>,
     /// On the control channel: tasks that are aborted while they wait are with the task scheduler.
@@ -69,6 +74,8 @@ impl DirectThread {
             composer,
             scheduler: DirectScheduler::new(),
             outbox: Outbox::default(),
+            doubts: Doubts::default(),
+            recounts: Vec::new(),
             held: HashMap::new(),
             task_scheduler,
             reporter: witnesses.reporter,
@@ -77,6 +84,7 @@ impl DirectThread {
             inside: HashMap::new(),
         };
         Self {
+            connections: Monitor::new(&sockets.engines),
             clients: sockets.clients,
             engines: sockets.engines,
             mailbox,
@@ -96,6 +104,8 @@ impl DirectThread {
             if let Some(lookout) = &mut self.desk.lookout {
                 lookout.begin_round();
             }
+            // Before anything is sent to them.
+            self.note_connections();
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -104,6 +114,7 @@ impl DirectThread {
                 self.on_mail(message, &mut frames);
             }
             self.receive_replies(&mut frames);
+            self.hear_recounts(&mut frames);
             let takes_requests = self.desk.takes_requests();
             if takes_requests {
                 self.receive_requests(&mut frames);
@@ -155,9 +166,9 @@ impl DirectThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                let pending = self.desk.scheduler.pending_ids(&engine).len();
-                let peers = self.desk.scheduler.snapshot().count() + 1;
-                drain_turns(pending, peers, || self.receive_replies(frames));
+                self.note_connections();
+                self.receive_all_of(&engine, frames);
+                self.desk.doubts.forget(&engine);
                 self.desk.outbox.forget(engine.as_str().as_bytes());
                 self.desk.held.remove(&engine);
                 let mut failures = Vec::new();
@@ -189,6 +200,27 @@ impl DirectThread {
         }
     }
 
+    /// Receives at least what an engine has sent by now, as far as the socket has looked.
+    fn receive_all_of(&mut self, engine: &EngineUuid, frames: &mut Vec<Frame>) {
+        let pending = self.desk.scheduler.pending_ids(engine).len();
+        let peers = self.desk.scheduler.snapshot().count() + 1;
+        drain_turns(pending, peers, || self.receive_replies(frames));
+    }
+
+    fn note_connections(&mut self) {
+        for engine in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&engine);
+        }
+    }
+
+    fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
+        while let Some((engine, recount)) = self.desk.recounts.pop() {
+            // What has come over the old connection counts.
+            self.receive_all_of(&engine, frames);
+            self.desk.on_recount(&engine, &recount, &mut self.clients);
+        }
+    }
+
     fn receive_requests(&mut self, frames: &mut Vec<Frame>) -> bool {
         let (engines, desk) = (&mut self.engines, &mut self.desk);
         drain(&mut self.clients, frames, |clients, frames| {
@@ -212,6 +244,39 @@ impl Desk {
             .as_mut()
             .is_none_or(|room| room.takes_requests(is_pending));
         has_room && !self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
+    /// An engine's connection is there, again or for the first time.
+    fn on_connected(&mut self, engine: &Identity) {
+        let name = engine.as_bytes();
+        let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
+        let mut sent = self.scheduler.pending_ids(&uuid);
+        if !sent.is_empty() {
+            let mut waiting = unsent(&self.outbox, name);
+            let held = self.held.get(&uuid).into_iter().flatten();
+            waiting.extend(held.filter_map(|frames| id_of(frames)));
+            sent.retain(|id| !waiting.contains(id));
+        }
+        self.doubts.on_connected(uuid, sent);
+    }
+
+    fn on_recount(&mut self, engine: &EngineUuid, recount: &Recount, clients: &mut Socket) {
+        let lost = self.doubts.on_recount(engine, recount);
+        lost.log("direct", engine);
+        let requests = lost.requests.iter().map(|id| (id, true));
+        let answers = lost.answers.iter().map(|id| (id, false));
+        for (msg_id, is_request) in requests.chain(answers) {
+            let name = engine.as_str().as_bytes();
+            let Some(failure) = self.scheduler.on_lost(name, msg_id) else {
+                continue;
+            };
+            let error = if is_request {
+                RemoteError::request_lost(engine, msg_id.as_str())
+            } else {
+                RemoteError::answer_lost(engine, msg_id.as_str())
+            };
+            self.fail(failure, engine, &error, clients);
+        }
     }
 
     /// `frames`: `client, engine, <IDS|MSG>, …`.
@@ -314,6 +379,11 @@ impl Desk {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
+        match read_recount(&wire) {
+            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Err(why)) => return self.door.refuse(frames, why),
+            None => {}
+        }
         let msg_id = match read_reply(&wire) {
             Ok(msg_id) => msg_id,
             Err(why) => return self.door.refuse(frames, why),
@@ -462,12 +532,6 @@ impl Desk {
             task_scheduler.send(SchedulerMail::Abort(ids));
         }
     }
-}
-
-fn id_of(frames: &[Frame]) -> Option<MsgId> {
-    let wire = Wire::parse(frames).ok()?;
-    let header = Brief::parse(wire.header()).ok()?;
-    Some(MsgId::from(&*header.msg_id))
 }
 
 fn read_reply(wire: &Wire<'_, Frame>) -> Result<String, String> {

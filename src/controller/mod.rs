@@ -22,6 +22,7 @@ mod config;
 mod dask;
 mod delay;
 mod direct_thread;
+mod doubts;
 mod endpoints;
 mod engine_state;
 mod heartbeat_thread;

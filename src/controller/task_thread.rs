@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::controller::Witnesses;
+use crate::controller::doubts::{Doubts, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::held::{HeldRequest, HeldRequests};
 use crate::controller::lookout::Lookout;
@@ -20,19 +21,21 @@ use crate::hub::recorder::{Ended, Traffic};
 use crate::observe::{Load, Look, Status, Waiting};
 use crate::protocol::header::Brief;
 use crate::protocol::wire::Layout;
-use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Recount, Wire};
 use crate::scheduler::{
     ClientWaiting, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler,
     TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Outbox, Packed, Poller, Sender, Socket, drain, drain_turns, time_left,
+    Door, Frame, Mailbox, Monitor, Outbox, Packed, Poller, Sender, Socket, drain, drain_turns,
+    time_left,
 };
 
 pub(super) struct TaskThread {
     clients: Socket,
     engines: Socket,
+    connections: Monitor,
     mailbox: Mailbox<SchedulerMail>,
     hub: Sender<HubMail>,
     desk: Desk,
@@ -58,6 +61,9 @@ struct Desk {
     composer: Composer,
     scheduler: TaskScheduler<Packed>,
     outbox: Outbox,
+    doubts: Doubts,
+    /// Of engines whose connections broke, and are there again.
+    recounts: Vec<(EngineUuid, Recount)>,
     actions: Vec<TaskAction<Packed>>,
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
@@ -108,6 +114,8 @@ impl TaskThread {
             composer,
             scheduler: TaskScheduler::new(config),
             outbox: Outbox::default(),
+            doubts: Doubts::default(),
+            recounts: Vec::new(),
             actions: Vec::new(),
             outgoing: Vec::new(),
             farewells: HashSet::new(),
@@ -118,6 +126,7 @@ impl TaskThread {
             unsent: VecDeque::new(),
         };
         Self {
+            connections: Monitor::new(&sockets.engines),
             clients: sockets.clients,
             engines: sockets.engines,
             mailbox,
@@ -138,6 +147,8 @@ impl TaskThread {
             if let Some(lookout) = &mut self.desk.lookout {
                 lookout.begin_round();
             }
+            // Before anything is sent to them.
+            self.note_connections();
             self.mailbox.take(&mut mail);
             for message in mail.drain(..) {
                 if matches!(message, SchedulerMail::Stop) {
@@ -147,6 +158,7 @@ impl TaskThread {
             }
             // Replies before requests: they free the engines that requests wait for.
             self.receive_replies(&mut frames);
+            self.hear_recounts(&mut frames);
             self.desk.send_unsent(&mut self.engines);
             let takes_requests = self.desk.takes_requests();
             if takes_requests {
@@ -192,9 +204,9 @@ impl TaskThread {
             } => {
                 // What the engine has sent before it left counts.
                 self.engines.look_again();
-                let pending = self.desk.scheduler.pending_ids(&engine).len();
-                let peers = self.desk.scheduler.snapshot().engines.len() + 1;
-                drain_turns(pending, peers, || self.receive_replies(frames));
+                self.note_connections();
+                self.receive_all_of(&engine, frames);
+                self.desk.doubts.forget(&engine);
                 self.desk
                     .scheduler
                     .on_engine_leaving(engine.as_str().as_bytes());
@@ -298,6 +310,28 @@ impl TaskThread {
         })
     }
 
+    /// Receives at least what an engine has sent by now, as far as the socket has looked.
+    fn receive_all_of(&mut self, engine: &EngineUuid, frames: &mut Vec<Frame>) {
+        let pending = self.desk.scheduler.pending_ids(engine).len();
+        let peers = self.desk.scheduler.snapshot().engines.len() + 1;
+        drain_turns(pending, peers, || self.receive_replies(frames));
+    }
+
+    fn note_connections(&mut self) {
+        for engine in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&engine);
+        }
+    }
+
+    fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
+        while let Some((engine, recount)) = self.desk.recounts.pop() {
+            // What has come over the old connection counts.
+            self.receive_all_of(&engine, frames);
+            self.desk
+                .on_recount(&engine, &recount, &mut self.clients, &mut self.engines);
+        }
+    }
+
     fn on_time(&mut self) {
         let now = Instant::now();
         self.let_go(now);
@@ -353,6 +387,46 @@ impl Desk {
     /// The task database is behind.
     fn is_behind(&self) -> bool {
         self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
+    /// An engine's connection is there, again or for the first time.
+    fn on_connected(&mut self, engine: &Identity) {
+        let name = engine.as_bytes();
+        let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
+        let mut sent = self.scheduler.pending_ids(&uuid);
+        if !sent.is_empty() {
+            let mut waiting = unsent(&self.outbox, name);
+            let kept_back = self.unsent.iter();
+            let kept_back = kept_back.filter(|dispatch| dispatch.engine == uuid);
+            let ids = kept_back.filter_map(|dispatch| self.scheduler.msg_id(dispatch.job));
+            waiting.extend(ids.map(MsgId::from));
+            sent.retain(|id| !waiting.contains(id));
+        }
+        self.doubts.on_connected(uuid, sent);
+    }
+
+    fn on_recount(
+        &mut self,
+        engine: &EngineUuid,
+        recount: &Recount,
+        clients: &mut Socket,
+        engines: &mut Socket,
+    ) {
+        let lost = self.doubts.on_recount(engine, recount);
+        lost.log("task", engine);
+        let (now, name) = (Instant::now(), engine.as_str().as_bytes());
+        for id in &lost.requests {
+            self.scheduler
+                .on_returned(now, name, id.as_str(), &mut self.actions);
+            if let Some(lookout) = &mut self.lookout {
+                lookout.on_returned(id.as_str());
+            }
+        }
+        for id in &lost.answers {
+            self.scheduler
+                .on_answer_lost(now, name, id.as_str(), &mut self.actions);
+        }
+        self.perform(None, clients, engines);
     }
 
     fn on_ended_before(&mut self, ended: &Ended) {
@@ -502,6 +576,11 @@ impl Desk {
         let Some(wire) = self.door.admit(frames) else {
             return;
         };
+        match read_recount(&wire) {
+            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Err(why)) => return self.door.refuse(frames, why),
+            None => {}
+        }
         let layout = wire.layout();
         let now = Instant::now();
         let (msg_id, outcome, leaving) = match read_word(&wire) {

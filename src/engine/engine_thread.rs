@@ -14,14 +14,14 @@ use super::config::Config;
 use super::heart::HeartMail;
 use super::mail::{Ending, EngineMail, HostMail, KernelIo, Rank};
 use super::replies::Identification;
-use super::sockets::{EngineSockets, Registrar};
+use super::sockets::{ControllerNews, EngineSockets, Registrar};
 use crate::os::{host, user};
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::header::FAREWELL;
 use crate::protocol::{
     Composer, EngineId, EngineUuid, Header, Leaving, Outgoing, Signer, Timestamp, Wire,
 };
-use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, time_left};
+use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, time_left};
 
 use serving::Serving;
 
@@ -60,6 +60,8 @@ struct Registered {
     heartbeat_period: Duration,
     /// The task queue understands an engine's last word; ipyparallel's does not.
     farewells: bool,
+    /// Its queues understand what an engine says first when a connection is there again.
+    recounts: bool,
     /// The controller shows what engines use.
     wants_usage: bool,
 }
@@ -117,7 +119,7 @@ impl EngineThread {
                     return Ending::Failed(format!("cannot connect to the controller: {error}"));
                 }
             };
-        let registered = match self.register(&mut registrar.socket) {
+        let registered = match self.register(&mut registrar) {
             Ok(registered) => registered,
             Err(how) => return how,
         };
@@ -156,23 +158,15 @@ impl EngineThread {
         Serving::new(self, who, &registered, registrar, sockets, kernel).run()
     }
 
-    fn register(&mut self, registrar: &mut Socket) -> Result<Registered, Ending> {
-        let mut frames = registration(
-            &mut self.composer,
-            &self.uuid,
-            self.wanted,
-            self.post.as_ref(),
-            &self.config,
-        );
-        registrar
-            .send(&mut frames)
-            .map_err(|error| Ending::Failed(format!("cannot register: {error}")))?;
+    fn register(&mut self, registrar: &mut Registrar) -> Result<Registered, Ending> {
+        let mut frames = Vec::new();
+        self.ask_for_registration(registrar)?;
 
         let digests = Arc::new(Mutex::new(DigestHistory::new(self.config.digest_history)));
         let mut door = Door::new("registration", self.composer.signer().clone(), digests);
         let deadline = Instant::now() + self.config.registration_timeout;
         let mut poller = Poller::new();
-        poller.add_socket(registrar);
+        poller.add_socket(&mut registrar.socket);
         poller.add_fd(self.mailbox.fd());
         let mut mail = Vec::new();
         loop {
@@ -183,7 +177,11 @@ impl EngineThread {
             {
                 return Err(Ending::Asked);
             }
-            while registrar.receive(&mut frames) {
+            // What was asked over a connection that broke may not have arrived.
+            if registrar.news() == Some(ControllerNews::Back) {
+                self.ask_for_registration(registrar)?;
+            }
+            while registrar.socket.receive(&mut frames) {
                 if let Some(wire) = door.admit(&frames) {
                     if !is_registration_reply(&wire) {
                         door.refuse(&frames, "it is no answer to the registration");
@@ -215,6 +213,20 @@ impl EngineThread {
         }
     }
 
+    fn ask_for_registration(&mut self, registrar: &mut Registrar) -> Result<(), Ending> {
+        let mut frames = registration(
+            &mut self.composer,
+            &self.uuid,
+            self.wanted,
+            self.post.as_ref(),
+            &self.config,
+        );
+        registrar
+            .socket
+            .send(&mut frames)
+            .map_err(|error| Ending::Failed(format!("cannot register: {error}")))
+    }
+
     fn await_kernel(&mut self) -> Result<KernelIo, Ending> {
         let mut poller = Poller::new();
         poller.add_fd(self.mailbox.fd());
@@ -233,7 +245,8 @@ impl EngineThread {
                     EngineMail::KernelExited { .. }
                     | EngineMail::Usage(_)
                     | EngineMail::ControllerLost
-                    | EngineMail::PingsMissed
+                    | EngineMail::Unheard
+                    | EngineMail::Recount(_)
                     | EngineMail::Delivered(_) => {}
                 }
             }
@@ -263,6 +276,8 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
         evalue: Option<String>,
         #[serde(default)]
         farewells: bool,
+        #[serde(default)]
+        recounts: bool,
         /// Ours.
         #[serde(default)]
         wants_usage: bool,
@@ -275,6 +290,7 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
             id: Some(id),
             hb_period,
             farewells,
+            recounts,
             wants_usage,
             ..
         } if status == "ok" => {
@@ -283,6 +299,7 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
                 id,
                 heartbeat_period,
                 farewells,
+                recounts,
                 wants_usage,
             })
         }

@@ -8,7 +8,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::mail::HostMail;
 use crate::os::host::Host;
 use crate::protocol::EngineUuid;
-use crate::transport::{Context, Frame, Kind, Mailbox, Poller, Socket, drain, time_left};
+use crate::transport::{
+    ConnectionEvent, Context, Frame, Kind, Mailbox, Monitor, Poller, Socket, drain, time_left,
+};
 
 #[derive(Debug)]
 pub(super) enum HeartMail {
@@ -49,7 +51,13 @@ struct Heart {
     uuid: EngineUuid,
     ping: Socket,
     pong: Socket,
+    pongs: Monitor,
+    /// When it began to beat, until it was connected.
+    began: Option<Instant>,
 }
+
+/// A heart that is connected later than this may have been given up before it was heard.
+const SOON: Duration = Duration::from_secs(1);
 
 /// ipyparallel's engines check a little less often than the controller beats.
 const SLACK: Duration = Duration::from_millis(500);
@@ -106,6 +114,7 @@ impl Hearts {
                 poller = self.poller();
             }
             busy |= self.echo(&mut frames);
+            self.tell_of_unheard();
             if self
                 .deadline
                 .is_some_and(|deadline| deadline <= Instant::now())
@@ -134,11 +143,18 @@ impl Hearts {
     fn beat(&mut self, uuid: EngineUuid) -> io::Result<()> {
         let pong = self.context.socket(Kind::Dealer)?;
         pong.set_identity(uuid.as_str().as_bytes());
+        let pongs = Monitor::new(&pong);
         pong.connect(&self.pong_url)?;
         // Each listens for itself: the controller pings at once when it sees a new listener.
         let ping = self.context.socket(Kind::Sub)?;
         ping.connect(&self.ping_url)?;
-        self.beating.push(Heart { uuid, ping, pong });
+        self.beating.push(Heart {
+            uuid,
+            ping,
+            pong,
+            pongs,
+            began: Some(Instant::now()),
+        });
         Ok(())
     }
 
@@ -158,6 +174,22 @@ impl Hearts {
         any
     }
 
+    /// A ping whose echo has nowhere to go is missed by the controller alone.
+    fn tell_of_unheard(&mut self) {
+        for heart in &mut self.beating {
+            while let Some(event) = heart.pongs.receive() {
+                if matches!(event, ConnectionEvent::Established(_))
+                    && heart
+                        .began
+                        .take()
+                        .is_none_or(|began| began.elapsed() > SOON)
+                {
+                    let _ = self.host.send(HostMail::Unheard(Some(heart.uuid.clone())));
+                }
+            }
+        }
+    }
+
     /// After a pause, of this process or of the way to the controller, the controller may have taken the engines for
     /// dead: they are to ask.
     fn on_ping(&mut self, now: Instant) {
@@ -166,7 +198,7 @@ impl Hearts {
             .replace(now)
             .is_some_and(|last| has_missed_pings(now - last, self.period))
         {
-            let _ = self.host.send(HostMail::PingsMissed);
+            let _ = self.host.send(HostMail::Unheard(None));
         }
         self.allow();
     }

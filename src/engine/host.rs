@@ -372,9 +372,11 @@ impl EngineHost {
                     engine.mail.send(EngineMail::ControllerLost);
                 }
             }
-            HostMail::PingsMissed => {
+            HostMail::Unheard(which) => {
                 for engine in self.engines.values() {
-                    engine.mail.send(EngineMail::PingsMissed);
+                    if which.as_ref().is_none_or(|it| *it == engine.uuid) {
+                        engine.mail.send(EngineMail::Unheard);
+                    }
                 }
             }
         }

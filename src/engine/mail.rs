@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::protocol::{EngineId, Leaving};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving};
 
 use super::engine_thread::requests::Request;
 use super::kernel::link::Link;
@@ -26,10 +26,12 @@ pub(super) enum EngineMail {
     KernelFailed(String),
     /// No ping has come for too long.
     ControllerLost,
-    /// Pings come again after a pause in which the controller may have given the engine up.
-    PingsMissed,
+    /// Its heart was not heard for a while, in which the controller may have given the engine up.
+    Unheard,
     /// A request that this process has received for it.
     Delivered(Box<Request>),
+    /// The connection over which such requests come from this queue broke, and is there again.
+    Recount(Identity),
     /// What its kernel uses, to be told to the controller.
     Usage(Value),
     /// End in order.
@@ -69,7 +71,8 @@ pub(super) enum HostMail {
         how: Ending,
     },
     ControllerLost,
-    PingsMissed,
+    /// No engine's heart was heard for a while, or only this one's was not.
+    Unheard(Option<EngineUuid>),
     /// What whoever started the engines should know. Engines that say the same say it once.
     Warning(String),
 }

@@ -16,7 +16,9 @@ use super::mail::EngineMail;
 use super::sockets::router;
 use crate::protocol::digests::DigestHistory;
 use crate::protocol::{EngineUuid, Signer};
-use crate::transport::{Context, Door, Frame, Mailbox, Poller, Sender, Socket, drain, mailbox};
+use crate::transport::{
+    ConnectionEvent, Context, Door, Frame, Mailbox, Monitor, Poller, Sender, Socket, drain, mailbox,
+};
 
 /// The thread that receives, as the rest of the process sees it.
 #[derive(Debug)]
@@ -38,12 +40,15 @@ impl PostBox {
     pub(super) fn open(context: &Context, config: &Config, url: &str) -> io::Result<Self> {
         let address = EngineUuid::from(uuid::Uuid::new_v4().to_string());
         let socket = router(context, address.as_str().as_bytes())?;
+        let connections = Monitor::new(&socket);
         socket.connect(url)?;
         let digests = Arc::new(Mutex::new(DigestHistory::new(config.digest_history)));
         let signer = Signer::new(config.connection.common.key.as_bytes());
         let (mail, mailbox) = mailbox()?;
         let post = Post {
             socket,
+            connections,
+            was_connected: false,
             door: Door::new("broadcast", signer, digests),
             mailbox,
             engines: HashMap::new(),
@@ -80,6 +85,8 @@ impl PostBox {
 
 struct Post {
     socket: Socket,
+    connections: Monitor,
+    was_connected: bool,
     door: Door,
     mailbox: Mailbox<PostMail>,
     engines: HashMap<EngineUuid, Sender<EngineMail>>,
@@ -106,9 +113,28 @@ impl Post {
                 }
             }
             busy |= self.receive(&mut frames);
+            self.note_connections(&mut frames);
             if !busy && let Err(error) = poller.wait(None) {
                 tracing::error!("broadcasts: cannot wait for messages: {error}");
                 return;
+            }
+        }
+    }
+
+    /// What was on its way when the connection broke may not have come: the engines are to say what has.
+    fn note_connections(&mut self, frames: &mut Vec<Frame>) {
+        while let Some(event) = self.connections.receive() {
+            let ConnectionEvent::Established(connection) = event else {
+                continue;
+            };
+            let queue = self.socket.name_of(connection);
+            if std::mem::replace(&mut self.was_connected, true)
+                && let Some(queue) = queue
+            {
+                while self.receive(frames) {}
+                for engine in self.engines.values() {
+                    engine.send(EngineMail::Recount(queue.clone()));
+                }
             }
         }
     }

@@ -63,6 +63,10 @@ impl<R: Queued> RequestQueue<R> {
         self.running.as_mut()
     }
 
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &R> {
+        self.waiting.iter()
+    }
+
     /// The running request is over; it is handed back.
     pub(super) fn on_done(&mut self) -> Option<R> {
         self.running.take()

@@ -1,10 +1,11 @@
 //! An engine's connections to the controller.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use crate::profile::connection::{Channel, EngineFile};
-use crate::protocol::{EngineId, EngineUuid};
+use crate::protocol::{EngineId, EngineUuid, Identity};
 use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
 
 /// Unsent replies have this long to leave when an engine ends.
@@ -83,6 +84,8 @@ pub(super) struct EngineSockets {
     shell_connections: usize,
     control_connections: usize,
     has_subscriber: bool,
+    /// Queues that were connected before.
+    met: HashSet<Identity>,
 }
 
 impl EngineSockets {
@@ -120,19 +123,42 @@ impl EngineSockets {
             shell_connections: 0,
             control_connections: 0,
             has_subscriber: false,
+            met: HashSet::new(),
         })
     }
 
-    /// Takes note of connections that have come or gone.
-    pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) {
-        count(&mut self.shell_monitor, &mut self.shell_connections);
-        count(&mut self.control_monitor, &mut self.control_connections);
+    /// Takes note of connections that have come or gone. Returns the queues whose connections broke and are there again.
+    pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> Vec<Identity> {
+        let mut here = Vec::new();
+        let mut note = |monitor: &mut Monitor, socket: &Socket, connections: &mut usize| {
+            while let Some(event) = monitor.receive() {
+                match event {
+                    ConnectionEvent::Established(connection) => {
+                        *connections += 1;
+                        here.extend(socket.name_of(connection));
+                    }
+                    ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),
+                }
+            }
+        };
+        note(
+            &mut self.shell_monitor,
+            &self.shell,
+            &mut self.shell_connections,
+        );
+        note(
+            &mut self.control_monitor,
+            &self.control,
+            &mut self.control_connections,
+        );
         let has_subscriber = &mut self.has_subscriber;
         drain(&mut self.iopub, frames, |_, frames| {
             *has_subscriber |= frames
                 .first()
                 .is_some_and(|frame| frame.first() == Some(&1));
         });
+        here.retain(|queue| !self.met.insert(queue.clone()));
+        here
     }
 
     /// Every message of this engine and to it would arrive.
@@ -151,13 +177,4 @@ pub(super) fn router(context: &Context, identity: &[u8]) -> io::Result<Socket> {
     // A reply for which the controller's queue is not connected at the moment is kept, not dropped.
     socket.set_mandatory();
     Ok(socket)
-}
-
-fn count(monitor: &mut Monitor, connections: &mut usize) {
-    while let Some(event) = monitor.receive() {
-        match event {
-            ConnectionEvent::Established(_) => *connections += 1,
-            ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),
-        }
-    }
 }

@@ -97,7 +97,8 @@ impl Hub {
         }
         let uuid = EngineUuid::from(uuid);
         let host = host.map(|host| Identity::from(host.as_bytes()));
-        // `farewells` is ours: schedulers take a last word of an engine that leaves.
+        // `farewells` and `recounts` are ours: schedulers take a last word of an engine that leaves, and a first one on a
+        // connection that is made again.
         match self.registry.register(now, &uuid, id, host) {
             Some(id) => {
                 let origin = Origin::read(&request.content);
@@ -116,6 +117,7 @@ impl Hub {
                     "hb_period": self.config.heartbeat_period_ms,
                     "connection_info": self.config.connection_info,
                     "farewells": true,
+                    "recounts": true,
                 });
                 if self.config.wants_usage {
                     content["wants_usage"] = json!(true);

@@ -55,6 +55,28 @@ impl RemoteError {
         )
     }
 
+    /// The engine lives, and has run the request: what it said is lost.
+    pub fn answer_lost(engine: impl std::fmt::Display, msg_id: &str) -> Self {
+        Self::new(
+            "EngineError",
+            format!(
+                "Engine {engine} has run task {msg_id:?}, and its answer was lost when the connection between it and the \
+                 controller broke"
+            ),
+        )
+    }
+
+    /// The engine lives, and has never seen the request.
+    pub fn request_lost(engine: impl std::fmt::Display, msg_id: &str) -> Self {
+        Self::new(
+            "EngineError",
+            format!(
+                "Task {msg_id:?} was lost on its way to engine {engine} when the connection between it and the controller \
+                 broke: it has not run"
+            ),
+        )
+    }
+
     /// `content` of the reply. `engine_info` is there even when empty: the client asks it for nothing, but older ones
     /// index it.
     pub fn to_content(&self) -> Value {

@@ -151,6 +151,29 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         }
     }
 
+    /// An engine's part in a request, which it was sent as `outgoing`, or its answer was lost between here and the engine,
+    /// which is there.
+    pub fn on_lost(
+        &mut self,
+        uuid: &EngineUuid,
+        outgoing: &str,
+        how: &str,
+        ends: &mut Vec<BroadcastEnd<H, R>>,
+    ) {
+        let original = outgoing
+            .strip_suffix(uuid.as_str())
+            .and_then(|original| original.strip_suffix('_'));
+        let number = original.and_then(|original| self.numbers.get(original).copied());
+        let Some((number, engine)) = number.zip(self.engines.get_mut(uuid)) else {
+            return;
+        };
+        if let Some(part) = engine.pending.remove(&number) {
+            engine.completed += 1;
+            engine.failed += 1;
+            self.lose(number, part, how, ends);
+        }
+    }
+
     /// A request to `targets`; one that is named twice gets it once. Targets that are not registered are lost at once,
     /// which is told through `ends`. A message id that is already under way is refused with `None`.
     pub fn on_request(
@@ -270,6 +293,12 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
             .flatten()
             .map(|(number, _)| self.requests[number].msg_id.clone())
             .collect()
+    }
+
+    /// The same, by the ids under which the engine was sent them.
+    pub fn outgoing_ids(&self, uuid: &EngineUuid) -> Vec<MsgId> {
+        let ids = self.pending_ids(uuid);
+        ids.iter().map(|id| outgoing_id(id, uuid)).collect()
     }
 
     /// Are there requests that have not ended?
@@ -411,6 +440,33 @@ mod tests {
 
     fn reply(scheduler: &mut Scheduler, engine: u32) -> BroadcastVerdict<&'static str, u32> {
         scheduler.on_reply(&uuid(engine), "m_1", &format!("m_1_e{engine}"), engine)
+    }
+
+    #[test]
+    fn a_part_that_was_lost_ends_once_and_leaves_the_others_alone() {
+        for coalescing in [false, true] {
+            let mut scheduler = with_engines(2);
+            send(&mut scheduler, &[0, 1], coalescing);
+            assert_eq!(scheduler.outgoing_ids(&uuid(0)), [MsgId::from("m_1_e0")]);
+            let mut ends = Vec::new();
+            for (engine, id) in [(0, "m_1_e1"), (0, "m_1"), (9, "m_1_e9"), (1, "m_2_e1")] {
+                scheduler.on_lost(&uuid(engine), id, "how", &mut ends);
+            }
+            assert!(ends.is_empty());
+            for _ in 0..2 {
+                scheduler.on_lost(&uuid(0), "m_1_e0", "how", &mut ends);
+            }
+            assert_eq!(ends.len(), usize::from(!coalescing));
+            assert_eq!(reply(&mut scheduler, 0), BroadcastVerdict::Unknown);
+            let last = reply(&mut scheduler, 1);
+            assert_eq!(matches!(last, BroadcastVerdict::End(_)), coalescing);
+            assert!(!scheduler.has_pending());
+            let load = scheduler
+                .snapshot()
+                .find(|load| load.uuid == uuid(0))
+                .unwrap();
+            assert_eq!((load.pending, load.completed, load.failed), (0, 1, 1));
+        }
     }
 
     #[test]

@@ -144,6 +144,28 @@ impl<H> DirectScheduler<H> {
         }
     }
 
+    /// The request, or its answer, was lost between here and its engine, which is there.
+    pub fn on_lost(&mut self, engine: &[u8], msg_id: &MsgId) -> Option<DirectFailure<H>> {
+        let pending = self.pending.get(msg_id)?;
+        if pending.engine.as_bytes() != engine {
+            return None;
+        }
+        let Pending {
+            client,
+            msg_type,
+            header,
+            ..
+        } = self.pending.remove(msg_id)?;
+        self.finish(engine, msg_id.as_str());
+        self.on_failure(engine);
+        Some(DirectFailure {
+            client,
+            msg_id: msg_id.clone(),
+            msg_type,
+            header,
+        })
+    }
+
     pub fn on_request(
         &mut self,
         engine: &[u8],
@@ -195,6 +217,12 @@ impl<H> DirectScheduler<H> {
             return false;
         }
         self.pending.remove(msg_id);
+        self.finish(engine, msg_id);
+        true
+    }
+
+    /// A request that is pending no more.
+    fn finish(&mut self, engine: &[u8], msg_id: &str) {
         self.finished.add(msg_id);
         if let Some(engine) = self.engines.get_mut(engine) {
             engine.pending -= 1;
@@ -211,7 +239,6 @@ impl<H> DirectScheduler<H> {
                 engine.queue.retain(|id| self.pending.contains_key(id));
             }
         }
-        true
     }
 
     /// The reply that was just taken says that the request failed.
@@ -351,6 +378,26 @@ mod tests {
         scheduler.on_engine_gone(&EngineUuid::from("b"), &mut failed);
         assert_eq!(failed.len(), 1);
         assert_eq!(request(&mut scheduler, b"b", "4"), Route::UnknownEngine);
+    }
+
+    #[test]
+    fn what_was_lost_is_answered_for_once_and_by_its_engine_alone() {
+        let mut scheduler = scheduler();
+        scheduler.on_engine_registered(EngineUuid::from("b"));
+        request(&mut scheduler, b"a", "m");
+        request(&mut scheduler, b"a", "n");
+        let id = MsgId::from("m");
+        assert_eq!(scheduler.on_lost(b"b", &id), None);
+        let failure = scheduler.on_lost(b"a", &id).unwrap();
+        assert_eq!((failure.client, failure.msg_id), (client(), id.clone()));
+        assert_eq!(scheduler.on_lost(b"a", &id), None);
+        assert!(!scheduler.on_reply(b"a", b"client", "m"));
+        assert!(scheduler.on_reply(b"a", b"client", "n"));
+        let load = scheduler
+            .snapshot()
+            .find(|load| load.uuid.as_str() == "a")
+            .unwrap();
+        assert_eq!((load.pending, load.completed, load.failed), (0, 2, 1));
     }
 
     #[test]

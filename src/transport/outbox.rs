@@ -55,6 +55,13 @@ impl Outbox {
         }
     }
 
+    /// What has not been sent to an engine yet.
+    pub fn waiting_for(&self, engine: &[u8]) -> impl Iterator<Item = &[Frame]> {
+        let waiting = self.waiting.get(engine);
+        let messages = waiting.into_iter().flat_map(|waiting| &waiting.messages);
+        messages.map(Vec::as_slice)
+    }
+
     pub fn next_retry(&self) -> Option<Instant> {
         self.waiting.values().map(|waiting| waiting.retry).min()
     }

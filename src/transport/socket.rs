@@ -261,6 +261,14 @@ impl Socket {
         lock(&self.shared).connect_anew(this);
     }
 
+    /// The name by which a router knows the peer of a connection that is there.
+    pub fn name_of(&self, connection: ConnectionId) -> Option<Identity> {
+        let shared = lock(&self.shared);
+        let mut all = shared.connections.iter().map(|(_, one)| one);
+        let one = all.find(|one| one.id == connection)?;
+        one.name.as_ref().map(|name| name.identity.clone())
+    }
+
     /// Writes what was sent, as far as it goes, without waiting for the thread's next wait.
     pub fn flush(&mut self) {
         lock(&self.shared).flush();

@@ -25,6 +25,7 @@ ENGINE_LOST = {
     "engines stopped",
     "controller stopped",
     "engines' link down",
+    "engines' link broken",
     "engines' link slow",
     "engines' link frozen",
     "no more descriptors",

@@ -37,6 +37,7 @@ class Nemesis:
         "client killed": (2, 0),
         "client stopped": (2, 5),
         "engines' link down": (2, 3),
+        "engines' link broken": (3, 0.5),
         "engines' link frozen": (1, 3),
         "engines' link slow": (1, 4),
         "clients' link down": (2, 3),
@@ -48,10 +49,8 @@ class Nemesis:
     }
 
     def step(self, now):
-        for fault in [one for one in self.under_way if one[0] <= now]:
-            self.heal(fault)
-        if len(self.under_way) < 2:
-            names = [name for name in self.FAULTS if name not in {one[1] for one in self.under_way}]
+        names = [name for name in self.FAULTS if name not in {one[1] for one in self.under_way}]
+        if names and len(self.under_way) < 2:
             (name,) = self.chance.choices(names, [self.FAULTS[one][0] for one in names])
             self.bring_about(name, now)
 
@@ -68,6 +67,10 @@ class Nemesis:
         self.under_way.remove(fault)
         fault[2]()
         self.write("healed", name=fault[1])
+
+    def heal_due(self, now):
+        for fault in [one for one in self.under_way if one[0] <= now]:
+            self.heal(fault)
 
     def heal_all(self):
         for fault in list(self.under_way):
@@ -155,6 +158,10 @@ class Nemesis:
 
     def engines_link_down(self, draw):
         return self._link("engines' link down", self.cluster.engine_link, "down")
+
+    def engines_link_broken(self, draw):
+        """For so short a time that nobody is given up: what was on its way is lost, and only that."""
+        return self._link("engines' link broken", self.cluster.engine_link, "down")
 
     def engines_link_frozen(self, draw):
         return self._link("engines' link frozen", self.cluster.engine_link, "frozen")

@@ -4,9 +4,10 @@ mod ending;
 mod incoming;
 mod kernel_side;
 mod output;
+mod recount;
 mod sending;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,7 @@ pub(super) struct Serving {
     heartbeat_period: Duration,
     /// See [`Registered`].
     farewells: bool,
+    recounts: bool,
     mailbox: Mailbox<EngineMail>,
     mail: Vec<EngineMail>,
     host: UnboundedSender<HostMail>,
@@ -69,6 +71,8 @@ pub(super) struct Serving {
     queue: RequestQueue<Request>,
     /// Comm messages and control requests that the kernel has, by message id.
     beside: HashMap<String, Request>,
+    /// The last requests that were answered, see [`Recount`](crate::protocol::Recount).
+    answered: VecDeque<String>,
     outputs: Outputs,
     /// The parent of what is written while no request runs: the last one, as in ipykernel.
     last_parent: Bytes,
@@ -171,6 +175,7 @@ impl Serving {
             who,
             heartbeat_period: registered.heartbeat_period,
             farewells: registered.farewells,
+            recounts: registered.recounts,
             mailbox,
             mail,
             host,
@@ -186,6 +191,7 @@ impl Serving {
             kernel,
             queue: RequestQueue::new(),
             beside: HashMap::new(),
+            answered: VecDeque::new(),
             outputs: Outputs::default(),
             last_parent: Bytes::from_static(b"{}"),
             state: State::Entering,
@@ -220,7 +226,9 @@ impl Serving {
             // Control before shell: an abort must find what it aborts in the queue, or be known before it comes.
             self.receive_control(&mut frames);
             self.receive_shell(&mut frames);
-            self.sockets.receive_news(&mut frames);
+            for queue in self.sockets.receive_news(&mut frames) {
+                self.recount(&queue, false);
+            }
             self.receive_registrar(&mut frames);
             if poller.has_events(entries.link) {
                 self.receive_kernel();
@@ -313,8 +321,9 @@ impl Serving {
                 let why = "no heartbeat of the controller for too long".to_owned();
                 self.end(Ending::Failed(why.clone()), &why);
             }
-            EngineMail::PingsMissed => self.register_again(Asking::First),
+            EngineMail::Unheard => self.register_again(Asking::First),
             EngineMail::Delivered(request) => self.on_shell_request(*request),
+            EngineMail::Recount(queue) => self.recount(&queue, true),
             EngineMail::Stop => self.stop(),
             EngineMail::Usage(usage) => self.tell_usage(usage),
             EngineMail::KernelStarted(_) => {}
@@ -383,6 +392,7 @@ impl Serving {
 
     fn on_registered_again(&mut self, registered: &Registered) {
         self.farewells = registered.farewells;
+        self.recounts = registered.recounts;
         if registered.id == self.who.id {
             tracing::info!("engine {}: registered again", self.who.id);
         } else {

@@ -16,6 +16,9 @@ pub enum TaskError {
         msg_id: MsgId,
         how: String,
     },
+    /// The engine has answered, what it said was lost on its way, and no retry is left.
+    #[error("the answer of engine {engine} to task {msg_id} was lost")]
+    AnswerLost { engine: EngineUuid, msg_id: MsgId },
     /// No engine can ever be right for it, or what it depends on ended the wrong way.
     #[error("{0}")]
     Impossible(String),
@@ -59,6 +62,9 @@ impl TaskError {
                 msg_id,
                 how,
             } => return RemoteError::engine_died(engine, msg_id.as_str(), how),
+            Self::AnswerLost { engine, msg_id } => {
+                return RemoteError::answer_lost(engine, msg_id.as_str());
+            }
             Self::Impossible(_) => "ImpossibleDependency",
             Self::Invalid(_) => "InvalidDependency",
             Self::Timeout { .. } => "TaskTimeout",

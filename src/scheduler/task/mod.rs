@@ -506,6 +506,47 @@ impl<P: Payload> TaskScheduler<P> {
         true
     }
 
+    /// The engine is there and has answered a task; what it said was lost on its way. It counts as a failure.
+    pub fn on_answer_lost(
+        &mut self,
+        now: Instant,
+        engine: &[u8],
+        msg_id: &str,
+        out: &mut Vec<TaskAction<P>>,
+    ) {
+        let Some(slot) = self.find_engine(engine) else {
+            return;
+        };
+        if self.roster.lay_ghost(slot, msg_id) {
+            return self.serve(slot, out);
+        }
+        let Some(job) = self.find(self.hasher.hash(msg_id), msg_id) else {
+            return;
+        };
+        match self.jobs[job].state {
+            State::Running { engine, place } if engine == slot => {
+                self.take_off(job, slot, place);
+            }
+            _ => return,
+        }
+        let serial = self.roster[slot].serial;
+        let known = &mut self.jobs[job];
+        if known.retries > 0 && !known.aborted {
+            known.retries -= 1;
+            known.mark(serial, FAILED);
+            self.requeue(job);
+        } else {
+            let engine = self.roster[slot].uuid.clone();
+            let error = TaskError::AnswerLost {
+                engine: engine.clone(),
+                msg_id: self.id_of(job),
+            };
+            self.doom(job, error, Some((serial, engine)));
+        }
+        self.work(now, out);
+        self.serve(slot, out);
+    }
+
     /// Ends those of the tasks that wait; how many. One that runs is the engine's affair, but is not tried again.
     pub fn on_abort(
         &mut self,

@@ -134,6 +134,12 @@ impl World {
         known
     }
 
+    fn answer_lost(&mut self, engine: &str, msg_id: &str) {
+        self.scheduler
+            .on_answer_lost(self.now, engine.as_bytes(), msg_id, &mut self.out);
+        self.scheduler.sanity_check();
+    }
+
     fn abort(&mut self, msg_ids: &[&str]) -> usize {
         let ended = self.scheduler.on_abort(self.now, msg_ids, &mut self.out);
         self.scheduler.sanity_check();

@@ -280,3 +280,19 @@ fn what_was_on_its_way_when_an_engine_said_farewell_goes_elsewhere() {
     world.gone("e1");
     assert!(world.seen().is_empty(), "it has failed nowhere");
 }
+
+#[test]
+fn a_task_whose_answer_was_lost_has_failed() {
+    let mut world = World::with(&["e1", "e2"]);
+    world.submit("a", json!({"retries": 1}));
+    assert_eq!(world.seen(), ["a > e1"]);
+    world.answer_lost("e2", "a");
+    world.answer_lost("nobody", "a");
+    assert!(world.seen().is_empty(), "another engine has it");
+    world.answer_lost("e1", "a");
+    assert_eq!(world.seen(), ["a > e2"], "it is tried again, elsewhere");
+    world.answer_lost("e2", "a");
+    assert_eq!(world.seen(), ["a ! EngineError e2"]);
+    world.plain(&["b", "c"]);
+    assert_eq!(world.seen(), ["b > e1", "c > e2"], "both are free");
+}

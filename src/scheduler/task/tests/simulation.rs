@@ -265,6 +265,7 @@ impl Model {
             TaskError::Impossible(_) => {
                 assert!(self.is_hopeless(task), "{msg_id} might have run: {error}");
             }
+            TaskError::AnswerLost { .. } => assert!(task.retries == 0 || task.aborted),
             TaskError::EngineDied { .. } => {
                 let restricted = task.targets.is_some() || task.follow.is_some();
                 assert!(task.retries == 0 || task.aborted || restricted);
@@ -308,6 +309,26 @@ impl Model {
                         task.waits_since = Some(self.world.now);
                     }
                     assert_eq!(self.world.returned(&name(engine), &msg_id), runs);
+                }
+            }
+            Op::LoseAnswer { message } => {
+                if let Some((engine, msg_id)) = self.message(*message) {
+                    let was_held = self.held[engine].remove(&msg_id);
+                    let task = self.tasks.get_mut(&msg_id).unwrap();
+                    if was_held && task.running == Some(engine) {
+                        task.running = None;
+                        task.waits_since = Some(self.world.now);
+                        let is_tried_again = task.retries > 0 && !task.aborted;
+                        self.world.answer_lost(&name(engine), &msg_id);
+                        if is_tried_again {
+                            self.tasks.get_mut(&msg_id).unwrap().retries -= 1;
+                        } else {
+                            self.look();
+                            assert!(self.tasks[&msg_id].end.is_some());
+                        }
+                    } else {
+                        self.world.answer_lost(&name(engine), &msg_id);
+                    }
                 }
             }
             Op::Lie { engine, task } => {

@@ -30,6 +30,10 @@ pub(super) enum Op {
     Return {
         message: usize,
     },
+    /// An engine answers a message that it has, and nobody hears of it until the engine says so.
+    LoseAnswer {
+        message: usize,
+    },
     /// An engine answers whatever task it likes.
     Lie {
         engine: usize,
@@ -103,6 +107,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => (0..ENGINES).prop_map(Op::Expect),
         24 => (any::<usize>(), outcome()).prop_map(|(message, outcome)| Op::Answer { message, outcome }),
         2 => any::<usize>().prop_map(|message| Op::Return { message }),
+        2 => any::<usize>().prop_map(|message| Op::LoseAnswer { message }),
         3 => (0..ENGINES, any::<usize>()).prop_map(|(engine, task)| Op::Lie { engine, task }),
         2 => any::<[usize; 2]>().prop_map(|tasks| Op::Abort { tasks }),
         3 => (1..40_u32).prop_map(|millis| Op::Pass { millis }),
