@@ -92,13 +92,14 @@ pub(super) fn id_of(frames: &[Frame]) -> Option<MsgId> {
 pub(super) fn read_recount(
     wire: &Wire<'_, Frame>,
 ) -> Option<Result<(EngineUuid, Recount), String>> {
+    // Replies have the client's address as well.
+    let [engine] = wire.identities() else {
+        return None;
+    };
     let header = Brief::parse(wire.header()).ok()?;
     if header.msg_type != RECOUNT {
         return None;
     }
-    let [engine] = wire.identities() else {
-        return Some(Err("a recount has one address before it".to_owned()));
-    };
     let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
     let recount = serde_json::from_slice(wire.content());
     Some(
