@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::controller::Witnesses;
-use crate::controller::doubts::{Doubts, newly_connected, read_recount, unsent};
+use crate::controller::doubts::{Doubts, Recounted, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{HubMail, SchedulerMail};
@@ -21,12 +21,13 @@ use crate::protocol::header::{Brief, parent_id};
 use crate::protocol::metadata::{ReplyMetadata, says_failed};
 use crate::protocol::wire::Layout;
 use crate::protocol::{
-    Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, Recount, RemoteError, Wire,
+    Composer, DELIMITER, EngineId, EngineUuid, Identity, MsgId, RemoteError, Wire,
 };
 use crate::scheduler::{BroadcastEnd, BroadcastScheduler, BroadcastTarget, BroadcastVerdict};
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+    ConnectionId, Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain,
+    drain_turns, time_left,
 };
 
 pub(super) struct BroadcastThread {
@@ -55,7 +56,7 @@ struct Desk {
     /// Of those over which their hosts take requests for them.
     doubts_of_hosts: Doubts,
     /// Of engines after one or the other of them broke, and is there again.
-    recounts: Vec<(EngineUuid, Recount)>,
+    recounts: Vec<Recounted>,
     outgoing: Vec<Frame>,
     reporter: Option<Reporter>,
     lookout: Option<Lookout>,
@@ -250,16 +251,16 @@ impl BroadcastThread {
     }
 
     fn note_connections(&mut self) {
-        for peer in newly_connected(&mut self.connections, &self.engines) {
-            self.desk.on_connected(&peer);
+        for (peer, connection) in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&peer, connection);
         }
     }
 
     fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
-        while let Some((engine, recount)) = self.desk.recounts.pop() {
+        while let Some(recounted) = self.desk.recounts.pop() {
             // What has come over the old connection counts.
-            self.receive_all_of(&engine, frames);
-            self.desk.on_recount(&engine, &recount, &mut self.clients);
+            self.receive_all_of(&recounted.engine, frames);
+            self.desk.on_recount(&recounted, &mut self.clients);
         }
     }
 
@@ -298,12 +299,12 @@ impl Desk {
     }
 
     /// A connection of an engine, or of a process with several, is there, again or for the first time.
-    fn on_connected(&mut self, peer: &Identity) {
+    fn on_connected(&mut self, peer: &Identity, connection: ConnectionId) {
         let of_host: Vec<EngineUuid> = self.hosts.engines_of(peer).cloned().collect();
         if of_host.is_empty() {
             let engine = EngineUuid::from(String::from_utf8_lossy(peer.as_bytes()).into_owned());
             let sent = self.scheduler.outgoing_ids(&engine);
-            return self.doubts.on_connected(engine, sent);
+            return self.doubts.on_connected(engine, connection, sent);
         }
         // A message to a host has the client's id.
         let waiting = unsent(&self.outbox, peer.as_bytes());
@@ -313,21 +314,22 @@ impl Desk {
             let sent = outgoing.zip(originals);
             let sent = sent.filter(|(_, original)| !waiting.contains(original));
             let sent = sent.map(|(outgoing, _)| outgoing).collect();
-            self.doubts_of_hosts.on_connected(engine, sent);
+            self.doubts_of_hosts.on_connected(engine, connection, sent);
         }
     }
 
     /// Requests come over one connection, answers go over another: only the one that broke has lost anything.
-    fn on_recount(&mut self, engine: &EngineUuid, recount: &Recount, clients: &mut Socket) {
-        let (mut lost, how) = if recount.of_host {
-            let mut lost = self.doubts_of_hosts.on_recount(engine, recount);
+    fn on_recount(&mut self, recounted: &Recounted, clients: &mut Socket) {
+        let engine = &recounted.engine;
+        let (mut lost, how) = if recounted.recount.of_host {
+            let mut lost = self.doubts_of_hosts.on_recount(recounted);
             lost.answers.clear();
             (
                 lost,
                 "the request was lost on its way to it when a connection broke",
             )
         } else {
-            let mut lost = self.doubts.on_recount(engine, recount);
+            let mut lost = self.doubts.on_recount(recounted);
             if self.hosts.of_engines.contains_key(engine) {
                 lost.requests.clear();
             }
@@ -491,7 +493,7 @@ impl Desk {
             return;
         };
         match read_recount(&wire) {
-            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Ok(recounted)) => return self.recounts.push(recounted),
             Some(Err(why)) => return self.door.refuse(frames, why),
             None => {}
         }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::controller::Witnesses;
-use crate::controller::doubts::{Doubts, id_of, newly_connected, read_recount, unsent};
+use crate::controller::doubts::{Doubts, Recounted, id_of, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::lookout::{Lookout, status_of};
 use crate::controller::mail::{Answer, HubMail, SchedulerMail};
@@ -21,11 +21,12 @@ use crate::hub::recorder::Traffic;
 use crate::observe::{Load, Look};
 use crate::protocol::header::{Brief, parent_id, reply_type};
 use crate::protocol::metadata::says_failed;
-use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Recount, RemoteError, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, RemoteError, Wire};
 use crate::scheduler::{DirectFailure, DirectScheduler, Route};
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain, drain_turns, time_left,
+    ConnectionId, Door, Frame, Mailbox, Monitor, Outbox, Poller, Sender, Socket, drain,
+    drain_turns, time_left,
 };
 
 pub(super) struct DirectThread {
@@ -45,7 +46,7 @@ struct Desk {
     outbox: Outbox,
     doubts: Doubts,
     /// Of engines whose connections broke, and are there again.
-    recounts: Vec<(EngineUuid, Recount)>,
+    recounts: Vec<Recounted>,
     /// Messages to engines of a former controller, until they come back.
     held: HashMap<EngineUuid, Vec<Vec<Frame>>>,
     /// On the control channel: tasks that are aborted while they wait are with the task scheduler.
@@ -208,16 +209,16 @@ impl DirectThread {
     }
 
     fn note_connections(&mut self) {
-        for engine in newly_connected(&mut self.connections, &self.engines) {
-            self.desk.on_connected(&engine);
+        for (engine, connection) in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&engine, connection);
         }
     }
 
     fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
-        while let Some((engine, recount)) = self.desk.recounts.pop() {
+        while let Some(recounted) = self.desk.recounts.pop() {
             // What has come over the old connection counts.
-            self.receive_all_of(&engine, frames);
-            self.desk.on_recount(&engine, &recount, &mut self.clients);
+            self.receive_all_of(&recounted.engine, frames);
+            self.desk.on_recount(&recounted, &mut self.clients);
         }
     }
 
@@ -247,7 +248,7 @@ impl Desk {
     }
 
     /// An engine's connection is there, again or for the first time.
-    fn on_connected(&mut self, engine: &Identity) {
+    fn on_connected(&mut self, engine: &Identity, connection: ConnectionId) {
         let name = engine.as_bytes();
         let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
         let mut sent = self.scheduler.pending_ids(&uuid);
@@ -257,11 +258,12 @@ impl Desk {
             waiting.extend(held.filter_map(|frames| id_of(frames)));
             sent.retain(|id| !waiting.contains(id));
         }
-        self.doubts.on_connected(uuid, sent);
+        self.doubts.on_connected(uuid, connection, sent);
     }
 
-    fn on_recount(&mut self, engine: &EngineUuid, recount: &Recount, clients: &mut Socket) {
-        let lost = self.doubts.on_recount(engine, recount);
+    fn on_recount(&mut self, recounted: &Recounted, clients: &mut Socket) {
+        let engine = &recounted.engine;
+        let lost = self.doubts.on_recount(recounted);
         lost.log("direct", engine);
         let requests = lost.requests.iter().map(|id| (id, true));
         let answers = lost.answers.iter().map(|id| (id, false));
@@ -380,7 +382,7 @@ impl Desk {
             return;
         };
         match read_recount(&wire) {
-            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Ok(recounted)) => return self.recounts.push(recounted),
             Some(Err(why)) => return self.door.refuse(frames, why),
             None => {}
         }

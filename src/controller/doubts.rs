@@ -11,11 +11,27 @@ use hashbrown::HashSet;
 use crate::protocol::header::Brief;
 use crate::protocol::recount::RECOUNT;
 use crate::protocol::{EngineUuid, Identity, MsgId, Recount, Wire};
-use crate::transport::{ConnectionEvent, Frame, Monitor, Outbox, Socket};
+use crate::transport::{ConnectionEvent, ConnectionId, Frame, Monitor, Outbox, Socket};
 
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    of_engines: HashMap<EngineUuid, Vec<MsgId>>,
+    of_engines: HashMap<EngineUuid, Doubt>,
+}
+
+#[derive(Debug)]
+struct Doubt {
+    /// The connection that is there now.
+    connection: ConnectionId,
+    /// Requests that were sent before, in their order.
+    sent: Vec<MsgId>,
+}
+
+/// A recount, and from where it came.
+#[derive(Debug)]
+pub(super) struct Recounted {
+    pub(super) engine: EngineUuid,
+    pub(super) recount: Recount,
+    connection: Option<ConnectionId>,
 }
 
 /// What does not come any more.
@@ -41,16 +57,32 @@ impl Lost {
 
 impl Doubts {
     /// A connection is there again, or for the first time; `sent` has had no answer yet.
-    pub(super) fn on_connected(&mut self, engine: EngineUuid, sent: Vec<MsgId>) {
+    pub(super) fn on_connected(
+        &mut self,
+        engine: EngineUuid,
+        connection: ConnectionId,
+        sent: Vec<MsgId>,
+    ) {
         if sent.is_empty() {
             self.of_engines.remove(&engine);
         } else {
-            self.of_engines.insert(engine, sent);
+            self.of_engines.insert(engine, Doubt { connection, sent });
         }
     }
 
-    pub(super) fn on_recount(&mut self, engine: &EngineUuid, recount: &Recount) -> Lost {
-        let in_doubt = self.of_engines.remove(engine).unwrap_or_default();
+    /// One that came over a connection before the last one does not know what was sent over that.
+    pub(super) fn on_recount(&mut self, recounted: &Recounted) -> Lost {
+        let Recounted {
+            engine,
+            recount,
+            connection,
+        } = recounted;
+        let is_of_now = |doubt: &Doubt| recount.of_host || *connection == Some(doubt.connection);
+        if !self.of_engines.get(engine).is_some_and(is_of_now) {
+            return Lost::default();
+        }
+        let in_doubt = self.of_engines.remove(engine).map(|doubt| doubt.sent);
+        let in_doubt = in_doubt.unwrap_or_default();
         let set = |ids: &'_ [String]| ids.iter().map(|id| MsgId::from(id.as_str())).collect();
         let has: HashSet<MsgId> = set(&recount.has);
         let answered: HashSet<MsgId> = set(&recount.answered);
@@ -64,15 +96,18 @@ impl Doubts {
     }
 }
 
-/// Peers whose connections are there, again or for the first time, since this was last asked.
-pub(super) fn newly_connected(connections: &mut Monitor, socket: &Socket) -> Vec<Identity> {
+/// Connections that are there, again or for the first time, since this was last asked, and whose they are.
+pub(super) fn newly_connected(
+    connections: &mut Monitor,
+    socket: &Socket,
+) -> Vec<(Identity, ConnectionId)> {
     let events = std::iter::from_fn(|| connections.receive());
     let established = events.filter_map(|event| match event {
         ConnectionEvent::Established(connection) => Some(connection),
         ConnectionEvent::Ended(_) => None,
     });
     established
-        .filter_map(|connection| socket.name_of(connection))
+        .filter_map(|connection| Some((socket.name_of(connection)?, connection)))
         .collect()
 }
 
@@ -89,24 +124,22 @@ pub(super) fn id_of(frames: &[Frame]) -> Option<MsgId> {
 }
 
 /// The recount in a message, if it is one.
-pub(super) fn read_recount(
-    wire: &Wire<'_, Frame>,
-) -> Option<Result<(EngineUuid, Recount), String>> {
+pub(super) fn read_recount(wire: &Wire<'_, Frame>) -> Option<Result<Recounted, String>> {
     // Replies have the client's address as well.
-    let [engine] = wire.identities() else {
+    let [from] = wire.identities() else {
         return None;
     };
     let header = Brief::parse(wire.header()).ok()?;
     if header.msg_type != RECOUNT {
         return None;
     }
-    let engine = EngineUuid::from(String::from_utf8_lossy(engine).into_owned());
     let recount = serde_json::from_slice(wire.content());
-    Some(
-        recount
-            .map(|recount| (engine, recount))
-            .map_err(|error| format!("a recount: {error}")),
-    )
+    let recounted = recount.map(|recount| Recounted {
+        engine: EngineUuid::from(String::from_utf8_lossy(from).into_owned()),
+        recount,
+        connection: from.connection(),
+    });
+    Some(recounted.map_err(|error| format!("a recount: {error}")))
 }
 
 #[cfg(test)]
@@ -117,50 +150,64 @@ mod tests {
         ids.iter().map(|id| MsgId::from(*id)).collect()
     }
 
-    fn recount(has: &[&str], answered: &[&str]) -> Recount {
+    fn engine() -> EngineUuid {
+        EngineUuid::from("e")
+    }
+
+    fn recounted(connection: u64, has: &[&str], answered: &[&str]) -> Recounted {
         let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        Recount {
-            has: owned(has),
-            answered: owned(answered),
-            of_host: false,
+        Recounted {
+            engine: engine(),
+            recount: Recount {
+                has: owned(has),
+                answered: owned(answered),
+                of_host: false,
+            },
+            connection: Some(ConnectionId(connection)),
         }
     }
 
     #[test]
     fn what_the_engine_neither_has_nor_answered_did_not_reach_it() {
         let mut doubts = Doubts::default();
-        let engine = EngineUuid::from("e");
-        doubts.on_connected(engine.clone(), ids(&["running", "answered", "lost"]));
-        let lost = doubts.on_recount(&engine, &recount(&["running"], &["long ago", "answered"]));
+        let sent = ids(&["running", "answered", "lost"]);
+        doubts.on_connected(engine(), ConnectionId(1), sent);
+        let lost = doubts.on_recount(&recounted(1, &["running"], &["long ago", "answered"]));
         assert_eq!(lost.requests, ids(&["lost"]));
         assert_eq!(lost.answers, ids(&["answered"]));
-        let again = doubts.on_recount(&engine, &recount(&[], &[]));
+        let again = doubts.on_recount(&recounted(1, &[], &[]));
         assert_eq!(again, Lost::default(), "nothing is lost twice");
     }
 
     #[test]
-    fn what_is_sent_after_the_connection_is_there_again_is_in_no_doubt() {
+    fn only_what_was_sent_before_the_last_connection_is_in_doubt() {
         let mut doubts = Doubts::default();
-        let (engine, other) = (EngineUuid::from("e"), EngineUuid::from("o"));
-        doubts.on_connected(engine.clone(), ids(&["a", "b"]));
-        // It broke once more; meanwhile "a" was answered.
-        doubts.on_connected(engine.clone(), ids(&["b"]));
-        assert_eq!(
-            doubts.on_recount(&other, &recount(&[], &[])),
-            Lost::default()
-        );
-        assert_eq!(
-            doubts.on_recount(&engine, &recount(&[], &[])).requests,
-            ids(&["b"])
-        );
-        doubts.on_connected(engine.clone(), ids(&["c"]));
-        doubts.forget(&engine);
-        assert_eq!(
-            doubts.on_recount(&engine, &recount(&[], &[])),
-            Lost::default()
-        );
-        doubts.on_connected(engine.clone(), ids(&["d"]));
-        doubts.on_connected(engine, Vec::new());
+        doubts.on_connected(engine(), ConnectionId(1), ids(&["a", "b"]));
+        // It broke once more; meanwhile "a" was answered, and "c" was sent.
+        doubts.on_connected(engine(), ConnectionId(2), ids(&["b", "c"]));
+        let too_old = doubts.on_recount(&recounted(1, &["b"], &["a"]));
+        assert_eq!(too_old, Lost::default());
+        let lost = doubts.on_recount(&recounted(2, &["b"], &["a"]));
+        assert_eq!(lost.requests, ids(&["c"]));
+    }
+
+    #[test]
+    fn engines_of_a_host_tell_of_its_connection_over_their_own() {
+        let mut doubts = Doubts::default();
+        doubts.on_connected(engine(), ConnectionId(7), ids(&["a"]));
+        let mut told = recounted(1, &[], &[]);
+        told.recount.of_host = true;
+        assert_eq!(doubts.on_recount(&told).requests, ids(&["a"]));
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let mut doubts = Doubts::default();
+        doubts.on_connected(engine(), ConnectionId(1), ids(&["a"]));
+        doubts.forget(&engine());
+        assert_eq!(doubts.on_recount(&recounted(1, &[], &[])), Lost::default());
+        doubts.on_connected(engine(), ConnectionId(2), ids(&["b"]));
+        doubts.on_connected(engine(), ConnectionId(3), Vec::new());
         assert!(doubts.of_engines.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::controller::Witnesses;
-use crate::controller::doubts::{Doubts, newly_connected, read_recount, unsent};
+use crate::controller::doubts::{Doubts, Recounted, newly_connected, read_recount, unsent};
 use crate::controller::endpoints::SocketPair;
 use crate::controller::held::{HeldRequest, HeldRequests};
 use crate::controller::lookout::Lookout;
@@ -21,15 +21,15 @@ use crate::hub::recorder::{Ended, Traffic};
 use crate::observe::{Load, Look, Status, Waiting};
 use crate::protocol::header::Brief;
 use crate::protocol::wire::Layout;
-use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Recount, Wire};
+use crate::protocol::{Composer, EngineUuid, Identity, MsgId, Wire};
 use crate::scheduler::{
     ClientWaiting, JobKey, Outcome, Payload, TaskAction, TaskConfig, TaskError, TaskScheduler,
     TaskStatus, Verdict,
 };
 use crate::taskdb::Queue;
 use crate::transport::{
-    Door, Frame, Mailbox, Monitor, Outbox, Packed, Poller, Sender, Socket, drain, drain_turns,
-    time_left,
+    ConnectionId, Door, Frame, Mailbox, Monitor, Outbox, Packed, Poller, Sender, Socket, drain,
+    drain_turns, time_left,
 };
 
 pub(super) struct TaskThread {
@@ -63,7 +63,7 @@ struct Desk {
     outbox: Outbox,
     doubts: Doubts,
     /// Of engines whose connections broke, and are there again.
-    recounts: Vec<(EngineUuid, Recount)>,
+    recounts: Vec<Recounted>,
     actions: Vec<TaskAction<Packed>>,
     /// Reused for every message that is sent.
     outgoing: Vec<Frame>,
@@ -318,17 +318,17 @@ impl TaskThread {
     }
 
     fn note_connections(&mut self) {
-        for engine in newly_connected(&mut self.connections, &self.engines) {
-            self.desk.on_connected(&engine);
+        for (engine, connection) in newly_connected(&mut self.connections, &self.engines) {
+            self.desk.on_connected(&engine, connection);
         }
     }
 
     fn hear_recounts(&mut self, frames: &mut Vec<Frame>) {
-        while let Some((engine, recount)) = self.desk.recounts.pop() {
+        while let Some(recounted) = self.desk.recounts.pop() {
             // What has come over the old connection counts.
-            self.receive_all_of(&engine, frames);
+            self.receive_all_of(&recounted.engine, frames);
             self.desk
-                .on_recount(&engine, &recount, &mut self.clients, &mut self.engines);
+                .on_recount(&recounted, &mut self.clients, &mut self.engines);
         }
     }
 
@@ -390,7 +390,7 @@ impl Desk {
     }
 
     /// An engine's connection is there, again or for the first time.
-    fn on_connected(&mut self, engine: &Identity) {
+    fn on_connected(&mut self, engine: &Identity, connection: ConnectionId) {
         let name = engine.as_bytes();
         let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
         let mut sent = self.scheduler.pending_ids(&uuid);
@@ -402,17 +402,12 @@ impl Desk {
             waiting.extend(ids.map(MsgId::from));
             sent.retain(|id| !waiting.contains(id));
         }
-        self.doubts.on_connected(uuid, sent);
+        self.doubts.on_connected(uuid, connection, sent);
     }
 
-    fn on_recount(
-        &mut self,
-        engine: &EngineUuid,
-        recount: &Recount,
-        clients: &mut Socket,
-        engines: &mut Socket,
-    ) {
-        let lost = self.doubts.on_recount(engine, recount);
+    fn on_recount(&mut self, recounted: &Recounted, clients: &mut Socket, engines: &mut Socket) {
+        let engine = &recounted.engine;
+        let lost = self.doubts.on_recount(recounted);
         lost.log("task", engine);
         let (now, name) = (Instant::now(), engine.as_str().as_bytes());
         for id in &lost.requests {
@@ -577,7 +572,7 @@ impl Desk {
             return;
         };
         match read_recount(&wire) {
-            Some(Ok(recount)) => return self.recounts.push(recount),
+            Some(Ok(recounted)) => return self.recounts.push(recounted),
             Some(Err(why)) => return self.door.refuse(frames, why),
             None => {}
         }

@@ -220,6 +220,7 @@ impl EngineThread {
             self.wanted,
             self.post.as_ref(),
             &self.config,
+            false,
         );
         registrar
             .socket
@@ -315,12 +316,16 @@ fn registration(
     wanted: Option<u32>,
     post: Option<&EngineUuid>,
     config: &Config,
+    again: bool,
 ) -> Vec<Frame> {
     let mut content = json!({
         "uuid": uuid,
         "hostname": host::hostname(),
         "pid": std::process::id(),
     });
+    if again {
+        content["again"] = json!(true);
+    }
     if let Some(id) = wanted {
         content["id"] = json!(id);
     }

@@ -69,6 +69,9 @@ impl Hub {
             /// Ours: the routing id of a process that takes broadcasts for several engines.
             #[serde(default)]
             host: Option<String>,
+            /// Ours: it has been registered, and wants to know whether it still is.
+            #[serde(default)]
+            again: bool,
         }
         let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
             out.push(Action::Log(Event::EngineRefused {
@@ -78,7 +81,12 @@ impl Hub {
             }));
             reply(request, "registration_reply", error.to_content(), out);
         };
-        let Content { uuid, id, host } = match parse(&request.content) {
+        let Content {
+            uuid,
+            id,
+            host,
+            again,
+        } = match parse(&request.content) {
             Ok(content) => content,
             Err(error) => {
                 refused("", &error, out);
@@ -126,7 +134,11 @@ impl Hub {
             }
             None => {
                 let error = RemoteError::key_error(&format!("uuid {} in use", repr(uuid.as_str())));
-                refused(uuid.as_str(), &error, out);
+                if again {
+                    reply(request, "registration_reply", error.to_content(), out);
+                } else {
+                    refused(uuid.as_str(), &error, out);
+                }
                 out.push(Action::ExpectHeart(uuid));
             }
         }

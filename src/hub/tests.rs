@@ -208,6 +208,24 @@ fn ids_are_granted_when_free_and_a_uuid_in_use_is_refused() {
         (reply["status"].as_str(), reply["ename"].as_str()),
         (Some("error"), Some("KeyError"))
     );
+    for (again, is_told) in [(false, true), (true, false)] {
+        let content = json!({ "uuid": "a", "again": again });
+        let request = Request {
+            from: Identity::from(&b"a"[..]),
+            msg_type: "registration_request".to_owned(),
+            header: Bytes::from_static(b"{}"),
+            content: Bytes::from(content.to_string()),
+        };
+        world.hub.on_request(world.now, request, &mut world.out);
+        let in_log = |action: &Action| matches!(action, Action::Log(Event::EngineRefused { .. }));
+        assert_eq!(
+            world.out.iter().any(in_log),
+            is_told,
+            "one that asks again does no wrong"
+        );
+        let reply = only_reply(world.take(), "registration_reply");
+        assert_eq!(reply["status"], "error");
+    }
     for content in [
         json!({}),
         json!({ "uuid": 3 }),

@@ -376,6 +376,7 @@ impl Serving {
             Some(self.who.id.0),
             self.post.as_ref(),
             &self.config,
+            true,
         );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);
