@@ -37,6 +37,8 @@ pub(super) struct EngineThread {
     uuid: EngineUuid,
     /// The id to ask for.
     wanted: Option<u32>,
+    /// The controller has so long to answer the registration; without a limit if absent.
+    patience: Option<Duration>,
     composer: Composer,
     post: Option<EngineUuid>,
     sample: Option<String>,
@@ -70,6 +72,7 @@ impl EngineThread {
     pub(super) fn new(
         rank: Rank,
         wanted: Option<u32>,
+        patience: Option<Duration>,
         mailbox: Mailbox<EngineMail>,
         shared: Shared,
     ) -> Self {
@@ -94,6 +97,7 @@ impl EngineThread {
             hearts,
             uuid,
             wanted,
+            patience,
             composer,
             post,
             sample,
@@ -135,6 +139,7 @@ impl EngineThread {
             rank: self.rank,
             id,
             wants_usage: registered.wants_usage,
+            heartbeat_period: registered.heartbeat_period,
         });
         let kernel = match self.await_kernel() {
             Ok(kernel) => kernel,
@@ -164,7 +169,7 @@ impl EngineThread {
 
         let digests = Arc::new(Mutex::new(DigestHistory::new(self.config.digest_history)));
         let mut door = Door::new("registration", self.composer.signer().clone(), digests);
-        let deadline = Instant::now() + self.config.registration_timeout;
+        let deadline = self.patience.map(|patience| Instant::now() + patience);
         let mut poller = Poller::new();
         poller.add_socket(&mut registrar.socket);
         poller.add_fd(self.mailbox.fd());
@@ -199,15 +204,15 @@ impl EngineThread {
                     return Ok(registered);
                 }
             }
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(Ending::Failed(format!(
                     "the controller at {} did not answer the registration within {:.1} s; is it running, and can this \
                      machine reach it? (--timeout gives it longer)",
                     self.config.connection.interface,
-                    self.config.registration_timeout.as_secs_f64(),
+                    self.patience.unwrap_or_default().as_secs_f64(),
                 )));
             }
-            poller.wait(time_left([Some(deadline)])).map_err(|error| {
+            poller.wait(time_left([deadline])).map_err(|error| {
                 Ending::Failed(format!("cannot wait for the controller: {error}"))
             })?;
         }

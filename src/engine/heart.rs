@@ -62,6 +62,11 @@ const SOON: Duration = Duration::from_secs(1);
 /// ipyparallel's engines check a little less often than the controller beats.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// How long engines wait for a controller that has gone silent; none: for ever.
+pub(super) fn patience(period: Duration, max_misses: u32) -> Option<Duration> {
+    (max_misses > 0).then(|| (period + SLACK) * max_misses)
+}
+
 impl Hearts {
     pub(super) fn new(
         context: Context,
@@ -222,8 +227,9 @@ impl Hearts {
         self.patience = 2 * self.period + SLACK;
         self.renewal = (self.renews && !self.period.is_zero() && !self.beating.is_empty())
             .then(|| Instant::now() + self.patience);
-        self.deadline = (self.max_misses > 0 && !self.beating.is_empty())
-            .then(|| Instant::now() + (self.period + SLACK) * self.max_misses);
+        self.deadline = patience(self.period, self.max_misses)
+            .filter(|_| !self.beating.is_empty())
+            .map(|patience| Instant::now() + patience);
     }
 
     fn poller(&mut self) -> Poller {

@@ -117,6 +117,9 @@ pub struct EngineHost {
     restarts: Restarts,
     /// Engines that are to be started again, after a wait. They ask for their ids.
     comebacks: JoinSet<(Rank, Option<EngineId>)>,
+    /// Those that have been registered before, and the last controller's time between two pings.
+    registered: HashSet<Rank>,
+    heartbeat_period: Duration,
     /// Engines that wait for the fork server to have imported everything.
     waiting: Vec<(Rank, Option<EngineId>)>,
     oom: OomWatch,
@@ -204,6 +207,8 @@ impl EngineHost {
             spawned: JoinSet::new(),
             restarts: Restarts::default(),
             comebacks: JoinSet::new(),
+            registered: HashSet::new(),
+            heartbeat_period: Duration::ZERO,
             waiting: Vec::new(),
             oom: OomWatch::new(),
             processors: available_processors(),
@@ -328,7 +333,10 @@ impl EngineHost {
                 rank,
                 id,
                 wants_usage,
+                heartbeat_period,
             } => {
+                self.registered.insert(rank);
+                self.heartbeat_period = heartbeat_period;
                 self.tells_usage |= wants_usage;
                 if let Some(engine) = self.engines.get_mut(&rank) {
                     engine.id = Some(id);
@@ -476,6 +484,17 @@ impl EngineHost {
         }
     }
 
+    /// One that comes back waits for a controller that is away as long as those that have stayed.
+    fn patience_of(&self, rank: Rank) -> Option<Duration> {
+        let timeout = self.config.registration_timeout;
+        if !self.registered.contains(&rank) {
+            return Some(timeout);
+        }
+        let patience =
+            super::heart::patience(self.heartbeat_period, self.config.max_heartbeat_misses);
+        patience.map(|patience| patience.max(timeout))
+    }
+
     /// Starts the next of the engines, if not all have been started.
     fn begin_next(&mut self) -> Result<(), HostError> {
         if self.started >= self.config.count {
@@ -514,7 +533,8 @@ impl EngineHost {
             post: self.post.as_ref().map(PostBox::address),
             sample: self.sample.as_ref().map(SharedMemory::path),
         };
-        let thread = EngineThread::new(rank, wanted.map(|id| id.0), receiver, shared);
+        let patience = self.patience_of(rank);
+        let thread = EngineThread::new(rank, wanted.map(|id| id.0), patience, receiver, shared);
         if let Some(post) = &self.post {
             post.deliver_to(thread.uuid().clone(), sender.clone());
         }

@@ -1,5 +1,7 @@
 //! What the threads of an engine process tell each other.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::protocol::{EngineId, EngineUuid, Identity, Leaving};
@@ -55,6 +57,7 @@ pub(super) enum HostMail {
         id: EngineId,
         /// The controller wants to hear what its kernel uses.
         wants_usage: bool,
+        heartbeat_period: Duration,
     },
     /// Its kernel is ready and all its connections are there.
     Running {

@@ -368,6 +368,19 @@ def test_engines_come_back_to_a_controller_that_restarts(place):
     assert place.client(2)[:].apply_sync(lambda: 1) == [1, 1]
 
 
+def test_an_engine_whose_kernel_dies_while_the_controller_is_away_comes_back_as_well(place):
+    first = place.controller("--reuse")
+    engines = place.engines(1, "--restart=on-failure", "--timeout=0.5")
+    (pid,) = kernel_pids(place.client(1))
+    first.kill()
+    os.kill(pid, signal.SIGKILL)
+    engines.wait_for("is started again")
+    # One that no controller has ever had gives up in that time.
+    assert place.run("engine", "--timeout=2")[0] == FAILED
+    place.controller("--reuse")
+    assert kernel_pids(place.client(1)) != [pid]
+
+
 def test_interrupt_of_the_process_interrupts_what_runs(place):
     place.controller()
     engines = place.engines(1)
