@@ -251,7 +251,7 @@ impl BroadcastThread {
     }
 
     fn note_connections(&mut self) {
-        for (peer, connection) in newly_connected(&mut self.connections, &self.engines) {
+        for (peer, connection) in newly_connected(&mut self.connections) {
             self.desk.on_connected(&peer, connection);
         }
     }

@@ -11,7 +11,7 @@ use hashbrown::HashSet;
 use crate::protocol::header::Brief;
 use crate::protocol::recount::RECOUNT;
 use crate::protocol::{EngineUuid, Identity, MsgId, Recount, Wire};
-use crate::transport::{ConnectionEvent, ConnectionId, Frame, Monitor, Outbox, Socket};
+use crate::transport::{ConnectionEvent, ConnectionId, Frame, Monitor, Outbox};
 
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
@@ -97,18 +97,13 @@ impl Doubts {
 }
 
 /// Connections that are there, again or for the first time, since this was last asked, and whose they are.
-pub(super) fn newly_connected(
-    connections: &mut Monitor,
-    socket: &Socket,
-) -> Vec<(Identity, ConnectionId)> {
-    let events = std::iter::from_fn(|| connections.receive());
-    let established = events.filter_map(|event| match event {
-        ConnectionEvent::Established(connection) => Some(connection),
+pub(super) fn newly_connected(connections: &mut Monitor) -> Vec<(Identity, ConnectionId)> {
+    let events = std::iter::from_fn(|| connections.receive_named());
+    let established = events.filter_map(|(event, name)| match event {
+        ConnectionEvent::Established(connection) => Some((name?, connection)),
         ConnectionEvent::Ended(_) => None,
     });
-    established
-        .filter_map(|connection| Some((socket.name_of(connection)?, connection)))
-        .collect()
+    established.collect()
 }
 
 /// Ids of the messages that wait until their receiver is connected: they have not been sent.

@@ -318,7 +318,7 @@ impl TaskThread {
     }
 
     fn note_connections(&mut self) {
-        for (engine, connection) in newly_connected(&mut self.connections, &self.engines) {
+        for (engine, connection) in newly_connected(&mut self.connections) {
             self.desk.on_connected(&engine, connection);
         }
     }

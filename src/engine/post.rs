@@ -123,11 +123,10 @@ impl Post {
 
     /// What was on its way when the connection broke may not have come: the engines are to say what has.
     fn note_connections(&mut self, frames: &mut Vec<Frame>) {
-        while let Some(event) = self.connections.receive() {
-            let ConnectionEvent::Established(connection) = event else {
+        while let Some((event, queue)) = self.connections.receive_named() {
+            if !matches!(event, ConnectionEvent::Established(_)) {
                 continue;
-            };
-            let queue = self.socket.name_of(connection);
+            }
             if std::mem::replace(&mut self.was_connected, true)
                 && let Some(queue) = queue
             {

@@ -130,27 +130,19 @@ impl EngineSockets {
     /// Takes note of connections that have come or gone. Returns the queues whose connections broke and are there again.
     pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> Vec<Identity> {
         let mut here = Vec::new();
-        let mut note = |monitor: &mut Monitor, socket: &Socket, connections: &mut usize| {
-            while let Some(event) = monitor.receive() {
+        let mut note = |monitor: &mut Monitor, connections: &mut usize| {
+            while let Some((event, queue)) = monitor.receive_named() {
                 match event {
-                    ConnectionEvent::Established(connection) => {
+                    ConnectionEvent::Established(_) => {
                         *connections += 1;
-                        here.extend(socket.name_of(connection));
+                        here.extend(queue);
                     }
                     ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),
                 }
             }
         };
-        note(
-            &mut self.shell_monitor,
-            &self.shell,
-            &mut self.shell_connections,
-        );
-        note(
-            &mut self.control_monitor,
-            &self.control,
-            &mut self.control_connections,
-        );
+        note(&mut self.shell_monitor, &mut self.shell_connections);
+        note(&mut self.control_monitor, &mut self.control_connections);
         let has_subscriber = &mut self.has_subscriber;
         drain(&mut self.iopub, frames, |_, frames| {
             *has_subscriber |= frames

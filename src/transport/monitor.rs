@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::Socket;
 use super::frame::ConnectionId;
 use super::socket::{Shared, lock};
+use crate::protocol::Identity;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionEvent {
@@ -28,6 +29,11 @@ impl Monitor {
 
     /// The next event, if there is one.
     pub fn receive(&mut self) -> Option<ConnectionEvent> {
+        lock(&self.socket).next_event().map(|(event, _)| event)
+    }
+
+    /// The next event of a router, and the name of the peer, which one that has gone does not have any more.
+    pub fn receive_named(&mut self) -> Option<(ConnectionEvent, Option<Identity>)> {
         lock(&self.socket).next_event()
     }
 }

@@ -261,14 +261,6 @@ impl Socket {
         lock(&self.shared).connect_anew(this);
     }
 
-    /// The name by which a router knows the peer of a connection that is there.
-    pub fn name_of(&self, connection: ConnectionId) -> Option<Identity> {
-        let shared = lock(&self.shared);
-        let mut all = shared.connections.iter().map(|(_, one)| one);
-        let one = all.find(|one| one.id == connection)?;
-        one.name.as_ref().map(|name| name.identity.clone())
-    }
-
     /// Writes what was sent, as far as it goes, without waiting for the thread's next wait.
     pub fn flush(&mut self) {
         lock(&self.shared).flush();
@@ -326,7 +318,8 @@ pub(super) struct Shared {
     /// Connections of a dealer whose turn is next.
     turn: usize,
     timers: BinaryHeap<Reverse<(Instant, usize, ConnectionId)>>,
-    news: VecDeque<ConnectionEvent>,
+    /// And in which slots the connections are.
+    news: VecDeque<(ConnectionEvent, usize)>,
     keeps_events: bool,
     spare: Vec<Vec<Frame>>,
     next_name: u32,
@@ -381,8 +374,13 @@ impl Shared {
         self.keeps_events = true;
     }
 
-    pub(super) fn next_event(&mut self) -> Option<ConnectionEvent> {
-        self.news.pop_front()
+    /// And the name by which a router knows the peer, if that is there still.
+    pub(super) fn next_event(&mut self) -> Option<(ConnectionEvent, Option<Identity>)> {
+        let (event, slot) = self.news.pop_front()?;
+        let (ConnectionEvent::Established(id) | ConnectionEvent::Ended(id)) = event;
+        let connection = self.connections.get(slot).filter(|it| it.id == id);
+        let name = connection.and_then(|connection| connection.name.as_ref());
+        Some((event, name.map(|name| name.identity.clone())))
     }
 
     /// The thread has something to do: events to hear of or, if it reads, messages to receive.

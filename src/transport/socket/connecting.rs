@@ -127,7 +127,7 @@ impl Shared {
         }
         if self.keeps_events {
             self.news
-                .push_back(ConnectionEvent::Established(connection.id));
+                .push_back((ConnectionEvent::Established(connection.id), slot));
         }
         self.mark_dirty(slot);
         Ok(())
@@ -176,7 +176,8 @@ impl Shared {
             return;
         };
         if connection.is_ready() && self.keeps_events {
-            self.news.push_back(ConnectionEvent::Ended(connection.id));
+            self.news
+                .push_back((ConnectionEvent::Ended(connection.id), slot));
         }
         connection.reset();
         if connection.connector.is_some() {
