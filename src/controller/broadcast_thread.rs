@@ -300,6 +300,10 @@ impl Desk {
 
     /// A connection of an engine, or of a process with several, is there, again or for the first time.
     fn on_connected(&mut self, peer: &Identity, connection: ConnectionId) {
+        // Thousands of engines may come at a time.
+        if !self.scheduler.has_pending() {
+            return;
+        }
         let of_host: Vec<EngineUuid> = self.hosts.engines_of(peer).cloned().collect();
         if of_host.is_empty() {
             let engine = EngineUuid::from(String::from_utf8_lossy(peer.as_bytes()).into_owned());

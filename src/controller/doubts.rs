@@ -1,4 +1,4 @@
-//! What was on its way between a queue and its engines when a connection broke, and what of it was lost. Pure.
+//! What was on its way between a queue and its engines when a connection broke, and what of it was lost.
 //!
 //! What a queue had sent by the time at which an engine's connection is there again went to the old one, and may not have
 //! arrived; nor may the answers. The engine's first word on the new one tells ([`Recount`]). Engines of ipyparallel say no
