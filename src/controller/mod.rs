@@ -40,7 +40,6 @@ mod replies;
 mod reports;
 mod room;
 mod storage_health;
-mod task_messages;
 mod task_thread;
 mod this_process;
 
