@@ -5,13 +5,15 @@
 //! it ended because its kernels died and are to stay dead; a single engine that leaves is news and nothing more. Nothing
 //! is left behind: `Exit` comes when every process is gone.
 
+mod ends;
 mod expected;
 mod restarting;
 mod scaling;
+mod stopping;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::elastic::Elastic;
 use super::report::Report;
@@ -19,23 +21,6 @@ use crate::protocol::EngineId;
 use restarting::Restarting;
 
 pub use types::{Action, JobEnd, Member, Outcome, Plan, SetNo, Status, StopReason};
-
-/// Restarts of the engines' process within [`RESTART_WINDOW`], and the pause before each.
-const RESTARTS: [Duration; 3] = [
-    Duration::from_millis(100),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-];
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
-
-/// Exit codes of a controller that say more than "failed", and are passed on (`cli::exit_code`).
-const TELLING: [i32; 2] = [2, 10];
-
-/// Engines that end with it have lost their kernels, and their restart policy wants no others (`cli::exit_code`).
-const KERNELS_DIED: Status = Status::Code(13);
-
-/// Of a controller whose task database does not have everything.
-const RECORDS_LOST: Status = Status::Code(14);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Process {
@@ -342,136 +327,6 @@ impl Supervisor {
         }));
     }
 
-    pub fn on_exited(
-        &mut self,
-        now: Instant,
-        member: Member,
-        status: Status,
-        out: &mut Vec<Action>,
-    ) {
-        if std::mem::replace(self.process(member), Process::Absent) == Process::Absent {
-            return;
-        }
-        if let Phase::Stopping { outcome, .. } = &mut self.phase {
-            let is_controller = member == Member::Controller;
-            if is_controller && status == RECORDS_LOST && *outcome == Outcome::Stopped {
-                *outcome = Outcome::Failed(14);
-            }
-            self.go_on_stopping(out);
-            return;
-        }
-        match member {
-            Member::Controller => self.on_controller_exited(now, status, out),
-            Member::Engines(number) => self.on_engines_exited(now, number, status, out),
-        }
-    }
-
-    fn on_controller_exited(&mut self, now: Instant, status: Status, out: &mut Vec<Action>) {
-        let up = matches!(self.phase, Phase::Up | Phase::Engines { .. });
-        if up && status == Status::Code(0) {
-            out.push(Action::Report(Report::ControllerEnded));
-            let outcome = self.outcome_of_a_wish();
-            self.stop(now, outcome, out);
-            return;
-        }
-        // It has ended in order, and has said what is missing.
-        if up && status == RECORDS_LOST {
-            out.push(Action::Report(Report::ControllerEnded));
-            self.stop(now, Outcome::Failed(14), out);
-            return;
-        }
-        out.push(Action::Report(Report::ControllerDied { status, up }));
-        out.push(Action::ShowLog(Member::Controller));
-        let code = match status {
-            Status::Code(code) if TELLING.contains(&code) && !up => u8::try_from(code).unwrap_or(1),
-            _ => 1,
-        };
-        self.stop(now, Outcome::Failed(code), out);
-    }
-
-    fn on_engines_exited(
-        &mut self,
-        now: Instant,
-        number: SetNo,
-        status: Status,
-        out: &mut Vec<Action>,
-    ) {
-        let member = Member::Engines(number);
-        if self.phase != Phase::Up {
-            out.push(Action::Report(Report::EnginesFailed { status }));
-            out.push(Action::ShowLog(member));
-            self.stop(now, Outcome::Failed(1), out);
-            return;
-        }
-        if std::mem::take(&mut self.sets.entry(number).or_default().again) {
-            out.push(Action::WriteFiles);
-            return self.spawn(now, member, out);
-        }
-        if self.elastic.is_some() {
-            return self.on_elastic_set_exited(now, number, status, out);
-        }
-        out.push(Action::WriteFiles);
-        let last = self.sets.iter().all(|(other, set)| {
-            *other == number || (set.process == Process::Absent && set.restart_at.is_none())
-        });
-        if status.is_orderly() {
-            out.push(Action::Report(Report::EnginesEnded));
-            if !self.plan.with_controller && last {
-                self.stop(now, Outcome::Stopped, out);
-            }
-            return;
-        }
-        let set = self.sets.get_mut(&number).expect("it was running");
-        let recent = |earlier: &Instant| now.saturating_duration_since(*earlier) < RESTART_WINDOW;
-        set.restarts.retain(recent);
-        if !self.plan.restart || status == KERNELS_DIED {
-            out.push(Action::Report(if status == KERNELS_DIED {
-                Report::KernelsDied
-            } else {
-                Report::EnginesLost {
-                    status,
-                    elastic: false,
-                }
-            }));
-            if !self.plan.with_controller && last {
-                self.stop(now, Outcome::Failed(1), out);
-            }
-            return;
-        }
-        let pause = RESTARTS.get(set.restarts.len()).copied();
-        if let Some(pause) = pause {
-            set.restarts.push_back(now);
-            set.restart_at = Some(now + pause);
-        }
-        out.push(Action::Report(Report::EnginesDied { status, pause }));
-        out.push(Action::ShowLog(member));
-        // Those of other hosts go on.
-        if pause.is_none() && last {
-            self.stop(now, Outcome::Failed(1), out);
-        }
-    }
-
-    /// Ends everything in order. A second interruption kills what is left.
-    pub fn on_stop_requested(&mut self, now: Instant, reason: StopReason, out: &mut Vec<Action>) {
-        match &mut self.phase {
-            Phase::Over => {}
-            Phase::Stopping { kill_at, .. } => {
-                if reason == StopReason::Interrupted {
-                    *kill_at = None;
-                    out.push(Action::Report(Report::Killing));
-                    self.kill_all(out);
-                }
-            }
-            // What has come up needs nobody who waits for it any more.
-            Phase::Up if reason == StopReason::FrontGone => {}
-            _ => {
-                out.push(Action::Report(Report::Stopping { reason }));
-                let outcome = self.outcome_of_a_wish();
-                self.stop(now, outcome, out);
-            }
-        }
-    }
-
     /// A signal for the engines.
     pub fn on_relay(&mut self, signal: i32, out: &mut Vec<Action>) {
         let running: Vec<SetNo> = self
@@ -611,10 +466,6 @@ impl Supervisor {
         self.was_up
     }
 
-    fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { .. } | Phase::Over)
-    }
-
     fn spawn(&mut self, now: Instant, member: Member, out: &mut Vec<Action>) {
         *self.process(member) = Process::Starting;
         if let Member::Engines(number) = member {
@@ -627,63 +478,6 @@ impl Supervisor {
         out.push(Action::Spawn(member));
     }
 
-    fn outcome_of_a_wish(&self) -> Outcome {
-        if self.phase == Phase::Up {
-            Outcome::Stopped
-        } else {
-            Outcome::Interrupted
-        }
-    }
-
-    /// The engines first: then they take their leave from a controller that is still there.
-    fn stop(&mut self, now: Instant, outcome: Outcome, out: &mut Vec<Action>) {
-        if self.restarting.take().is_some() {
-            out.push(Action::Restarted { complete: false });
-        }
-        self.phase = Phase::Stopping {
-            outcome,
-            kill_at: now.checked_add(self.plan.grace),
-        };
-        for (number, set) in &mut self.sets {
-            set.restart_at = None;
-            set.again = false;
-            // What is starting gets its request when it has started.
-            if set.process == Process::Running {
-                out.push(Action::Terminate(Member::Engines(*number)));
-            }
-        }
-        self.go_on_stopping(out);
-    }
-
-    fn go_on_stopping(&mut self, out: &mut Vec<Action>) {
-        let Phase::Stopping { outcome, .. } = self.phase else {
-            return;
-        };
-        if self.sets.values().any(|set| set.process != Process::Absent) {
-            return;
-        }
-        match self.controller {
-            Process::Absent => {
-                self.phase = Phase::Over;
-                out.push(Action::RemoveFiles);
-                out.push(Action::Report(Report::Over {
-                    with_controller: self.plan.with_controller,
-                }));
-                out.push(Action::Exit(outcome));
-            }
-            Process::Running => out.push(Action::Terminate(Member::Controller)),
-            Process::Starting => {}
-        }
-    }
-
-    fn kill_all(&self, out: &mut Vec<Action>) {
-        let sets = self.sets.iter();
-        let engines = sets.map(|(number, set)| (Member::Engines(*number), set.process));
-        let all = engines.chain([(Member::Controller, self.controller)]);
-        let running = all.filter(|(_, process)| *process == Process::Running);
-        out.extend(running.map(|(member, _)| Action::Kill(member)));
-    }
-
     fn process(&mut self, member: Member) -> &mut Process {
         match member {
             Member::Controller => &mut self.controller,
@@ -693,5 +487,4 @@ impl Supervisor {
 }
 
 #[cfg(test)]
-#[path = "supervisor_tests.rs"]
 mod tests;

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use super::{Action, KERNELS_DIED, Member, Phase, Process, Set, SetNo, Status, Supervisor};
+use super::ends::KERNELS_DIED;
+use super::{Action, Member, Phase, Process, Set, SetNo, Status, Supervisor};
 use crate::launch::elastic::{Look, Order, Pending};
 use crate::launch::report::Report;
 

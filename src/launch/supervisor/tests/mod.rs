@@ -1,6 +1,8 @@
-#[path = "supervisor/scaling_tests.rs"]
 mod scaling;
 
+use std::time::Duration;
+
+use super::ends::{KERNELS_DIED, RECORDS_LOST, RESTART_WINDOW, RESTARTS};
 use super::*;
 
 use proptest::prelude::*;
