@@ -98,6 +98,7 @@ impl BroadcastThread {
                 token,
                 engine,
                 host,
+                ..
             } => {
                 self.desk.hosts.on_engine_registered(&engine, host);
                 self.desk.scheduler.on_engine_registered(engine);
@@ -133,7 +134,7 @@ impl BroadcastThread {
             | SchedulerMail::Expect(_)
             | SchedulerMail::Ended(_)
             | SchedulerMail::Ends(_)
-            | SchedulerMail::Resubmit(_)
+            | SchedulerMail::Resubmit { .. }
             | SchedulerMail::Command { .. }
             | SchedulerMail::StorageCaughtUp
             | SchedulerMail::ClientComes

@@ -92,18 +92,25 @@ impl DirectThread {
 
     fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
         match message {
-            SchedulerMail::TakeIn { token, engine, .. } => {
-                self.desk.scheduler.on_engine_registered(engine.clone());
-                for mut held in self.desk.held.remove(&engine).unwrap_or_default() {
-                    self.desk.outbox.send(&mut self.engines, &mut held);
+            SchedulerMail::TakeIn {
+                token,
+                engine,
+                unanswered,
+                ..
+            } => {
+                if !self.desk.scheduler.pending_ids(&engine).is_empty() {
+                    // What it has answered of a former controller's requests is not sent to it again.
+                    self.engines.look_again();
+                    self.note_connections();
+                    self.receive_all_of(&engine, frames);
                 }
-                self.desk.touch();
+                self.desk.take_in(&engine, &unanswered, &mut self.engines);
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::Expect(engine) => self.desk.scheduler.on_engine_expected(engine),
-            SchedulerMail::Resubmit(mut again) => {
+            SchedulerMail::Resubmit { mut frames, .. } => {
                 self.desk
-                    .submit(&mut again, Fresh::No, &mut self.clients, &mut self.engines);
+                    .submit(&mut frames, Fresh::No, &mut self.clients, &mut self.engines);
             }
             SchedulerMail::Command { mut frames, answer } => {
                 if let Some(msg_id) = id_of(&frames) {

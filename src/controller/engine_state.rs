@@ -1,25 +1,20 @@
 //! `log/engines[ID].json`: which engines there are, for a controller that takes over (ipyparallel
-//! `Hub._save_engine_state`): `{"engines": {"ID": "UUID"}, "next_id": N}`.
+//! `Hub._save_engine_state`): `{"engines": {"ID": "UUID"}, "next_id": N}`, and besides `"returning": [ID, …]`, those that
+//! ask for their registration again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
+use crate::hub::EngineState;
 use crate::os::files::{FileError, read_text_if_there, write_private};
 use crate::protocol::{EngineId, EngineUuid};
 
 /// Between two writes in a storm of registrations, so many times as long as one takes.
 const PAUSES: u32 = 10;
-
-/// The engines of a controller.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EngineState {
-    pub engines: Vec<(EngineId, EngineUuid)>,
-    pub next_id: u32,
-}
 
 #[derive(Debug, Error)]
 pub enum EngineStateError {
@@ -37,6 +32,9 @@ pub enum EngineStateError {
 struct Written {
     engines: BTreeMap<EngineId, EngineUuid>,
     next_id: u32,
+    /// Ours.
+    #[serde(default)]
+    returning: BTreeSet<EngineId>,
 }
 
 impl EngineState {
@@ -45,13 +43,17 @@ impl EngineState {
         let Some(text) = read_text_if_there(path)? else {
             return Ok(None);
         };
-        let Written { engines, next_id } =
-            serde_json::from_str(&text).map_err(|source| EngineStateError::Malformed {
-                path: path.to_owned(),
-                source,
-            })?;
+        let Written {
+            engines,
+            next_id,
+            returning,
+        } = serde_json::from_str(&text).map_err(|source| EngineStateError::Malformed {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Some(Self {
             engines: engines.into_iter().collect(),
+            returning,
             next_id,
         }))
     }
@@ -92,10 +94,15 @@ impl EngineStateFile {
             return;
         }
         let begun = Instant::now();
-        let EngineState { engines, next_id } = state();
+        let EngineState {
+            engines,
+            returning,
+            next_id,
+        } = state();
         let written = Written {
             engines: engines.into_iter().collect(),
             next_id,
+            returning,
         };
         let content = serde_json::to_vec(&written).expect("numbers and text are JSON");
         if let Err(error) = write_private(path, &content) {
@@ -116,7 +123,11 @@ mod tests {
         let path = folder.path().join("engines.json");
         assert_eq!(EngineState::read(&path).unwrap(), None);
         let state = EngineState {
-            engines: vec![(EngineId(2), EngineUuid::from("a"))],
+            engines: vec![
+                (EngineId(1), EngineUuid::from("stock")),
+                (EngineId(2), EngineUuid::from("a")),
+            ],
+            returning: BTreeSet::from([EngineId(2)]),
             next_id: 5,
         };
         let mut file = EngineStateFile::new(Some(path.clone()));
@@ -130,9 +141,12 @@ mod tests {
         assert!(file.is_cheap(when + took * (PAUSES + 1)));
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
-            r#"{"engines":{"2":"a"},"next_id":5}"#
+            r#"{"engines":{"1":"stock","2":"a"},"next_id":5,"returning":[2]}"#
         );
         assert_eq!(EngineState::read(&path).unwrap(), Some(state));
+        std::fs::write(&path, r#"{"engines": {"0": "b"}, "next_id": 1}"#).unwrap();
+        let of_the_original = EngineState::read(&path).unwrap().unwrap();
+        assert!(of_the_original.returning.is_empty());
         std::fs::write(&path, "[]").unwrap();
         assert!(
             EngineState::read(&path)

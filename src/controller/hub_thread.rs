@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::controller::config::Config;
 use crate::controller::dask::Dask;
 use crate::controller::endpoints::{HubSockets, Ports};
-use crate::controller::engine_state::{EngineState, EngineStateFile};
+use crate::controller::engine_state::EngineStateFile;
 use crate::controller::late_joiners::LateJoiners;
 use crate::controller::lookout::Sighting;
 use crate::controller::mail::{Answer, HeartbeatMail, HubMail, SchedulerMail, SchedulerSenders};
@@ -96,8 +96,8 @@ impl HubThread {
             },
             wants_usage: sightings.is_some(),
         });
-        if let Some(EngineState { engines, next_id }) = config.restored.clone() {
-            hub.restore(Instant::now(), engines, next_id);
+        if let Some(state) = config.restored.clone() {
+            hub.restore(Instant::now(), state);
         }
         let desk = Desk {
             door,
@@ -408,11 +408,13 @@ impl Desk {
                     token,
                     engine,
                     host,
+                    unanswered,
                 } => {
                     self.tell_all(&SchedulerMail::TakeIn {
                         token,
                         engine,
                         host,
+                        unanswered,
                     });
                 }
                 Action::LetGo {
@@ -556,10 +558,7 @@ impl Desk {
     }
 
     fn save_engines(&mut self) {
-        self.engine_state.save(|| {
-            let (engines, next_id) = self.hub.engine_state();
-            EngineState { engines, next_id }
-        });
+        self.engine_state.save(|| self.hub.engine_state());
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the controller's threads tell each other.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
-
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::recorder_thread::RecorderMail;
@@ -86,6 +88,8 @@ pub(super) enum SchedulerMail {
         engine: EngineUuid,
         /// The process that takes broadcasts for the engine.
         host: Option<Identity>,
+        /// What it has from a former controller and has not answered.
+        unanswered: Arc<HashSet<MsgId>>,
     },
     LetGo {
         token: Token,
@@ -108,8 +112,13 @@ pub(super) enum SchedulerMail {
     /// What the records say of the tasks that the oldest of the held requests needs.
     Ends(Vec<Ended>),
     /// A request that has its record already: a task that is to be queued again, or what a former controller left
-    /// unfinished. Its frames are those that a client would send.
-    Resubmit(Vec<Frame>),
+    /// unfinished.
+    Resubmit {
+        /// As a client would send them.
+        frames: Vec<Frame>,
+        /// The engine to which a former controller had sent the task.
+        at: Option<EngineUuid>,
+    },
     /// The same for an engine's control channel; its reply is the answer.
     Command {
         frames: Vec<Frame>,

@@ -59,9 +59,10 @@ use crate::protocol::{Composer, Signer};
 use crate::taskdb::{StoreError, TaskStore};
 use crate::transport::{Context, Door, Security, Sender, mailbox};
 
+pub use crate::hub::EngineState;
 pub use config::{Config, Interface, PortPools};
 pub use endpoints::{EndpointError, Ports};
-pub use engine_state::{EngineState, EngineStateError};
+pub use engine_state::EngineStateError;
 pub use inside::Inside;
 pub use lookout::Sighting;
 pub use storage_health::StorageReport;

@@ -240,9 +240,10 @@ impl<S: TaskStore> RecorderThread<S> {
                     if again.queue == Queue::Mux {
                         let engine = again.engine.as_ref().map_or("", EngineUuid::as_str);
                         frames.insert(1, Frame::from(engine.as_bytes()));
-                        mux.send(SchedulerMail::Resubmit(frames));
+                        mux.send(SchedulerMail::Resubmit { frames, at: None });
                     } else {
-                        task.send(SchedulerMail::Resubmit(frames));
+                        let at = again.engine;
+                        task.send(SchedulerMail::Resubmit { frames, at });
                     }
                 }
             })?;
@@ -427,10 +428,8 @@ impl<S: TaskStore> RecorderThread<S> {
             .recorder
             .answer(&request.msg_type, &request.content, &mut ask);
         for again in std::mem::take(&mut answer.resubmit) {
-            self.task.send(SchedulerMail::Resubmit(frames_of(
-                again.message,
-                &self.composer,
-            )));
+            let frames = frames_of(again.message, &self.composer);
+            self.task.send(SchedulerMail::Resubmit { frames, at: None });
         }
         answer_request(&self.hub, request, answer);
     }

@@ -123,10 +123,22 @@ impl TaskThread {
     fn on_mail(&mut self, message: SchedulerMail, frames: &mut Vec<Frame>) {
         let now = Instant::now();
         match message {
-            SchedulerMail::TakeIn { token, engine, .. } => {
-                self.desk
-                    .scheduler
-                    .on_engine_registered(now, engine, &mut self.desk.actions);
+            SchedulerMail::TakeIn {
+                token,
+                engine,
+                unanswered,
+                ..
+            } => {
+                if !self.desk.scheduler.pending_ids(&engine).is_empty() {
+                    // What it has answered of a former controller's tasks has ended.
+                    self.engines.look_again();
+                    self.note_connections();
+                    self.receive_all_of(&engine, frames);
+                }
+                let has = |id: &str| unanswered.contains(id);
+                let (scheduler, actions) = (&mut self.desk.scheduler, &mut self.desk.actions);
+                scheduler.on_recollected(now, &engine, has, actions);
+                scheduler.on_engine_registered(now, engine, actions);
                 self.perform();
                 self.desk.touch();
                 self.hub.send(HubMail::SchedulerDone { token });
@@ -192,10 +204,16 @@ impl TaskThread {
                         .submit_held(request, &mut self.clients, &mut self.engines);
                 }
             }
-            SchedulerMail::Resubmit(mut again) => {
+            SchedulerMail::Resubmit { mut frames, at } => {
                 let (clients, engines) = (&mut self.clients, &mut self.engines);
-                self.desk
-                    .submit(&mut again, Fresh::No, Records::Unasked, clients, engines);
+                self.desk.submit(
+                    &mut frames,
+                    Fresh::No,
+                    Records::Unasked,
+                    at.as_ref(),
+                    clients,
+                    engines,
+                );
             }
             SchedulerMail::StorageCaughtUp
             | SchedulerMail::Command { .. }

@@ -225,7 +225,7 @@ impl EngineThread {
             self.wanted,
             self.post.as_ref(),
             &self.config,
-            false,
+            None,
         );
         registrar
             .socket
@@ -314,22 +314,25 @@ fn read_registration(wire: &Wire<'_, Frame>) -> Result<Registered, String> {
 }
 
 /// Asks the hub to be registered, under an id if it is free. Host name, pid and set are for `ipcluster status`; for engines
-/// behind a tunnel it has more patience.
+/// behind a tunnel it has more patience. `unanswered`: of an engine that was registered before, what it has been sent and
+/// has not answered.
 fn registration(
     composer: &mut Composer,
     uuid: &EngineUuid,
     wanted: Option<u32>,
     post: Option<&EngineUuid>,
     config: &Config,
-    again: bool,
+    unanswered: Option<Vec<String>>,
 ) -> Vec<Frame> {
     let mut content = json!({
         "uuid": uuid,
         "hostname": host::hostname(),
         "pid": std::process::id(),
+        "returns": true,
     });
-    if again {
+    if let Some(unanswered) = unanswered {
         content["again"] = json!(true);
+        content["unanswered"] = json!(unanswered);
     }
     if let Some(id) = wanted {
         content["id"] = json!(id);

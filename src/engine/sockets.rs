@@ -1,12 +1,14 @@
 //! An engine's connections to the controller.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
 use crate::profile::connection::{Channel, EngineFile};
 use crate::protocol::{EngineId, EngineUuid, Identity};
-use crate::transport::{ConnectionEvent, Context, Frame, Kind, Monitor, Socket, drain};
+use crate::transport::{
+    ConnectionEvent, ConnectionId, Context, Frame, Kind, Monitor, Socket, drain,
+};
 
 /// Unsent replies have this long to leave when an engine ends.
 const LINGER: Duration = Duration::from_millis(300);
@@ -71,6 +73,9 @@ fn url(url: Option<String>, channel: &str) -> io::Result<String> {
     url.ok_or_else(|| io::Error::other(format!("the connection file names no port for {channel}")))
 }
 
+/// With the names of the queues at the other ends.
+type Connections = HashMap<ConnectionId, Option<Identity>>;
+
 /// The sockets of a registered engine.
 pub(super) struct EngineSockets {
     /// Requests of the mux, task and broadcast queues: each puts its own routing id before a request.
@@ -81,8 +86,11 @@ pub(super) struct EngineSockets {
     pub(super) control_monitor: Monitor,
     /// How many queues the shell socket is connected to.
     shell_queues: usize,
-    shell_connections: usize,
-    control_connections: usize,
+    shell_connections: Connections,
+    control_connections: Connections,
+    /// Answers to queues that were not connected, since their connections broke last: they are sent when these are there
+    /// again.
+    kept: HashMap<Identity, Vec<String>>,
     has_subscriber: bool,
     /// Queues that were connected before.
     met: HashSet<Identity>,
@@ -120,8 +128,9 @@ impl EngineSockets {
             shell_monitor,
             control_monitor,
             shell_queues,
-            shell_connections: 0,
-            control_connections: 0,
+            shell_connections: Connections::new(),
+            control_connections: Connections::new(),
+            kept: HashMap::new(),
             has_subscriber: false,
             met: HashSet::new(),
         })
@@ -130,14 +139,19 @@ impl EngineSockets {
     /// Takes note of connections that have come or gone. Returns the queues whose connections broke and are there again.
     pub(super) fn receive_news(&mut self, frames: &mut Vec<Frame>) -> Vec<Identity> {
         let mut here = Vec::new();
-        let mut note = |monitor: &mut Monitor, connections: &mut usize| {
+        let kept = &mut self.kept;
+        let mut note = |monitor: &mut Monitor, connections: &mut Connections| {
             while let Some((event, queue)) = monitor.receive_named() {
                 match event {
-                    ConnectionEvent::Established(_) => {
-                        *connections += 1;
+                    ConnectionEvent::Established(connection) => {
+                        connections.insert(connection, queue.clone());
                         here.extend(queue);
                     }
-                    ConnectionEvent::Ended(_) => *connections = connections.saturating_sub(1),
+                    ConnectionEvent::Ended(connection) => {
+                        if let Some(Some(queue)) = connections.remove(&connection) {
+                            kept.remove(&queue);
+                        }
+                    }
                 }
             }
         };
@@ -155,9 +169,24 @@ impl EngineSockets {
 
     /// Every message of this engine and to it would arrive.
     pub(super) fn all_connected(&self) -> bool {
-        self.shell_connections >= self.shell_queues
-            && self.control_connections >= 1
+        self.shell_connections.len() >= self.shell_queues
+            && !self.control_connections.is_empty()
             && self.has_subscriber
+    }
+
+    /// A request of this queue is answered.
+    pub(super) fn note_answer(&mut self, queue: &[u8], msg_id: &str) {
+        let connections = [&self.shell_connections, &self.control_connections];
+        let mut queues = connections.into_iter().flat_map(HashMap::values).flatten();
+        if !queues.any(|connected| connected.as_bytes() == queue) {
+            let kept = self.kept.entry(Identity::from(queue)).or_default();
+            kept.push(msg_id.to_owned());
+        }
+    }
+
+    /// The requests to which the answers arrive when a connection is there again, or have arrived since.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &String> {
+        self.kept.values().flatten()
     }
 }
 

@@ -10,6 +10,8 @@ mod queries;
 pub mod recorder;
 mod registry;
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,11 +19,11 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::protocol::{
-    EngineId, EngineUuid, ExpectedSet, Identity, Leaving, RemoteError, Timestamp,
+    EngineId, EngineUuid, ExpectedSet, Identity, Leaving, MsgId, RemoteError, Timestamp,
 };
 
 pub use inspection::{EngineQueue, Inspection, Listing, QueueReport, Report, ReportedStatus};
-pub use registry::Departure;
+pub use registry::{Departure, EngineState};
 
 use dask::DaskScheduler;
 use inspection::Inspections;
@@ -107,6 +109,8 @@ pub enum Action {
         engine: EngineUuid,
         /// The process that takes broadcasts for the engine.
         host: Option<Identity>,
+        /// What it has from a former controller and has not answered.
+        unanswered: Arc<HashSet<MsgId>>,
     },
     /// Every scheduler lets go of the engine, and then says so.
     LetGo {
@@ -217,10 +221,10 @@ impl Hub {
         }
     }
 
-    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat. Schedulers expect
-    /// them as well; of those that do not come in time they are told with [`Action::LetGo`].
-    pub fn restore(&mut self, now: Instant, engines: Vec<(EngineId, EngineUuid)>, next_id: u32) {
-        self.registry.restore(now, engines, next_id);
+    /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat, those that
+    /// return when they have asked besides. Schedulers expect them as well; of those that do not come in time they are told with [`Action::LetGo`].
+    pub fn restore(&mut self, now: Instant, state: EngineState) {
+        self.registry.restore(now, state);
     }
 
     /// A request of a client or an engine. Every request gets exactly one reply, now or after an inspection.
@@ -328,8 +332,8 @@ impl Hub {
             .on_time(now, self.config.registration_timeout, out);
     }
 
-    /// Engines that a controller that takes over has to expect, and the next id.
-    pub fn engine_state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
+    /// Engines that a controller that takes over has to expect.
+    pub fn engine_state(&self) -> EngineState {
         self.registry.state()
     }
 

@@ -1,5 +1,6 @@
 //! Requests of clients and engines, one function each (ipyparallel `Hub.query_handlers`).
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -72,6 +73,12 @@ impl Hub {
             /// Ours: it has been registered, and wants to know whether it still is.
             #[serde(default)]
             again: bool,
+            /// Ours: it asks for its registration again when a controller is back.
+            #[serde(default)]
+            returns: bool,
+            /// Ours: what it has been sent, by a former controller if this one does not know of it, and has not answered.
+            #[serde(default)]
+            unanswered: HashSet<MsgId>,
         }
         let refused = |uuid: &str, error: &RemoteError, out: &mut Vec<Action>| {
             out.push(Action::Log(Event::EngineRefused {
@@ -86,6 +93,8 @@ impl Hub {
             id,
             host,
             again,
+            returns,
+            unanswered,
         } = match parse(&request.content) {
             Ok(content) => content,
             Err(error) => {
@@ -111,7 +120,7 @@ impl Hub {
             Some(id) => {
                 let origin = Origin::read(&request.content);
                 let (host, set) = (origin.host.clone(), origin.set.clone());
-                self.registry.describe(id, origin);
+                self.registry.describe(id, origin, returns, unanswered);
                 out.push(Action::ExpectHeart(uuid.clone()));
                 out.push(Action::Log(Event::EngineRegistering {
                     id,

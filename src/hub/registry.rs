@@ -4,14 +4,15 @@
 //! until it is announced. Announcements go out in ascending order of ids, because a client of the `pure` scheme that
 //! sees a gap stops using the task queue for good; a registration that stalls holds the others back for [`PATIENCE`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use serde_json::{Value, json};
 
 use super::{Action, Event, Token};
-use crate::protocol::{EngineId, EngineUuid, Identity, Leaving};
+use crate::protocol::{EngineId, EngineUuid, Identity, Leaving, MsgId};
 
 /// How long an engine that is ready waits for one with a lower id.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -34,6 +35,15 @@ pub(super) struct Registry {
     patience_ends: Option<Instant>,
 }
 
+/// The engines of a controller, as a later one has to know them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineState {
+    pub engines: Vec<(EngineId, EngineUuid)>,
+    /// Those of them that ask for their registration again when a controller is back.
+    pub returning: BTreeSet<EngineId>,
+    pub next_id: u32,
+}
+
 #[derive(Debug)]
 struct Engine {
     uuid: EngineUuid,
@@ -43,6 +53,12 @@ struct Engine {
     origin: Origin,
     /// Of a former controller: schedulers hold back what is meant for it, and have to be told if it does not come.
     expected: bool,
+    /// Ours: it asks for its registration again when a controller is back, and says then what it has.
+    returns: bool,
+    /// It returns from a former controller, and has not asked yet.
+    is_silent: bool,
+    /// What it says that it has.
+    unanswered: Arc<HashSet<MsgId>>,
 }
 
 /// Where an engine runs, as it says itself when it registers. Those of ipyparallel say nothing.
@@ -147,14 +163,19 @@ impl Registry {
     pub(super) fn restore(
         &mut self,
         now: Instant,
-        engines: Vec<(EngineId, EngineUuid)>,
-        next_id: u32,
+        EngineState {
+            engines,
+            returning,
+            next_id,
+        }: EngineState,
     ) {
-        for (id, uuid) in engines {
-            if let Some(id) = self.register(now, &uuid, Some(id.0), None)
+        for (wanted, uuid) in engines {
+            if let Some(id) = self.register(now, &uuid, Some(wanted.0), None)
                 && let Some(engine) = self.engines.get_mut(&id)
             {
                 engine.expected = true;
+                engine.returns = returning.contains(&wanted);
+                engine.is_silent = engine.returns;
             }
         }
         self.next_id = self.next_id.max(next_id);
@@ -194,14 +215,27 @@ impl Registry {
                 state: State::Registering,
                 origin: Origin::default(),
                 expected: false,
+                returns: false,
+                is_silent: false,
+                unanswered: Arc::default(),
             },
         );
         Some(id)
     }
 
-    pub(super) fn describe(&mut self, id: EngineId, origin: Origin) {
+    /// What an engine says of itself when it asks to be registered.
+    pub(super) fn describe(
+        &mut self,
+        id: EngineId,
+        origin: Origin,
+        returns: bool,
+        unanswered: HashSet<MsgId>,
+    ) {
         if let Some(engine) = self.engines.get_mut(&id) {
             engine.origin = origin;
+            engine.returns = returns;
+            engine.is_silent = false;
+            engine.unanswered = Arc::new(unanswered);
         }
     }
 
@@ -228,10 +262,12 @@ impl Registry {
             .unwrap_or(EngineId(self.next_id))
     }
 
-    /// The uuid that is registering with this heart.
+    /// The uuid that is registering with this heart. One that is going to ask is not yet: its heart is reported again
+    /// when it does.
     pub(super) fn registering(&self, heart: &Identity) -> Option<EngineUuid> {
         let engine = self.engines.get(self.by_heart.get(heart)?)?;
-        (engine.state == State::Registering).then(|| engine.uuid.clone())
+        let is_registering = engine.state == State::Registering && !engine.is_silent;
+        is_registering.then(|| engine.uuid.clone())
     }
 
     pub(super) fn is_tunneled(&self, uuid: &EngineUuid) -> bool {
@@ -270,6 +306,7 @@ impl Registry {
             token,
             engine: uuid.clone(),
             host: engine.host.clone(),
+            unanswered: std::mem::take(&mut engine.unanswered),
         });
     }
 
@@ -483,12 +520,18 @@ impl Registry {
 
     /// What is written down for the next controller, and the next id. Those that are still expected are expected by that
     /// one, too.
-    pub(super) fn state(&self) -> (Vec<(EngineId, EngineUuid)>, u32) {
+    pub(super) fn state(&self) -> EngineState {
         let engines = self
             .engines
             .iter()
             .filter(|(_, engine)| engine.expected || engine.state == State::Published);
-        let engines = engines.map(|(id, engine)| (*id, engine.uuid.clone()));
-        (engines.collect(), self.next_id)
+        let returning = engines.clone().filter(|(_, engine)| engine.returns);
+        EngineState {
+            returning: returning.map(|(id, _)| *id).collect(),
+            engines: engines
+                .map(|(id, engine)| (*id, engine.uuid.clone()))
+                .collect(),
+            next_id: self.next_id,
+        }
     }
 }

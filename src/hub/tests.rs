@@ -170,6 +170,23 @@ fn announcements_ascend_whatever_the_order_of_heartbeats() {
 }
 
 #[test]
+fn schedulers_learn_what_an_engine_has_not_answered() {
+    let mut world = World::new(Database::None);
+    for unanswered in [json!(["m"]), json!(["m", "n"])] {
+        let about = json!({ "uuid": "a", "again": true, "unanswered": unanswered });
+        world.request("registration_request", about);
+    }
+    world
+        .hub
+        .on_heart_started(&Identity::from(&b"a"[..]), &mut world.out);
+    let actions = world.take();
+    let Action::TakeIn { unanswered, .. } = &actions[1] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(**unanswered, ["m", "n"].map(MsgId::from).into());
+}
+
+#[test]
 fn a_registration_that_stalls_holds_the_others_back_for_a_while_only() {
     let mut world = World::new(Database::None);
     world.register("a");
@@ -442,16 +459,46 @@ fn a_shutdown_is_answered_announced_and_carried_out() {
     assert_eq!(actions[2], Action::ShutDown);
 }
 
+fn former(returning: &[u32]) -> EngineState {
+    EngineState {
+        engines: vec![(EngineId(3), "a".into()), (EngineId(4), "b".into())],
+        returning: returning.iter().copied().map(EngineId).collect(),
+        next_id: 7,
+    }
+}
+
+#[test]
+fn one_that_returns_is_taken_in_when_it_has_said_what_it_has() {
+    let mut world = World::new(Database::None);
+    world.hub.restore(world.now, former(&[3]));
+    assert_eq!(world.hub.engine_state(), former(&[3]));
+    let heart = Identity::from(&b"a"[..]);
+    world.hub.on_heart_started(&heart, &mut world.out);
+    assert!(world.take().is_empty());
+    let about =
+        json!({ "uuid": "a", "id": 3, "again": true, "returns": true, "unanswered": ["m"] });
+    let request = Request {
+        from: Identity::from(&b"registrar"[..]),
+        msg_type: "registration_request".to_owned(),
+        header: Bytes::from_static(b"{\"msg_id\":\"q\"}"),
+        content: Bytes::from(about.to_string()),
+    };
+    world.hub.on_request(world.now, request, &mut world.out);
+    assert!(world.out.contains(&Action::ExpectHeart("a".into())));
+    world.take();
+    let token = world.beat("a");
+    world.done(token);
+    assert_eq!(world.hub.engine_state(), former(&[3]));
+}
+
 #[test]
 fn engines_of_a_former_controller_are_expected_until_they_are_overdue() {
     let mut world = World::new(Database::None);
-    let engines = vec![(EngineId(3), "a".into()), (EngineId(4), "b".into())];
-    world.hub.restore(world.now, engines, 7);
+    world.hub.restore(world.now, former(&[]));
     let token = world.beat("a");
     world.done(token);
     // The next controller has to expect both.
-    let (engines, next_id) = world.hub.engine_state();
-    assert_eq!((engines.len(), next_id), (2, 7));
+    assert_eq!(world.hub.engine_state(), former(&[]));
     world.now += Duration::from_secs(31);
     assert!(world.hub.next_deadline().is_some_and(|at| at <= world.now));
     world.hub.on_time(world.now, &mut world.out);

@@ -4,6 +4,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use crate::os::files::remove_unfinished;
 use crate::os::lock;
 use crate::os::process::{ProcessRef, command, started_at};
 use crate::profile::cluster_file::{ClusterFile, ClusterFileError, JobRef, LauncherState, RunFile};
@@ -304,6 +305,7 @@ impl Found {
                 self.engine_state_path(),
             ]);
         }
+        paths.iter().for_each(|path| remove_unfinished(path));
         paths.retain(|path| std::fs::remove_file(path).is_ok());
         lock::remove_stale(&ConnectionFiles::lock(&security, &self.cluster_id));
         paths

@@ -8,6 +8,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use thiserror::Error;
 
 /// What could not be done with a file or folder, and what to do about it.
@@ -168,6 +171,22 @@ fn create_beside(path: &Path, mode: u32) -> io::Result<(fs::File, PathBuf)> {
     }
 }
 
+/// Removes what writers of a file have left behind that were killed in the middle.
+pub fn remove_unfinished(path: &Path) {
+    let Some((folder, name)) = path.parent().zip(path.file_name()) else {
+        return;
+    };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let writer = file.to_str().and_then(|file| file.strip_prefix(&prefix));
+        let pid = writer.and_then(|writer| writer.split_once('-')?.0.parse().ok());
+        if pid.is_some_and(|pid: i32| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The text of a file.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     fs::read_to_string(path).map_err(|source| FileError::Read {
@@ -303,6 +322,33 @@ mod tests {
             fs::read_dir(folder.path()).unwrap().count(),
             1,
             "no temporary file stays"
+        );
+    }
+
+    #[test]
+    fn what_a_writer_that_is_gone_has_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let left = folder.path().join(format!(".a.json.{}-7", gone.id()));
+        let being_written = format!(".a.json.{}-7", std::process::id());
+        let others = [
+            "a.json",
+            ".a.json.bak",
+            ".b.json.999999999-1",
+            &being_written,
+        ];
+        for other in others {
+            fs::write(folder.path().join(other), b"").unwrap();
+        }
+        fs::write(&left, b"").unwrap();
+        remove_unfinished(&path);
+        assert!(!left.exists());
+        assert!(
+            others
+                .iter()
+                .all(|other| folder.path().join(other).exists())
         );
     }
 

@@ -69,6 +69,8 @@ struct Pending<H> {
     client: Identity,
     msg_type: String,
     header: H,
+    /// The engine has it from a former controller, as that one's client.
+    is_taken_over: bool,
 }
 
 impl<H> Default for DirectScheduler<H> {
@@ -198,6 +200,7 @@ impl<H> DirectScheduler<H> {
                 client,
                 msg_type: msg_type.to_owned(),
                 header,
+                is_taken_over: false,
             };
             self.pending.insert(msg_id, pending);
         }
@@ -208,17 +211,26 @@ impl<H> DirectScheduler<H> {
         }
     }
 
-    /// Is this the answer to a request that this engine has of this client? Then it is delivered, once.
-    pub fn on_reply(&mut self, engine: &[u8], client: &[u8], msg_id: &str) -> bool {
-        let expected = self.pending.get(msg_id).is_some_and(|pending| {
-            pending.engine.as_bytes() == engine && pending.client.as_bytes() == client
-        });
-        if !expected {
-            return false;
+    /// A request that was held back for an expected engine, which says that it has it from a former controller.
+    pub fn on_taken_over(&mut self, msg_id: &str) {
+        if let Some(pending) = self.pending.get_mut(msg_id) {
+            pending.is_taken_over = true;
         }
-        self.pending.remove(msg_id);
+    }
+
+    /// Is this the answer to a request that this engine has of this client? Then it is delivered, once, to the client that
+    /// is handed out. What an engine has from a former controller, or has answered before it was registered with this one,
+    /// bears an address of that one's.
+    pub fn on_reply(&mut self, engine: &[u8], client: &[u8], msg_id: &str) -> Option<Identity> {
+        let is_expected = |uuid| self.engines.get(uuid).is_some_and(|engine| !engine.is_here);
+        self.pending.get(msg_id).filter(|pending| {
+            let is_of_client =
+                pending.client.as_bytes() == client || pending.is_taken_over || is_expected(engine);
+            pending.engine.as_bytes() == engine && is_of_client
+        })?;
+        let pending = self.pending.remove(msg_id)?;
         self.finish(engine, msg_id);
-        true
+        Some(pending.client)
     }
 
     /// A request that is pending no more.
@@ -313,12 +325,12 @@ mod tests {
         let mut scheduler = scheduler();
         scheduler.on_engine_registered(EngineUuid::from("b"));
         assert_eq!(request(&mut scheduler, b"a", "m"), Route::Forward);
-        assert!(!scheduler.on_reply(b"b", b"client", "m"));
-        assert!(!scheduler.on_reply(b"a", b"other", "m"));
-        assert!(!scheduler.on_reply(b"a", b"client", "n"));
+        assert_eq!(scheduler.on_reply(b"b", b"client", "m"), None);
+        assert_eq!(scheduler.on_reply(b"a", b"other", "m"), None);
+        assert_eq!(scheduler.on_reply(b"a", b"client", "n"), None);
         assert!(scheduler.is_pending("m") && !scheduler.is_finished("m"));
-        assert!(scheduler.on_reply(b"a", b"client", "m"));
-        assert!(!scheduler.on_reply(b"a", b"client", "m"));
+        assert!(scheduler.on_reply(b"a", b"client", "m").is_some());
+        assert_eq!(scheduler.on_reply(b"a", b"client", "m"), None);
         assert!(!scheduler.is_pending("m") && scheduler.is_finished("m"));
     }
 
@@ -340,7 +352,7 @@ mod tests {
             .map(|failure| failure.msg_id.as_str())
             .collect();
         assert_eq!(ids, ["1", "3"]);
-        assert!(!scheduler.on_reply(b"a", b"client", "1"));
+        assert_eq!(scheduler.on_reply(b"a", b"client", "1"), None);
         assert_eq!(request(&mut scheduler, b"a", "4"), Route::UnknownEngine);
         assert!(scheduler.pending.is_empty());
     }
@@ -357,8 +369,8 @@ mod tests {
                 Route::Drop
             );
         }
-        assert!(!scheduler.on_reply(b"b", b"client", "m"));
-        assert!(scheduler.on_reply(b"a", b"client", "m"));
+        assert_eq!(scheduler.on_reply(b"b", b"client", "m"), None);
+        assert!(scheduler.on_reply(b"a", b"client", "m").is_some());
     }
 
     #[test]
@@ -373,11 +385,27 @@ mod tests {
         scheduler.on_engine_registered(EngineUuid::from("a"));
         scheduler.on_engine_expected(EngineUuid::from("a"));
         assert_eq!(request(&mut scheduler, b"a", "3"), Route::Forward);
-        assert!(scheduler.on_reply(b"a", b"client", "1"));
+        assert!(scheduler.on_reply(b"a", b"client", "1").is_some());
         let mut failed = Vec::new();
         scheduler.on_engine_gone(&EngineUuid::from("b"), &mut failed);
         assert_eq!(failed.len(), 1);
         assert_eq!(request(&mut scheduler, b"b", "4"), Route::UnknownEngine);
+    }
+
+    #[test]
+    fn an_engine_of_a_former_controller_answers_that_ones_client() {
+        let mut scheduler = DirectScheduler::new();
+        scheduler.on_engine_expected(EngineUuid::from("a"));
+        for msg_id in ["1", "2", "3"] {
+            request(&mut scheduler, b"a", msg_id);
+        }
+        let client = scheduler.on_reply(b"a", b"former", "1");
+        assert_eq!(client, Some(Identity::from(&b"client"[..])));
+        scheduler.on_engine_registered(EngineUuid::from("a"));
+        scheduler.on_taken_over("2");
+        assert!(scheduler.on_reply(b"a", b"former", "2").is_some());
+        assert_eq!(scheduler.on_reply(b"a", b"former", "3"), None);
+        assert!(scheduler.on_reply(b"a", b"client", "3").is_some());
     }
 
     #[test]
@@ -391,8 +419,8 @@ mod tests {
         let failure = scheduler.on_lost(b"a", &id).unwrap();
         assert_eq!((failure.client, failure.msg_id), (client(), id.clone()));
         assert_eq!(scheduler.on_lost(b"a", &id), None);
-        assert!(!scheduler.on_reply(b"a", b"client", "m"));
-        assert!(scheduler.on_reply(b"a", b"client", "n"));
+        assert_eq!(scheduler.on_reply(b"a", b"client", "m"), None);
+        assert!(scheduler.on_reply(b"a", b"client", "n").is_some());
         let load = scheduler
             .snapshot()
             .find(|load| load.uuid.as_str() == "a")
@@ -421,7 +449,7 @@ mod tests {
         for n in 0..10_000 {
             let id = n.to_string();
             request(&mut scheduler, b"a", &id);
-            assert!(scheduler.on_reply(b"a", b"client", &id));
+            assert!(scheduler.on_reply(b"a", b"client", &id).is_some());
         }
         let engine = &scheduler.engines[&b"a"[..]];
         assert!(engine.queue.len() <= 65, "{}", engine.queue.len());

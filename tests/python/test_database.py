@@ -120,6 +120,53 @@ def test_requests_for_an_engine_wait_for_it_after_a_restart(place):
     assert get(other.get_result(ids, block=False, owner=False)) == [0, 1]
 
 
+def work_until_told(folder, name):
+    """Says that it runs, and goes on when it may."""
+    import os
+    import time
+
+    with open(f"{folder}/{name}", "a") as runs:
+        runs.write("ran ")
+    while not os.path.exists(f"{folder}/may go on"):
+        time.sleep(0.02)
+    return name
+
+
+# Engines need not import this file.
+work_until_told.__module__ = "__main__"
+
+
+@pytest.mark.parametrize("end", ["while it is away", "when it is back"])
+def test_what_engines_are_at_work_on_is_not_run_again_after_a_restart(place, tmp_path, end):
+    how = ["--sqlitedb", "--restore", "--ping=250"]
+    controller = place.controller(*how)
+    engines = place.engines(2)
+    client = place.client(2)
+    names = ["direct", "behind it", "task"]
+    results = [client[0].apply_async(work_until_told, str(tmp_path), name) for name in names[:2]]
+    results.append(client.load_balanced_view(targets=1).apply_async(work_until_told, str(tmp_path), names[2]))
+    ids = [result.msg_ids[0] for result in results]
+
+    def are_recorded():
+        records = client.db_query({"msg_id": {"$in": ids}}, keys=["engine_uuid"])
+        return len(records) == 3 and all(record["engine_uuid"] for record in records)
+
+    wait_until(are_recorded, "the records")
+    wait_until(lambda: all((tmp_path / name).exists() for name in ("direct", "task")), "the work")
+    controller.kill()
+    for engine in (0, 1):
+        engines.wait_for(f"engine {engine}: the connection to the controller is lost")
+    go_on = tmp_path / "may go on"
+    if end == "while it is away":
+        go_on.touch()
+        wait_until((tmp_path / "behind it").exists, "the work")
+    place.controller(*how)
+    other = place.client(2)
+    go_on.touch()
+    assert get(other.get_result(ids, block=False, owner=False)) == names
+    assert [(tmp_path / name).read_text() for name in names] == ["ran "] * 3
+
+
 def outcome(view, **flags):
     """What becomes of a task that depends on others: the engine that it ran on, or the error."""
     with view.temp_flags(**flags):

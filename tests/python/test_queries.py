@@ -72,7 +72,7 @@ def work(client):
     balanced = client.load_balanced_view()
     results = []
     for n, label in enumerate([None, "a", "b", "ab", "group_a/é", "group_b/x", "a*b", "[a]", "Ä", "a\nb"]):
-        with balanced.temp_flags(label=label, retries=n % 4, timeout=[0, 60, 2.5][n % 3]):
+        with balanced.temp_flags(label=label, retries=n % 4, timeout=[0, 600, 250.5][n % 3]):
             results.append(balanced.apply_async(lambda: print("said")))
         with balanced.temp_flags(label=label):
             results.append(balanced.apply_async(lambda: 1 / 0))

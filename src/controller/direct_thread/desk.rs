@@ -1,6 +1,7 @@
 //! What a direct queue does with each message.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -76,6 +77,26 @@ impl Desk {
             .as_mut()
             .is_none_or(|room| room.takes_requests(is_pending));
         has_room && !self.reporter.as_ref().is_some_and(Reporter::is_behind)
+    }
+
+    /// The engine is registered. What was held back for it is sent, but for what it has from a former controller.
+    pub(super) fn take_in(
+        &mut self,
+        engine: &EngineUuid,
+        unanswered: &HashSet<MsgId>,
+        engines: &mut Socket,
+    ) {
+        self.scheduler.on_engine_registered(engine.clone());
+        for mut frames in self.held.remove(engine).unwrap_or_default() {
+            match id_of(&frames) {
+                Some(id) if self.scheduler.is_finished(id.as_str()) => {}
+                Some(id) if unanswered.contains(&id) => {
+                    self.scheduler.on_taken_over(id.as_str());
+                }
+                _ => self.outbox.send(engines, &mut frames),
+            }
+        }
+        self.touch();
     }
 
     /// An engine's connection is there, again or for the first time.
@@ -231,7 +252,7 @@ impl Desk {
                 .door
                 .refuse(frames, "a reply without the address of a client");
         };
-        if self.scheduler.on_reply(engine, client, &msg_id) {
+        if let Some(client) = self.scheduler.on_reply(engine, client, &msg_id) {
             if says_failed(wire.metadata()) {
                 self.scheduler.on_failure(engine);
             }
@@ -251,6 +272,9 @@ impl Desk {
                 return;
             }
             frames.swap(0, 1);
+            if frames[0][..] != *client.as_bytes() {
+                frames[0] = Frame::from(client.as_bytes());
+            }
             send_to_client(clients, frames);
         } else {
             tracing::debug!("a reply to {msg_id}, which is nobody's request any more");

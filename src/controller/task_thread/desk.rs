@@ -102,7 +102,7 @@ impl Desk {
         engines: &mut Socket,
     ) {
         if self.door.admit(frames).is_some() {
-            self.submit(frames, Fresh::Yes, Records::Unasked, clients, engines);
+            self.submit(frames, Fresh::Yes, Records::Unasked, None, clients, engines);
         }
     }
 
@@ -125,7 +125,11 @@ impl Desk {
     pub(super) fn on_connected(&mut self, engine: &Identity, connection: ConnectionId) {
         let name = engine.as_bytes();
         let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
-        let mut sent = self.scheduler.pending_ids(&uuid);
+        let mut sent = Vec::new();
+        // One of a former controller says what it has when it is registered.
+        if self.scheduler.is_here(&uuid) {
+            sent = self.scheduler.pending_ids(&uuid);
+        }
         if !sent.is_empty() {
             let mut waiting = unsent(&self.outbox, name);
             let kept_back = self.unsent.iter();
@@ -180,7 +184,7 @@ impl Desk {
             mut frames,
             is_aborted,
         } = request;
-        self.submit(&mut frames, fresh, Records::Asked, clients, engines);
+        self.submit(&mut frames, fresh, Records::Asked, None, clients, engines);
         if is_aborted {
             let now = Instant::now();
             self.scheduler
@@ -189,11 +193,13 @@ impl Desk {
         }
     }
 
+    /// `at`: the engine to which a former controller had sent the task.
     pub(super) fn submit(
         &mut self,
         frames: &mut Vec<Frame>,
         fresh: Fresh,
         records: Records,
+        at: Option<&EngineUuid>,
         clients: &mut Socket,
         engines: &mut Socket,
     ) {
@@ -228,13 +234,25 @@ impl Desk {
                 }
                 let payload = Packed::new(frames, layout.header(), &msg_id);
                 let now = Instant::now();
-                let is_new =
-                    self.scheduler
-                        .on_submit(now, client, &metadata, payload, &mut self.actions);
+                let (scheduler, out) = (&mut self.scheduler, &mut self.actions);
+                let is_new = match at {
+                    Some(engine) => {
+                        scheduler.on_taken_over(now, client, &metadata, payload, engine, out)
+                    }
+                    None => scheduler.on_submit(now, client, &metadata, payload, out),
+                };
                 if is_new {
                     self.report_submitted(fresh, frames, layout);
                     if let Some(lookout) = &mut self.lookout {
                         lookout.on_submitted(&msg_id);
+                        let there = at.filter(|engine| {
+                            let running = TaskStatus::Running((*engine).clone());
+                            let status = self.scheduler.status(&msg_id);
+                            !self.scheduler.is_here(engine) && status == Some(running)
+                        });
+                        if let Some(engine) = there {
+                            lookout.on_sent(&msg_id, || engine.clone(), frames);
+                        }
                     }
                 }
                 self.perform(Some((&msg_id, frames)), clients, engines);

@@ -370,13 +370,14 @@ impl Serving {
         if !self.takes_requests() {
             return;
         }
+        let unanswered = self.unanswered_ids();
         let mut request = registration(
             &mut self.composer,
             &self.who.uuid,
             Some(self.who.id.0),
             self.post.as_ref(),
             &self.config,
-            true,
+            Some(unanswered),
         );
         if let Err(error) = self.registrar.socket.send(&mut request) {
             tracing::warn!("engine {}: cannot register again: {error}", self.who.id);

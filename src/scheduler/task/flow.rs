@@ -111,25 +111,30 @@ impl<P: Payload> TaskScheduler<P> {
     }
 
     fn dispatch(&mut self, job: JobIx, slot: Slot, out: &mut Vec<TaskAction<P>>) {
+        self.assign(job, slot);
+        let engine = &self.roster[slot];
+        let resend = self.jobs[job].marks(engine.serial) & HAD != 0;
+        out.push(TaskAction::Dispatch {
+            job: self.key(job),
+            engine: engine.uuid.clone(),
+            resend,
+        });
+    }
+
+    /// From now on the engine has the job.
+    pub(super) fn assign(&mut self, job: JobIx, slot: Slot) {
         self.stop_clock(job);
         let terms = self.jobs[job].terms.as_ref();
         if terms.is_some_and(|terms| !terms.may_follow_more()) {
             self.disconnect(job);
         }
         let place = self.roster.put_on(slot, job);
-        let engine = &self.roster[slot];
         let known = &mut self.jobs[job];
         known.state = State::Running {
             engine: slot,
             place,
         };
-        let resend = known.marks(engine.serial) & HAD != 0;
         self.queues.served(known.client);
-        out.push(TaskAction::Dispatch {
-            job: self.key(job),
-            engine: engine.uuid.clone(),
-            resend,
-        });
     }
 
     /// A job that does not run leaves its lane, or stops waiting for others.

@@ -52,6 +52,7 @@ mod queues;
 mod request;
 mod roster;
 mod slab;
+mod takeover;
 mod types;
 
 use std::collections::VecDeque;
@@ -179,6 +180,7 @@ impl<P: Payload> TaskScheduler<P> {
             return;
         };
         let serial = self.roster[slot].serial;
+        let never_came = self.is_expected(slot);
         let mut lost = self.roster.depart(slot);
         lost.sort_unstable_by_key(|job| self.jobs[*job].sequence);
         let classes = self.queues.engine_gone(slot);
@@ -192,13 +194,13 @@ impl<P: Payload> TaskScheduler<P> {
         for job in lost {
             let known = &mut self.jobs[job];
             known.state = State::Moving;
-            let again = known.retries > 0 && !known.aborted;
+            let again = never_came || (known.retries > 0 && !known.aborted);
             let class = known.class;
             if again && (!self.is_empty(class) || self.follows_more(job)) {
-                let known = &mut self.jobs[job];
-                known.retries -= 1;
-                known.mark(serial, LOST);
-                self.requeue(job);
+                if !never_came {
+                    self.jobs[job].retries -= 1;
+                }
+                self.is_not_there(job, slot);
             } else {
                 let error = TaskError::EngineDied {
                     engine: engine.clone(),
@@ -220,6 +222,19 @@ impl<P: Payload> TaskScheduler<P> {
         client: Identity,
         metadata: &TaskMetadata,
         payload: P,
+        out: &mut Vec<TaskAction<P>>,
+    ) -> bool {
+        self.submit(now, client, metadata, payload, None, out)
+    }
+
+    /// `at`: the engine is taken to have it.
+    fn submit(
+        &mut self,
+        now: Instant,
+        client: Identity,
+        metadata: &TaskMetadata,
+        payload: P,
+        at: Option<Slot>,
         out: &mut Vec<TaskAction<P>>,
     ) -> bool {
         let msg_id = payload.msg_id();
@@ -253,7 +268,7 @@ impl<P: Payload> TaskScheduler<P> {
                 return true;
             }
         };
-        self.admit(client, hash, &plan, &request, payload);
+        self.admit(client, hash, &plan, &request, payload, at);
         self.work(now, out);
         true
     }
@@ -286,7 +301,8 @@ impl<P: Payload> TaskScheduler<P> {
         })
     }
 
-    /// Makes a live job of a request, and puts it into the list of those to be placed or of those to be ended.
+    /// Makes a live job of a request, and puts it on the engine that has it, or into the list of those to be placed or of
+    /// those to be ended.
     fn admit(
         &mut self,
         client: Identity,
@@ -294,6 +310,7 @@ impl<P: Payload> TaskScheduler<P> {
         plan: &Plan<'_>,
         request: &Request<'_>,
         payload: P,
+        at: Option<Slot>,
     ) {
         let class = match &plan.targets {
             Some(targets) => self.queues.hold_class(targets.clone()),
@@ -339,9 +356,12 @@ impl<P: Payload> TaskScheduler<P> {
             Some(follow) => self.follow_ended(job, follow),
             None => Ok(()),
         };
-        match followed {
-            Ok(()) => self.make_ready(job),
-            Err(error) => self.doom(job, error, None),
+        let terms = self.jobs[job].terms.as_ref();
+        let is_met = terms.is_none_or(|terms| terms.are_met());
+        match (followed, at) {
+            (Ok(()), Some(slot)) if is_met => self.assign(job, slot),
+            (Ok(()), _) => self.make_ready(job),
+            (Err(error), _) => self.doom(job, error, None),
         }
     }
 
@@ -596,6 +616,13 @@ impl<P: Payload> TaskScheduler<P> {
 
     pub fn msg_id(&self, job: JobKey) -> Option<&str> {
         self.payload(job).map(Payload::msg_id)
+    }
+
+    /// The engine is registered, not only expected.
+    pub fn is_here(&self, engine: &EngineUuid) -> bool {
+        self.roster
+            .find(engine.as_str())
+            .is_some_and(|slot| self.roster[slot].presence == Presence::Here)
     }
 
     /// Where a task is; none when it was never here or has been forgotten.

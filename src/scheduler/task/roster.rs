@@ -215,7 +215,12 @@ impl Roster {
     /// There, to stay, and below the high water mark.
     pub(super) fn has_room(&self, slot: Slot) -> bool {
         let engine = &self.engines[slot];
-        engine.presence == Presence::Here && !engine.leaving && engine.load() < self.hwm
+        engine.presence == Presence::Here && !engine.leaving && self.is_below_mark(slot)
+    }
+
+    /// The high water mark.
+    pub(super) fn is_below_mark(&self, slot: Slot) -> bool {
+        self.engines[slot].load() < self.hwm
     }
 
     /// One of all engines with room.
@@ -344,7 +349,7 @@ impl Roster {
             assert!(engine.load() <= self.hwm, "hwm");
             assert_eq!(self.by_uuid[&engine.uuid], slot);
             assert_eq!(self.by_serial[&engine.serial], slot);
-            assert!(engine.presence == Presence::Here || engine.load() == 0);
+            assert!(!matches!(engine.presence, Presence::Gone(_)) || engine.load() == 0);
             let standing = self.chooser.get(slot.index());
             assert_eq!(standing.is_some(), self.has_room(slot));
             if let Some(standing) = standing {

@@ -1,7 +1,9 @@
-//! What an engine says first when a connection to one of the queues broke and is there again.
+//! What an engine says of its requests when a connection to one of the queues, or the controller itself, was away and is
+//! there again.
 
 use super::Serving;
 use crate::engine::engine_thread::now;
+use crate::engine::engine_thread::requests::Request;
 use crate::protocol::recount::RECOUNT;
 use crate::protocol::{Identity, Outgoing, Recount};
 use crate::transport::Frame;
@@ -11,11 +13,14 @@ use crate::transport::Frame;
 const ANSWERED: usize = 2000;
 
 impl Serving {
-    pub(super) fn note_answered(&mut self, msg_id: &str) {
+    pub(super) fn note_answered(&mut self, request: &Request) {
+        if let Some(queue) = request.route.first() {
+            self.sockets.note_answer(queue, &request.msg_id);
+        }
         if self.answered.len() == ANSWERED {
             self.answered.pop_front();
         }
-        self.answered.push_back(msg_id.to_owned());
+        self.answered.push_back(request.msg_id.clone());
     }
 
     /// `of_host`: it is the connection of this process, over which broadcasts come.
@@ -23,19 +28,11 @@ impl Serving {
         if !self.recounts || !self.takes_requests() {
             return;
         }
-        // What has come over the old connection has come.
-        self.receive_all_of_shell();
-        let mut frames = Vec::new();
-        self.sockets.control.look_again();
-        self.receive_control(&mut frames);
-
-        let waiting = self.queue.waiting().chain(self.queue.running());
-        let unanswered = waiting
-            .chain(self.beside.values())
-            .filter(|request| !request.replied);
+        self.receive_requests();
         let is_of_queue =
             |route: &[Frame]| route.first().is_some_and(|it| it[..] == *queue.as_bytes());
-        let has = unanswered
+        let has = self
+            .unanswered()
             .filter(|request| is_of_queue(&request.route))
             .map(|request| request.msg_id.clone())
             .collect();
@@ -56,6 +53,26 @@ impl Serving {
             (&mut self.sockets.shell, &mut self.shell_out)
         };
         outbox.send(socket, &mut frames);
+    }
+
+    /// Requests that have come and have not been answered, or whose answers wait for a connection.
+    pub(super) fn unanswered_ids(&mut self) -> Vec<String> {
+        self.receive_requests();
+        let requests = self.unanswered().map(|request| &request.msg_id);
+        requests.chain(self.sockets.kept()).cloned().collect()
+    }
+
+    fn unanswered(&self) -> impl Iterator<Item = &Request> {
+        let waiting = self.queue.waiting().chain(self.queue.running());
+        let all = waiting.chain(self.beside.values());
+        all.filter(|request| !request.replied)
+    }
+
+    /// Takes in what has come by now, over whichever connection.
+    fn receive_requests(&mut self) {
+        self.receive_all_of_shell();
+        self.sockets.control.look_again();
+        self.receive_control(&mut Vec::new());
     }
 }
 

@@ -68,7 +68,7 @@ impl Serving {
         content: Vec<u8>,
         buffers: Vec<Frame>,
     ) {
-        self.note_answered(&request.msg_id);
+        self.note_answered(request);
         let header = self.composer.header(msg_type, now());
         let metadata = Value::from(metadata).to_string().into_bytes();
         let parts = self

@@ -10,6 +10,7 @@ mod sanity;
 mod scale;
 mod schemes;
 mod simulation;
+mod takeover;
 
 use std::time::Duration;
 
@@ -88,6 +89,25 @@ impl World {
             format!("frames of {msg_id}"),
             &mut self.out,
         );
+        self.scheduler.sanity_check();
+    }
+
+    fn take_over(&mut self, client: &str, msg_id: &str, metadata: &Value, engine: &str) {
+        let metadata = TaskMetadata::parse(metadata.to_string().as_bytes()).unwrap();
+        self.scheduler.on_taken_over(
+            self.now,
+            identity(client),
+            &metadata,
+            format!("frames of {msg_id}"),
+            &engine.into(),
+            &mut self.out,
+        );
+        self.scheduler.sanity_check();
+    }
+
+    fn recollect(&mut self, engine: &str, has: impl Fn(&str) -> bool) {
+        self.scheduler
+            .on_recollected(self.now, &engine.into(), has, &mut self.out);
         self.scheduler.sanity_check();
     }
 

@@ -283,8 +283,7 @@ impl Model {
                 if self.places[*engine] == Place::Away {
                     self.came[*engine] = self.step;
                 }
-                self.places[*engine] = Place::Here;
-                self.world.register(&name(*engine));
+                self.recollect(*engine, usize::MAX);
             }
             Op::Expect(engine) => {
                 if self.places[*engine] == Place::Away {
@@ -293,6 +292,7 @@ impl Model {
                 }
                 self.world.expect(&name(*engine));
             }
+            Op::Recollect { engine, nth } => self.recollect(*engine, *nth),
             Op::Gone(engine) => self.gone(*engine),
             Op::Answer { message, outcome } => {
                 if let Some((engine, msg_id)) = self.message(*message) {
@@ -380,6 +380,7 @@ impl Model {
             ..Task::default()
         };
         let mut metadata = json!({});
+        let mut taken_over = None;
         let msg_id = match op {
             Op::Submit {
                 client,
@@ -388,7 +389,9 @@ impl Model {
                 follow,
                 retries,
                 timeout,
+                at,
             } => {
+                taken_over = *at;
                 task.client = format!("c{client}");
                 let named: Vec<_> = (0..ENGINES)
                     .filter(|engine| targets >> engine & 1 == 1)
@@ -436,7 +439,49 @@ impl Model {
         if !is_live {
             self.tasks.insert(msg_id.clone(), task);
         }
-        self.world.submit_as(&client, &msg_id, &metadata);
+        let Some(engine) = taken_over else {
+            return self.world.submit_as(&client, &msg_id, &metadata);
+        };
+        self.world
+            .take_over(&client, &msg_id, &metadata, &name(engine));
+        let status = self.world.scheduler.status(&msg_id);
+        if self.places[engine] == Place::Expected
+            && status == Some(TaskStatus::Running(name(engine).as_str().into()))
+        {
+            let task = &self.tasks[&msg_id];
+            assert!(self.is_met(task.after.as_ref()) && self.is_met(task.follow.as_ref()));
+            self.held[engine].insert(msg_id.clone());
+            self.inboxes[engine].push(msg_id.clone());
+            let task = self.tasks.get_mut(&msg_id).unwrap();
+            task.had.insert(engine);
+            task.running = Some(engine);
+            task.waits_since = None;
+        }
+    }
+
+    fn recollect(&mut self, engine: usize, nth: usize) {
+        match self.places[engine] {
+            Place::Away => self.came[engine] = self.step,
+            Place::Here => return self.world.register(&name(engine)),
+            Place::Expected => {}
+        }
+        let ids: Vec<_> = self.held[engine].iter().cloned().collect();
+        let forgotten: Vec<_> = ids.into_iter().skip(nth - 1).step_by(nth).collect();
+        for msg_id in &forgotten {
+            self.held[engine].remove(msg_id);
+            let now = self.world.now;
+            let task = self.tasks.get_mut(msg_id).unwrap();
+            if task.running == Some(engine) {
+                task.running = None;
+                task.waits_since = Some(now);
+                task.lost.insert(engine);
+            }
+        }
+        self.world
+            .recollect(&name(engine), |id| !forgotten.iter().any(|it| it == id));
+        self.look();
+        self.places[engine] = Place::Here;
+        self.world.register(&name(engine));
     }
 
     fn gone(&mut self, engine: usize) {
@@ -444,6 +489,7 @@ impl Model {
             self.world.gone(&name(engine));
             return;
         }
+        let never_came = self.places[engine] == Place::Expected;
         self.places[engine] = Place::Away;
         let now = self.world.now;
         let mut ran = Vec::new();
@@ -473,10 +519,12 @@ impl Model {
             if died.contains(&msg_id) {
                 continue;
             }
-            assert!(retries > 0 && !aborted);
             let task = self.tasks.get_mut(&msg_id).unwrap();
             task.lost.insert(engine);
-            task.retries -= 1;
+            if !never_came {
+                assert!(retries > 0 && !aborted);
+                task.retries -= 1;
+            }
         }
     }
 

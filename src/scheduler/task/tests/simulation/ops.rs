@@ -14,6 +14,8 @@ pub(super) enum Op {
         follow: Option<Needs>,
         retries: u32,
         timeout: u32,
+        /// An engine to which a former controller had sent it.
+        at: Option<usize>,
     },
     /// The same few ids over and over.
     SubmitAgain {
@@ -22,6 +24,11 @@ pub(super) enum Op {
     Register(usize),
     Gone(usize),
     Expect(usize),
+    /// An expected engine says that it does not have every `nth` of the tasks that it is taken to have, and comes.
+    Recollect {
+        engine: usize,
+        nth: usize,
+    },
     /// An engine answers a message that it has, even when it is given up for gone.
     Answer {
         message: usize,
@@ -88,15 +95,17 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         needs(),
         0..3_u32,
         prop_oneof![2 => Just(0_u32), 1 => 1..100_u32],
+        prop::option::weighted(0.3, 0..ENGINES),
     )
         .prop_map(
-            |(client, targets, after, follow, retries, timeout)| Op::Submit {
+            |(client, targets, after, follow, retries, timeout, at)| Op::Submit {
                 client,
                 targets,
                 after,
                 follow,
                 retries,
                 timeout,
+                at,
             },
         );
     prop_oneof![
@@ -104,7 +113,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (0..2_usize).prop_map(|id| Op::SubmitAgain { id }),
         4 => (0..ENGINES).prop_map(Op::Register),
         2 => (0..ENGINES).prop_map(Op::Gone),
-        1 => (0..ENGINES).prop_map(Op::Expect),
+        2 => (0..ENGINES).prop_map(Op::Expect),
+        2 => (0..ENGINES, 1..4_usize).prop_map(|(engine, nth)| Op::Recollect { engine, nth }),
         24 => (any::<usize>(), outcome()).prop_map(|(message, outcome)| Op::Answer { message, outcome }),
         2 => any::<usize>().prop_map(|message| Op::Return { message }),
         2 => any::<usize>().prop_map(|message| Op::LoseAnswer { message }),

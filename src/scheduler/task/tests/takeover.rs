@@ -1,0 +1,97 @@
+use super::*;
+
+/// `e1` and `e2` are expected, and had a task each.
+fn restored() -> World {
+    let mut world = World::new(TaskConfig::default());
+    world.expect("e1");
+    world.expect("e2");
+    world.take_over("client", "a", &json!({}), "e1");
+    world.take_over("client", "b", &json!({}), "e2");
+    assert!(world.seen().is_empty());
+    world
+}
+
+#[test]
+fn what_an_engine_still_has_is_not_sent_again() {
+    let mut world = restored();
+    world.recollect("e1", |id| id == "a");
+    world.register("e1");
+    assert!(world.seen().is_empty());
+    world.plain(&["c"]);
+    assert!(world.seen().is_empty(), "it is busy");
+    world.ok("e1", "a");
+    assert_eq!(world.seen(), ["c > e1"]);
+}
+
+#[test]
+fn what_it_does_not_have_any_more_goes_to_any() {
+    let mut world = restored();
+    world.recollect("e2", |_| false);
+    world.register("e2");
+    assert_eq!(world.seen(), ["b > e2 again"]);
+    world.recollect("e1", |_| false);
+    world.register("e3");
+    assert_eq!(world.seen(), ["a > e3"]);
+}
+
+#[test]
+fn its_answer_counts_before_it_is_registered_and_after_it_was_thought_lost() {
+    let mut world = restored();
+    world.ok("e1", "a");
+    world.recollect("e2", |_| false);
+    world.ok("e2", "b");
+    world.register("e1");
+    world.register("e2");
+    assert!(world.seen().is_empty());
+}
+
+#[test]
+fn when_it_does_not_come_its_tasks_go_elsewhere_without_a_retry() {
+    let mut world = restored();
+    world.register("e3");
+    world.gone("e1");
+    world.gone("e2");
+    assert_eq!(world.seen(), ["a > e3"]);
+    world.ok("e3", "a");
+    assert_eq!(world.seen(), ["b > e3"]);
+}
+
+#[test]
+fn when_it_does_not_come_what_only_it_might_have_fails() {
+    let mut world = World::with(&["e2"]);
+    world.expect("e1");
+    world.take_over("client", "a", &json!({"targets": ["e1"]}), "e1");
+    world.gone("e1");
+    assert_eq!(world.seen(), ["a ! EngineError e1"]);
+}
+
+#[test]
+fn more_than_it_may_have_is_not_taken_to_be_there() {
+    let mut world = restored();
+    world.take_over("client", "c", &json!({}), "e1");
+    world.register("e3");
+    assert_eq!(world.seen(), ["c > e3"]);
+}
+
+#[test]
+fn what_others_have_to_end_first_is_not_taken_to_be_there() {
+    let mut world = restored();
+    world.take_over("client", "c", &json!({"after": ["a"]}), "e3");
+    world.expect("e3");
+    world.take_over("client", "d", &json!({"after": ["b"]}), "e3");
+    world.register("e3");
+    assert!(world.seen().is_empty());
+    world.ok("e1", "a");
+    assert_eq!(world.seen(), ["c > e3"]);
+}
+
+#[test]
+fn an_abort_reaches_what_is_taken_to_be_there() {
+    let mut world = restored();
+    world.abort(&["a", "b"]);
+    assert!(world.seen().is_empty(), "the engines answer for it");
+    world.recollect("e1", |_| false);
+    assert_eq!(world.seen(), ["a ! TaskAborted"]);
+    world.gone("e2");
+    assert_eq!(world.seen(), ["b ! TaskAborted"]);
+}
