@@ -145,7 +145,7 @@ impl BroadcastThread {
     /// Receives at least what an engine has sent by now, as far as the socket has looked.
     fn receive_all_of(&mut self, engine: &EngineUuid, frames: &mut Vec<Frame>) {
         let pending = self.desk.scheduler.pending_ids(engine).len();
-        let peers = self.desk.scheduler.snapshot().count() + 1;
+        let peers = self.desk.scheduler.engine_count() + 1;
         drain_turns(pending, peers, || self.receive_replies(frames));
     }
 

@@ -4,9 +4,7 @@
 //! arrived; nor may the answers. The engine's first word on the new one tells ([`Recount`]). Engines of ipyparallel say no
 //! such word: what they have is in doubt until they leave.
 
-use std::collections::HashMap;
-
-use hashbrown::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::protocol::header::Brief;
 use crate::protocol::recount::RECOUNT;
@@ -16,6 +14,16 @@ use crate::transport::{ConnectionEvent, ConnectionId, Frame, Monitor, Outbox};
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     of_engines: HashMap<EngineUuid, Doubt>,
+    /// Engines of a former controller that are not registered yet.
+    returning: HashMap<EngineUuid, Returning>,
+}
+
+#[derive(Debug)]
+struct Returning {
+    /// The connection that is there now.
+    connection: ConnectionId,
+    /// What the engine has, if it has said so over this connection: then answers to the rest have come before.
+    has: Option<HashSet<MsgId>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,35 @@ impl Doubts {
         }
     }
 
+    /// The same of an engine of a former controller, which is not registered yet.
+    pub(super) fn on_returning(&mut self, engine: EngineUuid, connection: ConnectionId) {
+        let has = None;
+        self.returning.insert(engine, Returning { connection, has });
+    }
+
+    /// Such an engine is registered, and has said what it has not answered of all queues. What it has of this one, of which
+    /// `is_pending` knows: what it says of that over the queue's own connection counts more.
+    pub(super) fn on_returned(
+        &mut self,
+        engine: &EngineUuid,
+        unanswered: &HashSet<MsgId>,
+        is_pending: impl Fn(&str) -> bool,
+    ) -> HashSet<MsgId> {
+        let returning = self.returning.remove(engine);
+        let (connection, said) = match returning {
+            Some(Returning { connection, has }) => (Some(connection), has),
+            None => (None, None),
+        };
+        let is_said = said.is_some();
+        let mut has = said.unwrap_or_else(|| unanswered.clone());
+        has.retain(|id| is_pending(id.as_str()));
+        // It is to say so yet, and may have answered meanwhile.
+        if let (Some(connection), false) = (connection, is_said) {
+            self.on_connected(engine.clone(), connection, has.iter().cloned().collect());
+        }
+        has
+    }
+
     /// One that came over a connection before the last one does not know what was sent over that.
     pub(super) fn on_recount(&mut self, recounted: &Recounted) -> Lost {
         let Recounted {
@@ -77,6 +114,12 @@ impl Doubts {
             recount,
             connection,
         } = recounted;
+        if let Some(returning) = self.returning.get_mut(engine) {
+            if *connection == Some(returning.connection) {
+                returning.has = Some(recount.has.iter().map(|id| MsgId::from(&**id)).collect());
+            }
+            return Lost::default();
+        }
         let is_of_now = |doubt: &Doubt| recount.of_host || *connection == Some(doubt.connection);
         if !self.of_engines.get(engine).is_some_and(is_of_now) {
             return Lost::default();
@@ -93,6 +136,7 @@ impl Doubts {
 
     pub(super) fn forget(&mut self, engine: &EngineUuid) {
         self.of_engines.remove(engine);
+        self.returning.remove(engine);
     }
 }
 
@@ -193,6 +237,30 @@ mod tests {
         let mut told = recounted(1, &[], &[]);
         told.recount.of_host = true;
         assert_eq!(doubts.on_recount(&told).requests, ids(&["a"]));
+    }
+
+    #[test]
+    fn what_an_engine_that_returns_says_over_its_connection_counts_more_than_what_it_said_before() {
+        let unanswered: HashSet<MsgId> = ids(&["running", "answered", "of another queue"])
+            .into_iter()
+            .collect();
+        let is_pending = |id: &str| id != "of another queue";
+        let mut doubts = Doubts::default();
+        doubts.on_returning(engine(), ConnectionId(1));
+        doubts.on_recount(&recounted(1, &["answered"], &[]));
+        doubts.on_returning(engine(), ConnectionId(2));
+        doubts.on_recount(&recounted(1, &["answered"], &[]));
+        doubts.on_recount(&recounted(2, &["running"], &["answered"]));
+        let has = doubts.on_returned(&engine(), &unanswered, is_pending);
+        assert_eq!(has, HashSet::from_iter(ids(&["running"])));
+        assert!(doubts.of_engines.is_empty() && doubts.returning.is_empty());
+
+        doubts.on_returning(engine(), ConnectionId(3));
+        let has = doubts.on_returned(&engine(), &unanswered, is_pending);
+        assert_eq!(has, HashSet::from_iter(ids(&["running", "answered"])));
+        let lost = doubts.on_recount(&recounted(3, &["running"], &["answered"]));
+        assert_eq!(lost.answers, ids(&["answered"]));
+        assert_eq!(lost.requests, []);
     }
 
     #[test]

@@ -135,12 +135,8 @@ impl TaskThread {
                     self.note_connections();
                     self.receive_all_of(&engine, frames);
                 }
-                let has = |id: &str| unanswered.contains(id);
-                let (scheduler, actions) = (&mut self.desk.scheduler, &mut self.desk.actions);
-                scheduler.on_recollected(now, &engine, has, actions);
-                scheduler.on_engine_registered(now, engine, actions);
-                self.perform();
-                self.desk.touch();
+                let (clients, engines) = (&mut self.clients, &mut self.engines);
+                self.desk.take_in(&engine, &unanswered, clients, engines);
                 self.hub.send(HubMail::SchedulerDone { token });
             }
             SchedulerMail::LetGo {
@@ -267,7 +263,7 @@ impl TaskThread {
     /// Receives at least what an engine has sent by now, as far as the socket has looked.
     fn receive_all_of(&mut self, engine: &EngineUuid, frames: &mut Vec<Frame>) {
         let pending = self.desk.scheduler.pending_ids(engine).len();
-        let peers = self.desk.scheduler.snapshot().engines.len() + 1;
+        let peers = self.desk.scheduler.engine_count() + 1;
         drain_turns(pending, peers, || self.receive_replies(frames));
     }
 

@@ -73,6 +73,12 @@ fn url(url: Option<String>, channel: &str) -> io::Result<String> {
     url.ok_or_else(|| io::Error::other(format!("the connection file names no port for {channel}")))
 }
 
+/// What was answered to a queue after its connection broke and before it was there again: it is sent then.
+struct Kept {
+    is_away: bool,
+    msg_ids: Vec<String>,
+}
+
 /// With the names of the queues at the other ends.
 type Connections = HashMap<ConnectionId, Option<Identity>>;
 
@@ -88,9 +94,8 @@ pub(super) struct EngineSockets {
     shell_queues: usize,
     shell_connections: Connections,
     control_connections: Connections,
-    /// Answers to queues that were not connected, since their connections broke last: they are sent when these are there
-    /// again.
-    kept: HashMap<Identity, Vec<String>>,
+    /// Of queues whose connections have broken.
+    kept: HashMap<Identity, Kept>,
     has_subscriber: bool,
     /// Queues that were connected before.
     met: HashSet<Identity>,
@@ -145,11 +150,16 @@ impl EngineSockets {
                 match event {
                     ConnectionEvent::Established(connection) => {
                         connections.insert(connection, queue.clone());
+                        if let Some(kept) = queue.as_ref().and_then(|it| kept.get_mut(it)) {
+                            kept.is_away = false;
+                        }
                         here.extend(queue);
                     }
                     ConnectionEvent::Ended(connection) => {
                         if let Some(Some(queue)) = connections.remove(&connection) {
-                            kept.remove(&queue);
+                            let is_away = !connections.values().flatten().any(|it| *it == queue);
+                            let msg_ids = Vec::new();
+                            kept.insert(queue, Kept { is_away, msg_ids });
                         }
                     }
                 }
@@ -176,17 +186,14 @@ impl EngineSockets {
 
     /// A request of this queue is answered.
     pub(super) fn note_answer(&mut self, queue: &[u8], msg_id: &str) {
-        let connections = [&self.shell_connections, &self.control_connections];
-        let mut queues = connections.into_iter().flat_map(HashMap::values).flatten();
-        if !queues.any(|connected| connected.as_bytes() == queue) {
-            let kept = self.kept.entry(Identity::from(queue)).or_default();
-            kept.push(msg_id.to_owned());
+        if let Some(kept) = self.kept.get_mut(queue).filter(|kept| kept.is_away) {
+            kept.msg_ids.push(msg_id.to_owned());
         }
     }
 
     /// The requests to which the answers arrive when a connection is there again, or have arrived since.
     pub(super) fn kept(&self) -> impl Iterator<Item = &String> {
-        self.kept.values().flatten()
+        self.kept.values().flat_map(|kept| &kept.msg_ids)
     }
 }
 

@@ -269,6 +269,10 @@ impl<H: Clone, R> BroadcastScheduler<H, R> {
         BroadcastVerdict::Deliver { client, reply }
     }
 
+    pub fn engine_count(&self) -> usize {
+        self.engines.len()
+    }
+
     pub fn snapshot(&self) -> impl Iterator<Item = BroadcastLoad> {
         self.engines.iter().map(|(uuid, engine)| BroadcastLoad {
             uuid: uuid.clone(),

@@ -69,7 +69,7 @@ struct Pending<H> {
     client: Identity,
     msg_type: String,
     header: H,
-    /// The engine has it from a former controller, as that one's client.
+    /// The engine may have it from a former controller, as that one's client.
     is_taken_over: bool,
 }
 
@@ -211,7 +211,13 @@ impl<H> DirectScheduler<H> {
         }
     }
 
-    /// A request that was held back for an expected engine, which says that it has it from a former controller.
+    /// The engine, which is named by its routing id, is expected and not registered.
+    pub fn is_expected(&self, engine: &[u8]) -> bool {
+        let engine = self.engines.get(engine);
+        engine.is_some_and(|engine| !engine.is_here)
+    }
+
+    /// A request that was held back for an expected engine, which may have it from a former controller.
     pub fn on_taken_over(&mut self, msg_id: &str) {
         if let Some(pending) = self.pending.get_mut(msg_id) {
             pending.is_taken_over = true;
@@ -222,10 +228,10 @@ impl<H> DirectScheduler<H> {
     /// is handed out. What an engine has from a former controller, or has answered before it was registered with this one,
     /// bears an address of that one's.
     pub fn on_reply(&mut self, engine: &[u8], client: &[u8], msg_id: &str) -> Option<Identity> {
-        let is_expected = |uuid| self.engines.get(uuid).is_some_and(|engine| !engine.is_here);
         self.pending.get(msg_id).filter(|pending| {
-            let is_of_client =
-                pending.client.as_bytes() == client || pending.is_taken_over || is_expected(engine);
+            let is_of_client = pending.client.as_bytes() == client
+                || pending.is_taken_over
+                || self.is_expected(engine);
             pending.engine.as_bytes() == engine && is_of_client
         })?;
         let pending = self.pending.remove(msg_id)?;
@@ -272,6 +278,11 @@ impl<H> DirectScheduler<H> {
     /// Answered, or failed, not too long ago.
     pub fn is_finished(&self, msg_id: &str) -> bool {
         self.finished.contains(msg_id)
+    }
+
+    /// Those that are expected included.
+    pub fn engine_count(&self) -> usize {
+        self.engines.len()
     }
 
     pub fn snapshot(&self) -> impl Iterator<Item = DirectLoad> {

@@ -16,6 +16,8 @@ from collections import Counter, defaultdict
 # Seconds that the effects of a fault may last.
 AFTERMATH = 4
 
+# So long a controller that was restored expects engines, and some more, in seconds.
+EXPECTED_FOR = 35
 CONTROLLER_LOST = {"controller killed", "controller ended"}
 CLIENT_LINK = {"clients' link down", "clients' link slow", "clients' link frozen", "no more descriptors"}
 ENGINE_LOST = {
@@ -151,6 +153,9 @@ class Check:
             unheard = self.faults.any(CLIENT_LINK | CONTROLLER_LOST | {"client stopped"}, client_began - AFTERMATH, since)
             since = client_began if unheard else since
             return self.faults.any(ENGINE_LOST, since, until, AFTERMATH)
+        if ename == "EngineError" and "did not come back" in outcome.get("evalue", ""):
+            # A restored controller expects those of the former one for a while, also when they have died meanwhile.
+            since -= EXPECTED_FOR
         if ename == "EngineError":
             return self.faults.any(ENGINE_LOST, since, until, AFTERMATH)
         if ename == "ImpossibleDependency":

@@ -86,14 +86,19 @@ impl Desk {
         unanswered: &HashSet<MsgId>,
         engines: &mut Socket,
     ) {
+        let is_pending = |id: &str| self.scheduler.is_pending(id);
+        let has = self.doubts.on_returned(engine, unanswered, is_pending);
         self.scheduler.on_engine_registered(engine.clone());
         for mut frames in self.held.remove(engine).unwrap_or_default() {
-            match id_of(&frames) {
-                Some(id) if self.scheduler.is_finished(id.as_str()) => {}
-                Some(id) if unanswered.contains(&id) => {
-                    self.scheduler.on_taken_over(id.as_str());
-                }
-                _ => self.outbox.send(engines, &mut frames),
+            let Some(id) = id_of(&frames) else {
+                continue;
+            };
+            // Whichever answer comes first counts, that to the former controller's client or that to what is sent now.
+            self.scheduler.on_taken_over(id.as_str());
+            let is_over =
+                !self.scheduler.is_pending(id.as_str()) && self.scheduler.is_finished(id.as_str());
+            if !is_over && !has.contains(&id) {
+                self.outbox.send(engines, &mut frames);
             }
         }
         self.touch();
@@ -103,11 +108,12 @@ impl Desk {
     pub(super) fn on_connected(&mut self, engine: &Identity, connection: ConnectionId) {
         let name = engine.as_bytes();
         let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
+        if self.scheduler.is_expected(name) {
+            return self.doubts.on_returning(uuid, connection);
+        }
         let mut sent = self.scheduler.pending_ids(&uuid);
         if !sent.is_empty() {
-            let mut waiting = unsent(&self.outbox, name);
-            let held = self.held.get(&uuid).into_iter().flatten();
-            waiting.extend(held.filter_map(|frames| id_of(frames)));
+            let waiting = unsent(&self.outbox, name);
             sent.retain(|id| !waiting.contains(id));
         }
         self.doubts.on_connected(uuid, connection, sent);

@@ -125,11 +125,10 @@ impl Desk {
     pub(super) fn on_connected(&mut self, engine: &Identity, connection: ConnectionId) {
         let name = engine.as_bytes();
         let uuid = EngineUuid::from(String::from_utf8_lossy(name).into_owned());
-        let mut sent = Vec::new();
-        // One of a former controller says what it has when it is registered.
-        if self.scheduler.is_here(&uuid) {
-            sent = self.scheduler.pending_ids(&uuid);
+        if self.scheduler.is_expected(&uuid) {
+            return self.doubts.on_returning(uuid, connection);
         }
+        let mut sent = self.scheduler.pending_ids(&uuid);
         if !sent.is_empty() {
             let mut waiting = unsent(&self.outbox, name);
             let kept_back = self.unsent.iter();
@@ -139,6 +138,31 @@ impl Desk {
             sent.retain(|id| !waiting.contains(id));
         }
         self.doubts.on_connected(uuid, connection, sent);
+    }
+
+    /// The engine is registered; it has what it has from a former controller.
+    pub(super) fn take_in(
+        &mut self,
+        engine: &EngineUuid,
+        unanswered: &HashSet<MsgId>,
+        clients: &mut Socket,
+        engines: &mut Socket,
+    ) {
+        let now = Instant::now();
+        let before = self.scheduler.pending_ids(engine);
+        let is_live = |id: &str| self.scheduler.is_live(id);
+        let has = self.doubts.on_returned(engine, unanswered, is_live);
+        self.scheduler
+            .on_recollected(now, engine, &has, &mut self.actions);
+        if let Some(lookout) = &mut self.lookout {
+            for id in before.iter().filter(|id| !has.contains(*id)) {
+                lookout.on_returned(id.as_str());
+            }
+        }
+        self.scheduler
+            .on_engine_registered(now, engine.clone(), &mut self.actions);
+        self.perform(None, clients, engines);
+        self.touch();
     }
 
     pub(super) fn on_recount(
@@ -248,7 +272,7 @@ impl Desk {
                         let there = at.filter(|engine| {
                             let running = TaskStatus::Running((*engine).clone());
                             let status = self.scheduler.status(&msg_id);
-                            !self.scheduler.is_here(engine) && status == Some(running)
+                            self.scheduler.is_expected(engine) && status == Some(running)
                         });
                         if let Some(engine) = there {
                             lookout.on_sent(&msg_id, || engine.clone(), frames);

@@ -180,7 +180,7 @@ impl<P: Payload> TaskScheduler<P> {
             return;
         };
         let serial = self.roster[slot].serial;
-        let never_came = self.is_expected(slot);
+        let never_came = self.is_awaited(slot);
         let mut lost = self.roster.depart(slot);
         lost.sort_unstable_by_key(|job| self.jobs[*job].sequence);
         let classes = self.queues.engine_gone(slot);
@@ -356,11 +356,13 @@ impl<P: Payload> TaskScheduler<P> {
             Some(follow) => self.follow_ended(job, follow),
             None => Ok(()),
         };
-        let terms = self.jobs[job].terms.as_ref();
-        let is_met = terms.is_none_or(|terms| terms.are_met());
         match (followed, at) {
-            (Ok(()), Some(slot)) if is_met => self.assign(job, slot),
-            (Ok(()), _) => self.make_ready(job),
+            (Ok(()), Some(slot)) if self.may_have(slot, job) => self.assign(job, slot),
+            (Ok(()), Some(slot)) => {
+                self.may_be_answered_by(job, slot);
+                self.make_ready(job);
+            }
+            (Ok(()), None) => self.make_ready(job),
             (Err(error), _) => self.doom(job, error, None),
         }
     }
@@ -618,11 +620,15 @@ impl<P: Payload> TaskScheduler<P> {
         self.payload(job).map(Payload::msg_id)
     }
 
-    /// The engine is registered, not only expected.
-    pub fn is_here(&self, engine: &EngineUuid) -> bool {
-        self.roster
-            .find(engine.as_str())
-            .is_some_and(|slot| self.roster[slot].presence == Presence::Here)
+    /// The engine is expected, and not registered.
+    pub fn is_expected(&self, engine: &EngineUuid) -> bool {
+        let slot = self.roster.find(engine.as_str());
+        slot.is_some_and(|slot| self.is_awaited(slot))
+    }
+
+    /// The task has not ended.
+    pub fn is_live(&self, msg_id: &str) -> bool {
+        self.find(self.hasher.hash(msg_id), msg_id).is_some()
     }
 
     /// Where a task is; none when it was never here or has been forgotten.
@@ -641,6 +647,11 @@ impl<P: Payload> TaskScheduler<P> {
     /// Are there tasks that have not ended?
     pub fn has_pending(&self) -> bool {
         self.jobs.len() > 0
+    }
+
+    /// Those that are expected included.
+    pub fn engine_count(&self) -> usize {
+        self.roster.present()
     }
 
     pub fn snapshot(&self) -> TaskSnapshot {
@@ -681,10 +692,14 @@ impl<P: Payload> TaskScheduler<P> {
         ids
     }
 
-    /// The tasks that are on no engine, in the order of submission.
+    /// The tasks that are on no engine that is there, in the order of submission.
     pub fn waiting_ids(&self) -> Vec<MsgId> {
         let jobs = self.jobs.iter().map(|(_, job)| job);
-        self.ids_in_order(jobs.filter(|job| !matches!(job.state, State::Running { .. })))
+        let runs = |state| match state {
+            State::Running { engine, .. } => self.roster[engine].presence == Presence::Here,
+            _ => false,
+        };
+        self.ids_in_order(jobs.filter(|job| !runs(job.state)))
     }
 
     fn ids_in_order<'a>(&'a self, jobs: impl Iterator<Item = &'a Job<P>>) -> Vec<MsgId>

@@ -105,9 +105,10 @@ impl World {
         self.scheduler.sanity_check();
     }
 
-    fn recollect(&mut self, engine: &str, has: impl Fn(&str) -> bool) {
+    fn recollect(&mut self, engine: &str, has: &[&str]) {
+        let has = has.iter().map(|id| MsgId::from(*id)).collect();
         self.scheduler
-            .on_recollected(self.now, &engine.into(), has, &mut self.out);
+            .on_recollected(self.now, &engine.into(), &has, &mut self.out);
         self.scheduler.sanity_check();
     }
 

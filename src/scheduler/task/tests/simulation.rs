@@ -456,6 +456,10 @@ impl Model {
             task.had.insert(engine);
             task.running = Some(engine);
             task.waits_since = None;
+        } else if self.places[engine] == Place::Expected && self.world.scheduler.is_live(&msg_id) {
+            let task = self.tasks.get_mut(&msg_id).unwrap();
+            task.had.insert(engine);
+            task.lost.insert(engine);
         }
     }
 
@@ -477,8 +481,9 @@ impl Model {
                 task.lost.insert(engine);
             }
         }
-        self.world
-            .recollect(&name(engine), |id| !forgotten.iter().any(|it| it == id));
+        let has: Vec<String> = self.held[engine].iter().cloned().collect();
+        let has: Vec<&str> = has.iter().map(String::as_str).collect();
+        self.world.recollect(&name(engine), &has);
         self.look();
         self.places[engine] = Place::Here;
         self.world.register(&name(engine));
