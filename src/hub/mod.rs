@@ -222,7 +222,8 @@ impl Hub {
     }
 
     /// Takes over the engines of a controller that has ended: they are taken in when their hearts beat, those that
-    /// return when they have asked besides. Schedulers expect them as well; of those that do not come in time they are told with [`Action::LetGo`].
+    /// return when they have asked besides. Schedulers expect them as well; of those that do not come in time they are told
+    /// with [`Action::LetGo`].
     pub fn restore(&mut self, now: Instant, state: EngineState) {
         self.registry.restore(now, state);
     }

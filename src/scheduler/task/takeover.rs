@@ -14,7 +14,7 @@ use crate::protocol::{EngineUuid, Identity, MsgId, TaskMetadata};
 
 impl<P: Payload> TaskScheduler<P> {
     /// A former controller's request, which it had given to `engine`. If that is expected, the task is taken to be there,
-    /// unless it has to wait for others; in any other case this is [`on_submit`](Self::on_submit).
+    /// unless it has to wait for others or is meant for other engines; in any other case this is [`on_submit`](Self::on_submit).
     pub fn on_taken_over(
         &mut self,
         now: Instant,
